@@ -1,0 +1,37 @@
+"""The command line: one file for each command (DESIGN A1)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from sse_keepalive_proxy import __version__
+from sse_keepalive_proxy.cli import check, demo, healthcheck, routes, run
+
+__all__ = ["build_parser", "main"]
+
+_COMMANDS = (run, check, routes, healthcheck, demo)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; the CLI reference is generated from it."""
+    parser = argparse.ArgumentParser(
+        prog="sse-keepalive-proxy",
+        description="A sidecar in front of any SSE server: its streams stay alive, honest and observable.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sse-keepalive-proxy {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_to(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` names; return its exit code (2 for a wrong command line)."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.execute(args)
+    except KeyboardInterrupt:
+        return 130
+    return code

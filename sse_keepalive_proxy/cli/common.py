@@ -1,0 +1,49 @@
+"""What several commands share: finding the configuration, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from sse_keepalive_proxy.config import (
+    CONFIG_VARIABLE,
+    UPSTREAM_VARIABLE,
+    Loaded,
+    Overrides,
+    from_upstream,
+    load,
+)
+from sse_keepalive_proxy.errors import Problem
+
+__all__ = ["CONFIGURATION", "FAILED", "OK", "USAGE", "Commands", "load_for", "report"]
+
+OK = 0
+FAILED = 1
+USAGE = 2
+CONFIGURATION = 78
+"""Exit code for a configuration error (EX_CONFIG of sysexits.h)."""
+
+Commands = argparse._SubParsersAction  # noqa: SLF001 (argparse gives the type no other name)
+
+
+def load_for(file: str | None, overrides: Overrides) -> Loaded | None:
+    """The configuration that flags and environment lead to, None when they name none.
+
+    Raises `ConfigurationError`.
+    """
+    path = file or os.environ.get(CONFIG_VARIABLE)
+    if path:
+        return load(Path(path), environ=os.environ, overrides=overrides)
+    upstream = overrides.upstream or os.environ.get(UPSTREAM_VARIABLE)
+    if upstream:
+        return from_upstream(upstream, environ=os.environ, overrides=overrides)
+    return None
+
+
+def report(problems: Iterable[Problem]) -> None:
+    """One line each, on stderr."""
+    for problem in problems:
+        print(problem, file=sys.stderr)

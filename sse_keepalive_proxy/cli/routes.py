@@ -1,0 +1,54 @@
+"""`routes`: which route answers a URL."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from urllib.parse import urlsplit
+
+from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, USAGE, Commands, load_for, report
+from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides
+from sse_keepalive_proxy.errors import ConfigurationError
+from sse_keepalive_proxy.proxy.routing import find_route
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add this command to the parser."""
+    parser = commands.add_parser(
+        "routes",
+        help="say which route answers a URL",
+        description="Say which route of a configuration answers URL (a path, or a whole URL).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("url", metavar="URL")
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"the configuration (or {CONFIG_VARIABLE})")
+    parser.add_argument("--method", metavar="M", default="GET", help="the request's method (GET)")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Exit code 0 when a route answers, 1 when none does, 2 usage, 78 configuration."""
+    try:
+        loaded = load_for(args.config, Overrides())
+    except ConfigurationError as error:
+        report(error.problems)
+        return CONFIGURATION
+    if loaded is None:
+        print("routes: give the configuration with -c FILE", file=sys.stderr)
+        return USAGE
+    try:
+        url = urlsplit(args.url)
+        host = url.hostname or ""
+    except ValueError as error:
+        print(f"routes: not a URL: {error}", file=sys.stderr)
+        return USAGE
+    routes = loaded.settings.routes
+    route = find_route(routes, method=args.method.upper(), path=url.path or "/", host=host)
+    if route is None:
+        print("no route answers this: 404")
+        return FAILED
+    kind = "stream" if route.stream is not None else "pass-through"
+    print(f"{route.name}  {route.match.path}  {kind}  -> {loaded.settings.upstreams[route.upstream].url}")
+    return OK

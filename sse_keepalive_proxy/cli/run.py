@@ -1,0 +1,65 @@
+"""`run`: serve."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, USAGE, Commands, load_for, report
+from sse_keepalive_proxy.config import CONFIG_VARIABLE, UPSTREAM_VARIABLE, Overrides, Settings
+from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
+from sse_keepalive_proxy.observe import log
+from sse_keepalive_proxy.serve.server import run as serve
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add this command to the parser."""
+    parser = commands.add_parser(
+        "run",
+        help="serve",
+        description="Serve until SIGTERM or SIGINT, then drain. A second signal stops at once. With "
+        "--upstream alone no file is needed: one route for every path, with every default.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"the configuration (or {CONFIG_VARIABLE})")
+    parser.add_argument("--upstream", metavar="URL", help=f"the server behind (or {UPSTREAM_VARIABLE})")
+    parser.add_argument(
+        "--listen", metavar="ADDR", help="where clients connect: host:port, :port, unix:/path"
+    )
+    parser.add_argument("--admin-listen", metavar="ADDR", help="where metrics and probes are, or off")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Exit code 0 after a drain, 1 when an address cannot be listened on, 2 usage, 78 configuration."""
+    overrides = Overrides(listen=args.listen, admin_listen=args.admin_listen, upstream=args.upstream)
+    try:
+        loaded = load_for(args.config, overrides)
+    except ConfigurationError as error:
+        report(error.problems)
+        return CONFIGURATION
+    if loaded is None:
+        print("run: nothing to do: give -c FILE or --upstream URL", file=sys.stderr)
+        return USAGE
+    settings = loaded.settings
+    log.configure(settings.logging.level, settings.logging.format, access=settings.logging.access)
+    report(loaded.warnings)
+    try:
+        run_in_loop(settings)
+    except CannotListen as error:
+        print(f"run: {error}", file=sys.stderr)
+        return FAILED
+    return OK
+
+
+def run_in_loop(settings: Settings) -> None:
+    """Serve on uvloop where it runs, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serve(settings))
+    else:
+        uvloop.run(serve(settings))

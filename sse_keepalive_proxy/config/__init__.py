@@ -1,0 +1,51 @@
+"""The configuration: what may be written, what it means, and what is wrong with it.
+
+`load` and `from_upstream` are the ways in; everything they return is frozen and valid.
+"""
+
+from __future__ import annotations
+
+from sse_keepalive_proxy.config.address import ListenAddress, UpstreamAddress
+from sse_keepalive_proxy.config.dump import effective, to_yaml
+from sse_keepalive_proxy.config.load import Loaded, from_upstream, load
+from sse_keepalive_proxy.config.model import (
+    Admin,
+    Drain,
+    Limits,
+    LogFormat,
+    Logging,
+    LogLevel,
+    Match,
+    Pages,
+    Route,
+    Settings,
+    Upstream,
+)
+from sse_keepalive_proxy.config.overrides import CONFIG_VARIABLE, UPSTREAM_VARIABLE, VARIABLES, Overrides
+from sse_keepalive_proxy.config.stream_section import Stream
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "UPSTREAM_VARIABLE",
+    "VARIABLES",
+    "Admin",
+    "Drain",
+    "Limits",
+    "ListenAddress",
+    "Loaded",
+    "LogFormat",
+    "LogLevel",
+    "Logging",
+    "Match",
+    "Overrides",
+    "Pages",
+    "Route",
+    "Settings",
+    "Stream",
+    "Upstream",
+    "UpstreamAddress",
+    "effective",
+    "from_upstream",
+    "load",
+    "to_yaml",
+]

@@ -1,0 +1,160 @@
+"""What the fields of the model are made of: refusals, `off`, and "nothing written".
+
+Owns how a validator refuses a value in plain words. Does not know files or lines: those are
+added at one border (`config.translate`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+__all__ = ["FAULT", "NULL_IS_DEFAULTS", "OFF", "ONE_OR_MANY", "Fault", "Section", "Text", "refuse"]
+
+FAULT = "fault"
+"""The pydantic error type that carries our own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a value, without quoting the value: it may be a secret.
+
+    `subject` is the part of the value worth naming, `at` the way from the field down to it;
+    the border leaves `subject` out where the value came from the environment.
+    """
+
+    message: str
+    hint: str = ""
+    subject: str = ""
+    at: tuple[str | int, ...] = ()
+
+    def __str__(self) -> str:
+        subject = f"{self.subject} " if self.subject else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{subject}{self.message}{hint}"
+
+
+def refuse(*faults: Fault) -> PydanticCustomError:
+    """The exception for a validator to raise: a `ValueError` that carries `faults` to the border."""
+    said = "; ".join(map(str, faults))
+    return PydanticCustomError(FAULT, "{said}", {"said": said, "faults": faults})
+
+
+class Section(BaseModel):
+    """A mapping of the configuration: frozen, typed strictly, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class _Off:
+    """Marks a field that can be turned off: `off` in the file, None in the model."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = handler(source)
+        return core_schema.no_info_wrap_validator_function(
+            _none_when_off,
+            inner,
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                _off_when_none, schema=inner, when_used="json"
+            ),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [*_alternatives(handler(schema), keep_null=False), {"const": "off"}]}
+
+
+def _none_when_off(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+    if value == "off":
+        return None
+    if value is None:
+        raise refuse(Fault("nothing is written here", "leave the key out for its default, or write off"))
+    return inner(value)
+
+
+def _off_when_none(value: Any, inner: core_schema.SerializerFunctionWrapHandler) -> Any:
+    return "off" if value is None else inner(value)
+
+
+class _NullIsDefaults:
+    """Marks a section that may be named with nothing behind it: every default."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_empty_when_null, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [*_alternatives(handler(schema), keep_null=False), {"type": "null"}]}
+
+
+def _empty_when_null(value: Any) -> Any:
+    return {} if value is None else value
+
+
+class _OneOrMany:
+    """Marks a list that may be written as a single value."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_listed, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        several = _alternatives(handler(schema), keep_null=True)
+        return {"anyOf": [*(one["items"] for one in several if "items" in one), *several]}
+
+
+def _listed(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | tuple) else (value,)
+
+
+def _alternatives(schema: JsonSchemaValue, *, keep_null: bool) -> list[JsonSchemaValue]:
+    several = schema.get("anyOf", [schema])
+    return [one for one in several if keep_null or one != {"type": "null"}]
+
+
+OFF = _Off()
+NULL_IS_DEFAULTS = _NullIsDefaults()
+ONE_OR_MANY = _OneOrMany()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Marks a value written as text and kept as something else, or as text of a certain shape.
+
+    `parse` takes the text and returns the value or raises `refuse(…)`; `show` turns the value
+    back into text. `kind` is what documentation calls it, `pattern` what an editor checks, and
+    `off_hint` what to tell somebody who writes `off` where that is not possible.
+    """
+
+    kind: str
+    parse: Any
+    show: Any = str
+    pattern: str = ""
+    example: str = ""
+    off_hint: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(self.show, when_used="json"),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        shape: JsonSchemaValue = {"type": "string", "title": self.kind}
+        return shape | ({"pattern": self.pattern} if self.pattern else {})
+
+    def _validate(self, value: Any) -> Any:
+        if value is None:
+            raise refuse(Fault("nothing is written here", "leave the key out for its default"))
+        if value == "off" and self.off_hint:
+            raise refuse(Fault("cannot be off", self.off_hint))
+        return self.parse(value)

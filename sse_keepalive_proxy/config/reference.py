@@ -1,0 +1,245 @@
+"""The reference of the configuration, and the JSON Schema for editors, out of the model.
+
+    python -m sse_keepalive_proxy.config.reference
+
+writes `docs/reference/configuration.md` and `sse_keepalive_proxy/config/schema.json`. Every word
+in them is a description of the model; a test fails when the committed files differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from sse_keepalive_proxy.config.fields import Section
+from sse_keepalive_proxy.config.model import Settings
+from sse_keepalive_proxy.config.translate import section_in
+
+__all__ = ["Key", "default_of", "json_schema", "keys", "markdown", "summary"]
+
+_PACKAGE = Path(__file__).parent
+_SCHEMA_FILE = _PACKAGE / "schema.json"
+_MARKDOWN_FILE = _PACKAGE.parent.parent / "docs" / "reference" / "configuration.md"
+
+_EXAMPLE_NAME = "notify"
+_ROUTE: dict[str, Any] = {"name": "a", "match": {"path": "/*"}, "upstream": _EXAMPLE_NAME, "stream": None}
+_SMALLEST = {"upstreams": {_EXAMPLE_NAME: {"url": "http://localhost"}}, "routes": [_ROUTE]}
+
+_VARIABLE = {
+    "type": "string",
+    "title": "${NAME}",
+    "pattern": r"\$\{",
+    "description": "A value from the environment: `${NAME}`, or `${NAME:-default}`.",
+}
+
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `python -m sse_keepalive_proxy.config.reference` from the model. Do not edit. -->
+
+One YAML file. `sse-keepalive-proxy check -c FILE` names every problem in it with its line.
+
+- A duration carries a unit: `250ms`, `15s`, `1.5s`, `2m`, `1h`. A size too: `512B`, `64KiB`, `1MiB`, `1GiB`.
+  A bare number and a zero are refused: nobody can tell what they mean.
+- A concern is turned off with `off`. A section with nothing behind its colon has every default.
+- `${NAME}` is the value of an environment variable and `${NAME:-default}` has a default for when it is unset
+  or empty; without one, an unset name is an error. It can stand in any value, not in a key, and its value can
+  become a number or a text but never structure. `$${` is a literal `${`.
+- Only `true` and `false` are booleans. A key written twice, an unknown key and a YAML tag are errors.
+- Flags stand over the environment, the environment over the file. The variables are
+  `SSE_KEEPALIVE_PROXY_CONFIG`, `SSE_KEEPALIVE_PROXY_UPSTREAM`, `SSE_KEEPALIVE_PROXY_LISTEN`,
+  `SSE_KEEPALIVE_PROXY_ADMIN_LISTEN`, `SSE_KEEPALIVE_PROXY_LOG_LEVEL` and `SSE_KEEPALIVE_PROXY_LOG_FORMAT`.
+
+For completion and checks while typing, point your editor at `sse_keepalive_proxy/config/schema.json`:
+`# yaml-language-server: $schema=PATH` as the first line.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key as the reference shows it. `default` is YAML, or says in brackets why there is none."""
+
+    name: str
+    kind: str
+    default: str
+    description: str
+    section: type[Section] | None
+
+
+class _Schema(GenerateJsonSchema):
+    """Titles are for shapes such as `duration`; one made out of a key says nothing."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
+        return False
+
+
+def keys(section: type[Section]) -> Iterator[Key]:
+    """The keys of `section` in the order of the model."""
+    schema = section.model_json_schema(schema_generator=_Schema)
+    sample = _samples()[section.__name__]
+    for name, field in section.model_fields.items():
+        inner = section_in(field.annotation)
+        kind = _kind(schema["properties"][name], schema.get("$defs", {}))
+        default = "(required)" if field.is_required() else default_of(section, name, sample)
+        yield Key(name, kind, default, field.description or "", inner)
+
+
+def default_of(section: type[Section], name: str, sample: dict[str, Any]) -> str:
+    """The default of a key as YAML in one line."""
+    if section is Settings and name == "defaults":
+        return "{}"
+    if name == "stream":
+        return "(left out)"
+    if section_in(section.model_fields[name].annotation):
+        return "(every default)"
+    value = sample[name]
+    if isinstance(value, list) and name == "listen" and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def summary(description: str) -> str:
+    """Its first sentence."""
+    return re.split(r"(?<=\.)\s", description, maxsplit=1)[0]
+
+
+def markdown() -> str:
+    """The reference page."""
+    parts = [_INTRODUCTION, _table("Top level", Settings, "")]
+    parts += [_table(f"`{path}`", section, _plain_doc(section)) for path, section in _sections(Settings, "")]
+    return "\n".join(parts)
+
+
+def _sections(section: type[Section], path: str) -> Iterator[tuple[str, type[Section]]]:
+    """Every section below `section` with its path; `defaults` is the same as a route's `stream`."""
+    for key in keys(section):
+        if key.section is None or (section is Settings and key.name == "defaults"):
+            continue
+        below = f"{path}.{key.name}" if path else key.name
+        below += {"upstreams": ".NAME", "routes": "[]"}.get(key.name, "")
+        yield below, key.section
+        yield from _sections(key.section, below)
+
+
+def _table(title: str, section: type[Section], text: str) -> str:
+    rows = [
+        f"| `{key.name}` | {_cell(key.kind)} | {_default_cell(key.default)} | {_cell(key.description)} |"
+        for key in keys(section)
+    ]
+    head = ["| key | type | default | what it does |", "|---|---|---|---|"]
+    return "\n".join([f"## {title}", "", *([text, ""] if text else []), *head, *rows, ""])
+
+
+def _plain_doc(section: type[Section]) -> str:
+    return " ".join((section.__doc__ or "").split())
+
+
+def _default_cell(default: str) -> str:
+    return default.strip("()") if default.startswith("(") else f"`{_cell(default)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _kind(shape: dict[str, Any], defs: dict[str, Any]) -> str:
+    """What a value looks like, in words: `duration or off`."""
+    match shape:
+        case {"anyOf": several}:
+            return " or ".join(dict.fromkeys(_kind(one, defs) for one in several))
+        case {"$ref": reference}:
+            return _kind(defs[reference.rsplit("/", 1)[1]], defs)
+        case {"enum": words}:
+            return ", ".join(f"`{word}`" for word in words)
+        case {"const": word}:
+            return f"`{word}`"
+        case {"type": "array", "items": item}:
+            return f"list of {_plural(_kind(item, defs))}"
+        case {"type": "object", "additionalProperties": {}}:
+            return "sections by name"
+        case {"type": "object", "title": "JSON object"}:
+            return "JSON object"
+        case {"type": "object"}:
+            return "section"
+        case {"type": "boolean"}:
+            return "`true`, `false`"
+        case {"type": "integer"}:
+            return "whole number"
+        case {"type": "null"}:
+            return "nothing"
+        case {"title": title}:
+            return str(title)
+        case _:
+            return "text"
+
+
+def _plural(kind: str) -> str:
+    return kind if kind == "text" else f"{kind}es" if kind.endswith("s") else f"{kind}s"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration file, with `${NAME}` allowed wherever it can stand."""
+    schema = Settings.model_json_schema(schema_generator=_Schema)
+    for name, shape in {**schema["$defs"], "Settings": schema}.items():
+        _write_defaults(shape, _samples().get(name, {}))
+    open_schema: dict[str, Any] = _with_variables(schema)
+    open_schema["$defs"]["Variable"] = _VARIABLE
+    about = {"title": "Configuration of sse-keepalive-proxy", "description": Settings.__doc__}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **open_schema, **about}
+
+
+def _write_defaults(shape: dict[str, Any], sample: dict[str, Any]) -> None:
+    """Defaults as they would be written; none for a section, whose keys have their own."""
+    for name, value in shape.get("properties", {}).items():
+        if value.pop("default", sample) is not sample and not isinstance(sample[name], dict):
+            value["default"] = sample[name]
+        if name == "data":
+            value["default"] = sample[name]
+
+
+def _with_variables(node: Any) -> Any:
+    """`node` with a string that holds `${` as an alternative to every checked scalar."""
+    if isinstance(node, list):
+        return [_with_variables(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") in ("integer", "boolean") or "enum" in node or "pattern" in node:
+        outer = {key: node[key] for key in ("default", "description") if key in node}
+        inner = {key: value for key, value in node.items() if key not in outer}
+        return {"anyOf": [inner, {"$ref": "#/$defs/Variable"}], **outer}
+    return {key: _with_variables(value) for key, value in node.items()}
+
+
+def _samples() -> dict[str, dict[str, Any]]:
+    """The written defaults of every section, by the name of its class."""
+    written = Settings.model_validate(_SMALLEST).model_dump(mode="json")
+    samples = {"Settings": written}
+
+    def collect(section: type[Section], sample: dict[str, Any]) -> None:
+        samples[section.__name__] = sample
+        for name, field in section.model_fields.items():
+            inner = section_in(field.annotation)
+            if inner is not None:
+                below = sample[name]
+                below = below[0] if isinstance(below, list) else below.get(_EXAMPLE_NAME, below)
+                collect(inner, below)
+
+    collect(Settings, written)
+    return samples
+
+
+def main() -> None:
+    """Write both files."""
+    _MARKDOWN_FILE.parent.mkdir(parents=True, exist_ok=True)
+    _MARKDOWN_FILE.write_text(markdown(), encoding="utf-8")
+    _SCHEMA_FILE.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

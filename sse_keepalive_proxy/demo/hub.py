@@ -1,0 +1,256 @@
+"""Who is connected to the stand-in, and what becomes of a message: the three modes (FACTS 1).
+
+No sockets here: a `Stream` is a queue that the HTTP side empties. `Hub.handle` takes a message as
+NATS would bring it, whoever calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import Any
+
+from sse_keepalive_proxy.demo import frames
+
+__all__ = ["DEFAULT_CHATS", "Hub", "Mode", "Outcome", "Signal", "Stream"]
+
+DEFAULT_CHATS: Mapping[int, Collection[int]] = {2: (2, 3, 4)}
+
+_REMEMBERED = 4096  # messages the healthy mode remembers, so as to deliver each once
+
+
+class Mode(StrEnum):
+    """Which notify-server this is."""
+
+    SILENT = "silent"  # the build of the incident
+    FIXED = "fixed"  # the authors' repair
+    HEALTHY = "healthy"  # what a correct server would do
+
+
+class Signal(Enum):
+    """What a stream's queue can hold besides frames."""
+
+    END = auto()  # a clean end of the response
+    RESET = auto()  # RST
+    LOOK = auto()  # an interval was changed
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One open response. `registered` is false for a zombie: open, and never given an event again."""
+
+    user_id: int
+    opened_at: float
+    last_byte_at: float
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    queue: asyncio.Queue[bytes | Signal] = field(default_factory=asyncio.Queue)
+    registered: bool = True
+    events: int = 0
+    last_event_at: float | None = None
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """For `GET /demo/state`; times are seconds."""
+        return {
+            "id": self.id,
+            "user_id": self.user_id,
+            "registered": self.registered,
+            "age": now - self.opened_at,
+            "silence": now - self.last_byte_at,
+            "since_event": None if self.last_event_at is None else now - self.last_event_at,
+            "events": self.events,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one message: frames delivered, frames for users without a registered stream, and
+    whether the server threw the message away."""
+
+    delivered: int = 0
+    lost: int = 0
+    dropped: bool = False
+
+
+class Hub:
+    """The streams of all users, and the counts of everything.
+
+    now: seconds of a monotonic clock. wall_ns: nanoseconds since the epoch, for timestamps.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        chats: Mapping[int, Collection[int]],
+        *,
+        now: Callable[[], float],
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self.mode = mode
+        self.chats = {chat: tuple(members) for chat, members in chats.items()}
+        self.streams: list[Stream] = []
+        self.opened_total = 0
+        self.closed_total = 0
+        self.delivered = 0
+        self.lost = 0
+        self.dropped = 0
+        self.changed = asyncio.Event()  # set whenever a stream opens or closes
+        self._now = now
+        self._wall_ns = wall_ns
+        self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
+
+    def open(self, user_id: int) -> Stream:
+        """A user connects. With one slot per user, whoever held it loses it."""
+        now = self._now()
+        if self.mode is not Mode.HEALTHY:
+            for stream in self.of_users({user_id}):
+                self._unregister(stream)
+        stream = Stream(user_id, now, now)
+        self.streams.append(stream)
+        self.opened_total += 1
+        self.changed.set()
+        return stream
+
+    def close(self, stream: Stream) -> None:
+        """A stream is over, whoever ended it; its slot is free."""
+        if stream in self.streams:
+            self.streams.remove(stream)
+            self.closed_total += 1
+            self.changed.set()
+
+    def of_users(self, user_ids: Collection[int]) -> list[Stream]:
+        """The registered streams of some users."""
+        return [stream for stream in self.streams if stream.registered and stream.user_id in user_ids]
+
+    def chats_of(self, user_id: int) -> list[int]:
+        """The chats a user is a member of."""
+        return [chat for chat, members in self.chats.items() if user_id in members]
+
+    def confirm(self, stream: Stream) -> bytes | None:
+        """The first frame of a stream; None in the silent mode, where there is none."""
+        if self.mode is Mode.SILENT:
+            return None
+        return frames.connection_confirmed(
+            self._wall_ns(),
+            user_id=stream.user_id,
+            connection_id=stream.id,
+            connected_chats=len(self.chats_of(stream.user_id)),
+        )
+
+    def heartbeat(self, stream: Stream, heartbeat_id: int) -> bytes:
+        """The next heartbeat of a stream."""
+        return frames.heartbeat(self._wall_ns(), user_id=stream.user_id, heartbeat_id=heartbeat_id)
+
+    def look(self) -> None:
+        """Tell every stream that an interval may have changed."""
+        for stream in self.streams:
+            stream.queue.put_nowait(Signal.LOOK)
+
+    def end_all(self, how: Signal) -> int:
+        """End every stream, zombies included, after what is queued; returns how many there were."""
+        for stream in self.streams:
+            stream.registered = False
+            stream.queue.put_nowait(how)
+        return len(self.streams)
+
+    def handle(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
+        """Take one NATS message; what is delivered is in the streams' queues when this returns.
+
+        A message that makes no sense is dropped, as the real server logs it and goes on.
+        """
+        try:
+            outcome = self._dispatch(subject, payload)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            outcome = Outcome(dropped=True)
+        self.delivered += outcome.delivered
+        self.lost += outcome.lost
+        self.dropped += outcome.dropped
+        return outcome
+
+    def state(self) -> dict[str, Any]:
+        """For `GET /demo/state`."""
+        now = self._now()
+        users = sorted({stream.user_id for stream in self.streams})
+        return {
+            "mode": self.mode,
+            "open": {str(user): sum(s.user_id == user for s in self.streams) for user in users},
+            "delivered": self.delivered,
+            "lost": self.lost,
+            "dropped": self.dropped,
+            "opened_total": self.opened_total,
+            "closed_total": self.closed_total,
+            "streams": [stream.describe(now) for stream in self.streams],
+        }
+
+    def _dispatch(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
+        if subject == "fechatter.message.new":
+            members = self.chats.get(int(payload["chat_id"]), ())
+            recipients = [user for user in members if user != int(payload["sender_id"])]
+            key = (str(payload.get("message_id", uuid.uuid4())), str(payload["content"]))
+            frame = frames.new_message(
+                self._wall_ns(),
+                chat_id=int(payload["chat_id"]),
+                sender_id=int(payload["sender_id"]),
+                content=str(payload["content"]),
+            )
+            return self._deliver(self._once(key, recipients), frame)
+        if self.mode is Mode.SILENT or not subject.startswith("fechatter.realtime."):
+            return Outcome(dropped=True)
+        if (received := payload.get("MessageReceived")) is not None:
+            message = received["message"]
+            key = (str(message["id"]), str(message.get("content", "")))
+            frame = frames.message_received(
+                self._wall_ns(), chat_id=int(received["chat_id"]), message=message
+            )
+            return self._deliver(self._once(key, [int(user) for user in received["recipients"]]), frame)
+        if self.mode is Mode.HEALTHY:
+            return self._presence(payload)
+        return Outcome(dropped=True)
+
+    def _presence(self, payload: Mapping[str, Any]) -> Outcome:
+        """The other realtime messages, which only a correct server passes on."""
+        ((kind, fields),) = payload.items()
+        types = {
+            "MessageRead": ("message_read", "reader_id"),
+            "TypingStarted": ("typing_started", "user_id"),
+            "TypingStopped": ("typing_stopped", "user_id"),
+            "UserPresence": ("user_presence", "user_id"),
+        }
+        name, who = types[kind]
+        author = int(fields[who])
+        chats = [int(fields["chat_id"])] if "chat_id" in fields else self.chats_of(author)
+        members = sorted({user for chat in chats for user in self.chats.get(chat, ()) if user != author})
+        frame = frames.generic({**fields, "timestamp": frames.rfc3339(self._wall_ns()), "type": name})
+        return self._deliver(members, frame)
+
+    def _once(self, key: tuple[str, str], recipients: Iterable[int]) -> list[int]:
+        """The recipients who have not had this message. Only the healthy mode knows: each message comes
+        over two subjects, and an edit differs in its content."""
+        users = list(recipients)
+        if self.mode is not Mode.HEALTHY:
+            return users
+        fresh = [user for user in users if (*key, user) not in self._seen]
+        self._seen.update(((*key, user), None) for user in fresh)
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return fresh
+
+    def _deliver(self, recipients: Collection[int], frame: bytes) -> Outcome:
+        reached = self.of_users(recipients)
+        for stream in reached:
+            stream.queue.put_nowait(frame)
+            stream.events += 1
+            stream.last_event_at = self._now()
+            if self.mode is not Mode.HEALTHY:
+                self._unregister(stream)  # the per-event clean-up that started it all
+        lost = set(recipients) - {stream.user_id for stream in reached}
+        return Outcome(len(reached), len(lost))
+
+    def _unregister(self, stream: Stream) -> None:
+        """The silent mode ends the stream after what is queued; the fixed one leaves a zombie."""
+        stream.registered = False
+        if self.mode is Mode.SILENT:
+            stream.queue.put_nowait(Signal.END)

@@ -1,0 +1,76 @@
+"""What can be made worse about the stand-in while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Action", "Gzip", "Knobs", "changed"]
+
+
+class Gzip(StrEnum):
+    """Whether the stream is compressed, as a careless middleware would do it (FACTS 2)."""
+
+    OFF = "off"
+    NEGOTIATED = "negotiated"  # when the request accepts gzip
+    ALWAYS = "always"
+
+
+class Action(StrEnum):
+    """What is done once, to all open streams."""
+
+    CLOSE_STREAMS = "close_streams"  # a clean end
+    RESET_STREAMS = "reset_streams"  # RST
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """Settings. Intervals and delays are seconds; an interval of None is off.
+
+    ping_interval: axum's comment, after this long without an event.
+    heartbeat_interval: of the `fixed` and `healthy` modes.
+    header_delay: the handler sleeps this long before the response head (it opens database pools).
+    status: answer /events with this status instead of a stream.
+    refuse: reset connections that ask for /events, before any response head.
+    """
+
+    ping_interval: float | None = 25.0
+    heartbeat_interval: float | None = 30.0
+    header_delay: float = 0.0
+    status: int | None = None
+    refuse: bool = False
+    gzip: Gzip = Gzip.OFF
+
+
+def changed(knobs: Knobs, values: Mapping[str, Any]) -> Knobs:
+    """`knobs` with some values replaced by JSON ones. ValueError names what is wrong with them."""
+    known = {field.name for field in dataclasses.fields(Knobs)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"no such knob: {', '.join(unknown)} (there are {', '.join(sorted(known))})")
+    return dataclasses.replace(knobs, **{name: _value(name, value) for name, value in values.items()})
+
+
+def _value(name: str, value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match name:
+        case "ping_interval" | "heartbeat_interval":
+            if value is None or (number and value > 0):
+                return value
+            raise ValueError(f"{name} is a number of seconds above zero, or null for off")
+        case "header_delay":
+            if number and value >= 0:
+                return value
+            raise ValueError("header_delay is a number of seconds")
+        case "status":
+            if value is None or (isinstance(value, int) and number and 200 <= value <= 599):
+                return value
+            raise ValueError("status is a number from 200 to 599, or null")
+        case "gzip":
+            return Gzip(value)
+        case _:
+            if isinstance(value, bool):
+                return value
+            raise ValueError(f"{name} is true or false")

@@ -1,0 +1,311 @@
+"""A stand-in for notify-server: its HTTP surface to the byte (FACTS 1), with knobs to make it worse.
+
+For `sse-keepalive-proxy demo` and for tests, inside an event loop (`NotifyServer`) or as a process:
+`python -m sse_keepalive_proxy.demo.notify_server --port 6687 --mode silent`, which prints one JSON
+line with its URL and a token, and ends at once on SIGTERM.
+
+Everything under /demo/ is the stand-in's own and needs no token:
+
+    GET  /demo/           the page it was given, so that a page can read the stream from its own origin
+    GET  /demo/token      ?user_id=2&lifetime=1800 (seconds, negative: expired)
+    GET  /demo/state      open streams, counts, knobs
+    POST /demo/publish    {"subject": "fechatter.message.new", "payload": {…}}, as NATS would bring it
+    POST /demo/knobs      {"header_delay": 5} (see `knobs.Knobs`); {"action": "close_streams"}
+
+Not imitated: the crash on malformed multibyte tokens, and the metrics port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from sse_keepalive_proxy.demo import frames
+from sse_keepalive_proxy.demo.answers import (
+    as_hyper_writes,
+    healthy,
+    json_body,
+    method_not_allowed,
+    not_found,
+    nowhere,
+    online_user,
+    only,
+    text,
+)
+from sse_keepalive_proxy.demo.event_stream import reset, respond
+from sse_keepalive_proxy.demo.hub import DEFAULT_CHATS, Hub, Mode, Outcome, Signal
+from sse_keepalive_proxy.demo.knobs import Action, Knobs, changed
+from sse_keepalive_proxy.demo.tokens import LIFETIME, TokenRefused, Tokens, new_tokens
+
+__all__ = ["NotifyServer"]
+
+
+class NotifyServer:
+    """The stand-in.
+
+    chats: chat id to the ids of its members. tokens: to share keys with another instance.
+    wall_ns: nanoseconds since the epoch, for timestamps in frames. page: HTML for GET /demo/.
+    """
+
+    def __init__(
+        self,
+        mode: Mode | str = Mode.SILENT,
+        *,
+        chats: Mapping[int, Collection[int]] = DEFAULT_CHATS,
+        knobs: Knobs | None = None,
+        tokens: Tokens | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+        page: str | None = None,
+    ) -> None:
+        self.knobs = knobs or Knobs()
+        self.tokens = tokens or new_tokens()
+        self.hub = Hub(Mode(mode), chats, now=time.monotonic, wall_ns=wall_ns)
+        self.host = "127.0.0.1"
+        self.port = 0
+        self._wall_ns = wall_ns
+        self._page = page
+        self._runner: web.AppRunner | None = None
+        self._busy: set[asyncio.Transport] = set()  # connections whose /events is being answered
+
+    @property
+    def url(self) -> str:
+        """`http://HOST:PORT`, without a path."""
+        return f"http://{self.host}:{self.port}"
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; `port` 0 takes a free one. OSError when it cannot."""
+        self._runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            # Without it a stream whose client has left would live on, and keep the user's slot.
+            handler_cancellation=True,
+            shutdown_timeout=0.05,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, backlog=1024)
+        await site.start()
+        self.host, self.port = host, site.port
+
+    async def stop(self) -> None:
+        """End at once: every connection breaks."""
+        for transport in list(self._busy):
+            transport.abort()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def token(self, user_id: int = 2, *, lifetime: float = LIFETIME) -> str:
+        """A token for a user; `lifetime` in seconds."""
+        return self.tokens.issue(user_id, lifetime=lifetime)
+
+    def publish(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
+        """Take a message as NATS would bring it."""
+        return self.hub.handle(subject, payload)
+
+    def set_knobs(self, **values: Any) -> None:
+        """Change knobs while running; ValueError when a value makes no sense."""
+        self.knobs = changed(self.knobs, values)
+        self.hub.look()
+
+    def close_streams(self) -> int:
+        """End every open stream cleanly; returns how many there were."""
+        return self.hub.end_all(Signal.END)
+
+    def reset_streams(self) -> int:
+        """End every open stream with RST; returns how many there were."""
+        return self.hub.end_all(Signal.RESET)
+
+    def state(self) -> dict[str, Any]:
+        """What `GET /demo/state` says."""
+        return {**self.hub.state(), "knobs": dataclasses.asdict(self.knobs)}
+
+    async def wait_open(self, count: int) -> None:
+        """Wait until exactly `count` streams are open. Without a limit: wrap it in asyncio.timeout."""
+        while len(self.hub.streams) != count:
+            self.hub.changed.clear()
+            await self.hub.changed.wait()
+
+    def _application(self) -> web.Application:
+        app = web.Application()
+        app.on_response_prepare.append(as_hyper_writes)
+        for path in ("/", "/health", "/ready", "/live"):
+            app.router.add_route("*", path, only("GET", healthy))
+        app.router.add_route("*", "/events", self._events)
+        app.router.add_route("*", "/online-users", only("GET", self._online_users))
+        app.router.add_route("*", "/sse/health", only("GET", self._sse_health))
+        app.router.add_route("*", "/demo/", only("GET", self._demo_page))
+        app.router.add_route("*", "/demo/token", only("GET", self._demo_token))
+        app.router.add_route("*", "/demo/state", only("GET", self._demo_state))
+        app.router.add_route("*", "/demo/publish", only("POST", self._demo_publish))
+        app.router.add_route("*", "/demo/knobs", only("POST", self._demo_knobs))
+        app.router.add_route("*", "/{path:.*}", nowhere)
+        return app
+
+    # The stream.
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        transport = request.transport
+        if not isinstance(transport, asyncio.Transport):
+            raise ConnectionResetError("the client has left")
+        if self.knobs.refuse:
+            reset(transport)
+            return web.Response()
+        self._busy.add(transport)
+        try:
+            return await self._answer(request, transport)
+        finally:
+            self._busy.discard(transport)
+
+    async def _answer(self, request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
+        given = request.query.getall("access_token", [])
+        if len(given) != 1:
+            fault = "duplicate" if given else "missing"
+            return text(
+                401,
+                "Failed to parse access_token from query: "
+                f"Failed to deserialize query string: {fault} field `access_token`",
+            )
+        try:
+            claims = self.tokens.verify(given[0])
+        except TokenRefused as refused:
+            return text(401, str(refused))
+        if request.method not in ("GET", "HEAD"):
+            return method_not_allowed("GET,HEAD")
+        if self.knobs.header_delay:
+            await asyncio.sleep(self.knobs.header_delay)
+        if self.knobs.status is not None:
+            return text(self.knobs.status, "")
+        stream = self.hub.open(claims["user"]["id"])
+        try:
+            return await respond(request, transport, stream, self.hub, lambda: self.knobs)
+        finally:
+            self.hub.close(stream)
+
+    # The other routes of notify-server.
+
+    def _bearer(self, request: web.Request) -> dict[str, Any]:
+        """The claims of the Authorization header. TokenRefused, or LookupError with the 401's text."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise LookupError(
+                "Failed to parse Authorization header: Header of type `authorization` was missing"
+            )
+        return self.tokens.verify(token.strip())
+
+    async def _online_users(self, request: web.Request) -> web.StreamResponse:
+        try:
+            claims = self._bearer(request)
+        except (LookupError, TokenRefused) as refused:
+            return text(401, str(refused))
+        me = claims["user"]["id"]
+        chat = request.query.get("chat_id")
+        chats = self.hub.chats_of(me) if chat is None else [int(chat)] if chat.isdigit() else []
+        members = {user for chat_id in chats for user in self.hub.chats.get(chat_id, ())}
+        if chat is not None and me not in members:
+            return text(401, "Not a member of this chat")
+        now = frames.rfc3339(self._wall_ns())
+        online = sorted({stream.user_id for stream in self.hub.of_users(members)})
+        return json_body([online_user(user, now) for user in online if chat is not None or user != me])
+
+    async def _sse_health(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._bearer(request)
+        except (LookupError, TokenRefused) as refused:
+            return text(401, str(refused))
+        return json_body(
+            {
+                "status": "healthy",
+                "service": "notify_server",
+                "transport": "sse",
+                "timestamp": frames.rfc3339(self._wall_ns()),
+                "connected_users": len({stream.user_id for stream in self.hub.streams}),
+                "active_chats": len(self.hub.chats),
+            }
+        )
+
+    # The stand-in's own routes.
+
+    async def _demo_page(self, _: web.Request) -> web.StreamResponse:
+        if self._page is None:
+            return not_found()
+        return web.Response(text=self._page, content_type="text/html")
+
+    async def _demo_token(self, request: web.Request) -> web.StreamResponse:
+        try:
+            user_id = int(request.query.get("user_id", "2"))
+            lifetime = float(request.query.get("lifetime", LIFETIME))
+        except ValueError as error:
+            return text(400, str(error))
+        return json_body({"user_id": user_id, "access_token": self.token(user_id, lifetime=lifetime)})
+
+    async def _demo_state(self, _: web.Request) -> web.StreamResponse:
+        return json_body(self.state())
+
+    async def _demo_publish(self, request: web.Request) -> web.StreamResponse:
+        try:
+            message = json.loads(await request.read())
+            subject, payload = message["subject"], message["payload"]
+        except (ValueError, KeyError, TypeError):
+            return text(400, 'this takes {"subject": "fechatter.…", "payload": {…}}')
+        return json_body(dataclasses.asdict(self.publish(str(subject), payload)))
+
+    async def _demo_knobs(self, request: web.Request) -> web.StreamResponse:
+        try:
+            values = dict(json.loads(await request.read()))
+            action = values.pop("action", None)
+            todo = Action(action) if action is not None else None
+            self.set_knobs(**values)
+        except (ValueError, TypeError) as error:
+            return text(400, str(error))
+        match todo:
+            case Action.CLOSE_STREAMS:
+                self.close_streams()
+            case Action.RESET_STREAMS:
+                self.reset_streams()
+            case None:
+                pass
+        return json_body(dataclasses.asdict(self.knobs))
+
+
+async def _serve(host: str, port: int, server: NotifyServer, user_id: int) -> None:
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await server.start(host, port)
+    ready = {"url": server.url, "mode": server.hub.mode, "user_id": user_id, "token": server.token(user_id)}
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+    await ended.wait()
+    await server.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stand-in as a program."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sse_keepalive_proxy.demo.notify_server", description="A stand-in for notify-server."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+    parser.add_argument("--port", type=int, default=6687, help="0 takes a free one (default: 6687)")
+    parser.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.SILENT.value)
+    parser.add_argument("--user-id", type=int, default=2, help="whose token is printed (default: 2)")
+    parser.add_argument("--knobs", type=json.loads, default={}, help='JSON, as {"ping_interval": 5}')
+    options = parser.parse_args(arguments)
+    try:
+        knobs = changed(Knobs(), options.knobs)
+    except ValueError as error:
+        parser.error(str(error))
+    asyncio.run(_serve(options.host, options.port, NotifyServer(options.mode, knobs=knobs), options.user_id))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What operators see: metrics, logs, open streams, the admin listener."""

@@ -1,0 +1,77 @@
+"""The status page: every open stream in one table, rendered here, escaped, without a script."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+__all__ = ["render"]
+
+_COLUMNS = (
+    ("state", "state"),
+    ("route", "route"),
+    ("id", "stream"),
+    ("client", "client"),
+    ("age_s", "age"),
+    ("since_upstream_byte_s", "upstream byte"),
+    ("since_upstream_event_s", "upstream event"),
+    ("events", "events"),
+    ("pings", "pings"),
+    ("stalls", "stalls"),
+    ("bytes", "bytes"),
+)
+_MOST = 500
+"""Rows shown: the page is for eyes, `/streams` has all."""
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#8889}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
+h1{font-size:1.3rem;margin:0}p{margin:.3rem 0 1.2rem;color:var(--soft)}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line)}
+th{font-weight:600;color:var(--soft)}td:nth-child(n+5),th:nth-child(n+5){text-align:right}
+.chip{display:inline-block;padding:0 .6rem;border-radius:1rem;border:1px solid var(--line);margin-right:.4rem}
+.flowing{color:#1a7f37}.idle{color:#57606a}.stalled{color:#cf222e;font-weight:600}.waiting{color:#9a6700}
+"""
+
+
+def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
+    """The page as HTML. It loads itself again every two seconds."""
+    stalled_first = sorted(streams, key=lambda row: (row["state"] != "stalled", row["route"], row["id"]))
+    states = Counter(str(row["state"]) for row in streams)
+    chips = "".join(
+        f'<span class="chip {escape(state)}">{count} {escape(state)}</span>'
+        for state, count in sorted(states.items())
+    )
+    head = "".join(f"<th>{escape(title)}</th>" for _, title in _COLUMNS)
+    body = "".join(_row(row) for row in stalled_first[:_MOST])
+    more = f"<p>{len(streams) - _MOST} more: see /streams</p>" if len(streams) > _MOST else ""
+    empty = "" if streams else "<p>No stream is open.</p>"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="refresh" content="2"><meta name="viewport" content="width=device-width">'
+        f"<title>streams · {len(streams)}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>sse-keepalive-proxy</h1><p>{escape(phase)} · {len(streams)} of {limit} streams</p>"
+        f"<p>{chips}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}{empty}"
+        "</body></html>"
+    )
+
+
+def _row(row: dict[str, Any]) -> str:
+    cells = "".join(
+        f'<td class="{escape(str(row[key]))}">{_cell(key, row[key])}</td>'
+        if key == "state"
+        else f"<td>{_cell(key, row[key])}</td>"
+        for key, _ in _COLUMNS
+    )
+    return f"<tr>{cells}</tr>"
+
+
+def _cell(key: str, value: object) -> str:
+    if value is None:
+        return "never"
+    if key.endswith("_s") and isinstance(value, (int, float)):
+        return f"{value:.1f}&nbsp;s"
+    return escape(str(value))

@@ -1,0 +1,82 @@
+"""The open streams of this instance: what limits count, what metrics and pages read.
+
+A stream enters when its request arrives, before upstream is asked, so that a limit protects upstream
+too. It leaves when its connection is gone, or when its request turns out to be no stream.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+
+__all__ = ["OpenStream", "Registry"]
+
+
+class OpenStream(Protocol):
+    """What is known of an open stream. Its own counts are read when somebody asks; times are on the
+    loop's clock.
+    """
+
+    client: str
+    life: Lifecycle
+    events: int
+    comments: int
+    pings: int
+    upstream_bytes: int
+    sent_upstream: int
+    sent_synthetic: int
+    event_at: float | None
+
+    @property
+    def route_name(self) -> str:
+        """The route's name, as in labels."""
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """The stream as a page shows it."""
+
+    def drain(self, at: float) -> None:
+        """End it at `at`, at a block boundary."""
+
+    def abort(self) -> None:
+        """Drop its client's connection now."""
+
+
+class Registry:
+    """Open streams, with their limits. `per_client` None is no limit."""
+
+    def __init__(self, limit: int, per_client: int | None) -> None:
+        self.limit = limit
+        self._per_client = per_client
+        self._streams: dict[int, OpenStream] = {}
+        self._clients: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[OpenStream]:
+        return iter(list(self._streams.values()))
+
+    def refusal(self, client: str) -> str | None:
+        """Why one more stream of `client` has no room: a label of `streams_rejected_total`, or None."""
+        if len(self._streams) >= self.limit:
+            return "max_streams"
+        if self._per_client is not None and self._clients.get(client, 0) >= self._per_client:
+            return "max_streams_per_client"
+        return None
+
+    def add(self, stream: OpenStream) -> None:
+        """Count `stream` from now on."""
+        self._streams[id(stream)] = stream
+        if self._per_client is not None:
+            self._clients[stream.client] += 1
+
+    def remove(self, stream: OpenStream) -> None:
+        """Count `stream` no longer. Harmless when it has left already."""
+        if self._streams.pop(id(stream), None) is None or self._per_client is None:
+            return
+        self._clients[stream.client] -= 1
+        if not self._clients[stream.client]:
+            del self._clients[stream.client]

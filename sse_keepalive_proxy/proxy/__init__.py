@@ -1,0 +1,1 @@
+"""From a request of a client to bytes on its connection."""

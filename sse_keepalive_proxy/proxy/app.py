@@ -1,0 +1,91 @@
+"""The proxy by one configuration: which route takes a request, and whether there is room for it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from sse_keepalive_proxy.config import Route, Settings
+from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
+from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.proxy.connection import ConnectionLimits, Frontend
+from sse_keepalive_proxy.proxy.forward import Context, Forward, ReadyRoute, answer, log_access
+from sse_keepalive_proxy.proxy.headers import Trust
+from sse_keepalive_proxy.proxy.incoming import Refusal, admit
+from sse_keepalive_proxy.proxy.relay import StreamRoute
+from sse_keepalive_proxy.proxy.routing import find_route, host_name
+from sse_keepalive_proxy.upstream.http import Dialer
+
+__all__ = ["Proxy"]
+
+
+class Proxy:
+    """Answers every request of every client by `settings`.
+
+    `descriptors`: how many file descriptors the connections of both sides may use together.
+    `frontend` is the protocol factory of the listening sockets.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, streams: Registry, descriptors: int) -> None:
+        self._context = Context(
+            limits=settings.limits,
+            metrics=metrics,
+            streams=streams,
+            dialer=Dialer(),
+            trust=Trust(settings.trusted_proxies, settings.client_address),
+        )
+        self._descriptors = descriptors
+        self._routes = [self._ready(route, settings) for route in settings.routes]
+        limits = settings.limits
+        self.frontend = Frontend(
+            self._handle,
+            ConnectionLimits(limits.max_request_header, limits.request_header_timeout, self._has_room),
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether any client is still connected."""
+        return bool(self.frontend.open_connections or len(self._context.streams) or self._context.spliced)
+
+    def cut_upgraded(self) -> None:
+        """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
+        for cut in list(self._context.spliced):
+            cut()
+
+    def _ready(self, route: Route, settings: Settings) -> ReadyRoute:
+        upstream, context = settings.upstreams[route.upstream], self._context
+        policy = route.stream.policy if route.stream is not None else None
+        form = policy.keepalive.form if policy is not None and policy.keepalive is not None else None
+        metrics = context.metrics.route(route.name, form)
+        return ReadyRoute(
+            name=route.name,
+            match=route.match,
+            address=upstream.address,
+            connect_timeout=upstream.connect_timeout,
+            response_timeout=upstream.response_timeout if policy is None else policy.open_timeout,
+            metrics=metrics,
+            stream=None if policy is None else StreamRoute(route.name, policy, metrics, context.streams),
+        )
+
+    def _has_room(self) -> bool:
+        """Whether one more connection fits, by the configuration and by the descriptors that are left."""
+        context = self._context
+        clients = self.frontend.open_connections + len(context.streams) + len(context.spliced)
+        return (
+            clients <= context.limits.max_connections
+            and clients + context.dialer.open_connections < self._descriptors
+        )
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        context = self._context
+        incoming = admit(request, context.limits.max_request_header)
+        if isinstance(incoming, Refusal):
+            context.metrics.answered(NO_ROUTE, request.method, incoming.status)
+            return answer(request, incoming.status, incoming.text, keep_alive=False)
+        host = host_name(incoming.host.decode("latin-1"))
+        route = find_route(self._routes, method=incoming.method, path=incoming.path, host=host)
+        if route is None:
+            client = context.trust.client(incoming.peer, incoming.headers)
+            context.metrics.answered(NO_ROUTE, incoming.method, 404)
+            log_access(incoming, client, NO_ROUTE, 404, 0.0)
+            return answer(request, 404, "no route takes this request")
+        return await Forward(context, request, incoming, route).run()

@@ -1,0 +1,148 @@
+"""A request as the proxy means it: checked again after the HTTP parser, then never doubted.
+
+The parser (llhttp, strict) refuses most smuggling shapes. What it lets through and a second reader
+could take otherwise is refused here (law 13), so that exactly one clean request, written anew from
+these values, reaches upstream.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from sse_keepalive_proxy.proxy.headers import Header, connection_tokens
+
+__all__ = ["Incoming", "Refusal", "admit"]
+
+_TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*")
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]+)(/[\x21\x22\x24-\x7e]*|\?[\x21\x22\x24-\x7e]*|)")
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]{1,5})?|")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer to a request that is not passed on: the status, and why in one line."""
+
+    status: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One request. `target` is as received (origin-form); `host` as the client named it."""
+
+    method: str
+    target: str
+    http10: bool
+    host: bytes
+    headers: tuple[Header, ...]
+    has_body: bool
+    length: int | None
+    peer: str
+    scheme: bytes
+    upgrade: bool
+
+    @property
+    def path(self) -> str:
+        """The target without its query, not decoded."""
+        return self.target.partition("?")[0]
+
+    @property
+    def is_event_source(self) -> bool:
+        """Whether a browser's EventSource may have sent it: nothing else accepts just this."""
+        accepts = [value for name, value in self.headers if name.lower() == b"accept"]
+        return self.method == "GET" and not self.has_body and accepts == [b"text/event-stream"]
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for a 100 before it sends its body."""
+        return any(
+            name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
+        )
+
+
+def admit(request: web.BaseRequest, max_head: int) -> Incoming | Refusal:
+    """The request, or why it is refused."""
+    headers: tuple[Header, ...] = request.raw_headers
+    version = request.version
+    if version not in ((1, 0), (1, 1)):
+        return Refusal(400, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    if request.method == "CONNECT":
+        return Refusal(501, "CONNECT is not supported")
+    raw_target = request.raw_path
+    size = len(raw_target) + sum(len(name) + len(value) + 4 for name, value in headers)
+    if size > max_head:
+        return Refusal(431, f"the request head is larger than {max_head} bytes")
+    if not all(_VALUE.fullmatch(value) for _, value in headers):
+        return Refusal(400, "a header field holds a control character")
+    hosts = [value for name, value in headers if name.lower() == b"host"]
+    placed = _place(request.method, raw_target, hosts)
+    if isinstance(placed, Refusal):
+        return placed
+    target, host = placed
+    framing = _framing(headers, http10=version == (1, 0))
+    if isinstance(framing, Refusal):
+        return framing
+    chunked, length = framing
+    return Incoming(
+        method=request.method,
+        target=target,
+        http10=version == (1, 0),
+        host=host,
+        headers=headers,
+        has_body=chunked or bool(length),
+        length=length,
+        peer=_peer(request),
+        scheme=request.scheme.encode(),
+        upgrade=_wants_websocket(request.method, headers) and version == (1, 1),
+    )
+
+
+def _place(method: str, raw_target: str, hosts: list[bytes]) -> tuple[str, bytes] | Refusal:
+    """Origin-form target and host. Absolute-form names its own host (RFC 9112 3.2.2)."""
+    if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
+        return Refusal(400, "the Host header is not one valid host")
+    host = hosts[0] if hosts else b""
+    if _TARGET.fullmatch(raw_target) or (raw_target == "*" and method == "OPTIONS"):
+        return raw_target, host
+    absolute = _ABSOLUTE.fullmatch(raw_target)
+    if absolute is None:
+        return Refusal(400, "the request target is not valid")
+    authority = absolute[1].encode("utf-8", "surrogateescape")
+    if not _HOST.fullmatch(authority):
+        return Refusal(400, "the request target names no valid host")
+    rest = absolute[2]
+    return (rest if rest.startswith("/") else "/" + rest), authority
+
+
+def _framing(headers: tuple[Header, ...], *, http10: bool) -> tuple[bool, int | None] | Refusal:
+    """Whether the body is chunked, or its length (RFC 9112 6.1 to 6.3): one of them, or none."""
+    codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
+    lengths = [value for name, value in headers if name.lower() == b"content-length"]
+    if codings:
+        if http10 or lengths:
+            return Refusal(400, "Transfer-Encoding has no place in this request")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            return Refusal(501, "the only transfer coding spoken here is chunked")
+        return True, None
+    if not lengths:
+        return False, None
+    if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+        return Refusal(400, "Content-Length is not one number")
+    return False, int(lengths[0])
+
+
+def _wants_websocket(method: str, headers: tuple[Header, ...]) -> bool:
+    upgrades = [value.strip().lower() for name, value in headers if name.lower() == b"upgrade"]
+    return method == "GET" and upgrades == [b"websocket"] and b"upgrade" in connection_tokens(headers)
+
+
+def _peer(request: web.BaseRequest) -> str:
+    address = request.transport.get_extra_info("peername") if request.transport else None
+    if not isinstance(address, tuple):
+        return ""  # a unix socket
+    return str(address[0]).removeprefix("::ffff:")

@@ -1,0 +1,136 @@
+"""Everything that is no event stream: bodies streamed both ways, as they are.
+
+A response is pulled: aiohttp's writer waits for the client, and upstream is paused meanwhile, so that
+at most `_MAX_WAITING` bytes and one read wait in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from aiohttp import web
+
+from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError
+from sse_keepalive_proxy.proxy.connection import Written
+from sse_keepalive_proxy.proxy.headers import Header, encode_head, end_to_end
+from sse_keepalive_proxy.proxy.incoming import Incoming
+from sse_keepalive_proxy.upstream.http import Exchange, ResponseHead
+
+__all__ = ["first_line", "pass_back", "send_body"]
+
+_MAX_WAITING = 256 * 1024
+_NO_BODY = frozenset({204, 304})
+
+
+class _Body:
+    """A response body as it can be pulled: the sink of an exchange."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._over = False
+        self._error: ProxyError | None = None
+        self._wake: asyncio.Future[None] | None = None
+        exchange.attach(self)
+
+    def data(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size > _MAX_WAITING:
+            self._exchange.pause()
+        self._notify()
+
+    def end(self) -> None:
+        self._over = True
+        self._notify()
+
+    def failed(self, error: ProxyError) -> None:
+        self._error, self._over = error, True
+        self._notify()
+
+    async def read(self) -> bytes:
+        """What has come, at least one byte; nothing at the end. Raises `UpstreamError`."""
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if self._over:
+                return b""
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        if self._size > _MAX_WAITING:
+            self._exchange.resume()
+        self._size = 0
+        return data
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+async def send_body(
+    request: web.BaseRequest, exchange: Exchange, *, length: int | None, limit: int | None
+) -> None:
+    """Stream the request's body to upstream: as it is when its `length` is known, else chunked. Past
+    `limit` bytes the exchange fails with `BodyTooLarge`.
+    """
+    sent = 0
+    while data := await request.content.readany():
+        sent += len(data)
+        if limit is not None and sent > limit:
+            exchange.fail(BodyTooLarge(f"the request's body is larger than {limit} bytes"))
+            return
+        exchange.send(data if length is not None else b"%x\r\n%b\r\n" % (len(data), data))
+        if not await exchange.drained():
+            return
+    if length is None:
+        exchange.send(b"0\r\n\r\n")
+
+
+async def pass_back(
+    request: web.BaseRequest, incoming: Incoming, exchange: Exchange, head: ResponseHead, *, keep_alive: bool
+) -> Written:
+    """Give upstream's response to the client unchanged but for hop-by-hop fields.
+
+    Raises ConnectionError when the client goes, `UpstreamError` when the body breaks off: the response
+    has begun then, and can only be cut.
+    """
+    headers, chunked, keep_alive = _framed(incoming, head, keep_alive=keep_alive)
+    transport = request.transport
+    if transport is None:
+        raise ConnectionError("the client has gone")
+    transport.write(encode_head(first_line(head), headers))
+    writer = request.writer
+    if chunked:
+        writer.enable_chunking()
+    body = _Body(exchange)
+    while data := await body.read():
+        await writer.write(data)
+    await writer.write_eof()
+    return Written(keep_alive=keep_alive)
+
+
+def _framed(incoming: Incoming, head: ResponseHead, *, keep_alive: bool) -> tuple[list[Header], bool, bool]:
+    """The response's fields with the framing this client understands: fields, chunked, keep-alive."""
+    headers = end_to_end(head.headers)
+    if head.get(b"transfer-encoding"):  # the length beside it, if any, is void (RFC 9112 6.3)
+        headers = [field for field in headers if field[0].lower() != b"content-length"]
+    bodyless = incoming.method == "HEAD" or head.status in _NO_BODY
+    sized = bodyless or any(name.lower() == b"content-length" for name, _ in headers)
+    chunked = not sized and not incoming.http10
+    if chunked:
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    keep_alive = keep_alive and (sized or chunked)
+    if not keep_alive:
+        headers.append((b"Connection", b"close"))
+    elif incoming.http10:
+        headers.append((b"Connection", b"keep-alive"))
+    return headers, chunked, keep_alive
+
+
+def first_line(head: ResponseHead) -> bytes:
+    """The status line, upstream's reason phrase kept."""
+    return b"HTTP/1.1 %d %b" % (head.status, head.reason)

@@ -1,0 +1,39 @@
+"""Which route answers a request: the first that matches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from sse_keepalive_proxy.config import Match
+
+__all__ = ["find_route", "host_name"]
+
+
+class HasMatch(Protocol):
+    """Anything with a route's `match`."""
+
+    @property
+    def match(self) -> Match:
+        """What the route takes."""
+
+
+R = TypeVar("R", bound=HasMatch)
+
+
+def find_route(routes: Sequence[R], *, method: str, path: str, host: str) -> R | None:
+    """The first of `routes` that takes the request, None when none does.
+
+    `path` is as received, without its query; `host` without its port.
+    """
+    for route in routes:
+        if route.match.takes(path=path, method=method, host=host):
+            return route
+    return None
+
+
+def host_name(host: str) -> str:
+    """A `Host` value without its port, in lower case; an IPv6 address without its brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

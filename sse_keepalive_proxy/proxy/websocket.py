@@ -1,0 +1,80 @@
+"""After a 101: two connections spliced, byte for byte, in both directions.
+
+Frames, close codes and extensions are the peers' own business; each side's end is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sse_keepalive_proxy.upstream.http import Exchange
+
+__all__ = ["splice"]
+
+_HIGH_WATER = 256 * 1024
+
+
+class _End(asyncio.Protocol):
+    """One side of a splice. What it receives goes to the other side's transport."""
+
+    __slots__ = ("_done", "other", "transport")
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self.transport: asyncio.Transport | None = None
+        self.other: asyncio.Transport | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None and not self.other.is_closing():
+            self.other.write(data)
+
+    def pause_writing(self) -> None:
+        if self.other is not None and not self.other.is_closing():
+            self.other.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and not self.other.is_closing():
+            self.other.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.other is not None:
+            if exc is None:
+                self.other.close()
+            else:
+                self.other.abort()
+        self.transport = self.other = None
+        self._done()
+
+
+def splice(
+    take_over: Callable[[asyncio.BaseProtocol], tuple[asyncio.Transport, bytes]],
+    exchange: Exchange,
+    head: bytes,
+    done: Callable[[], None],
+) -> Callable[[], None]:
+    """Answer the client with `head` (a whole 101) and join it with upstream's connection.
+
+    `done` is called when the client's side is over. Returns a function that cuts both sides.
+    Raises ConnectionError when the client has gone, `UpstreamError` when upstream has.
+    """
+    client_end, upstream_end = _End(done), _End(lambda: None)
+    upstream = exchange.splice(upstream_end)
+    try:
+        client, early = take_over(client_end)
+    except ConnectionError:
+        upstream.abort()
+        raise
+    for end, transport, other in ((client_end, client, upstream), (upstream_end, upstream, client)):
+        end.transport, end.other = transport, other
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+    client.write(head + exchange.surplus)
+    if early:
+        upstream.write(early)
+    upstream.resume_reading()
+
+    def cut() -> None:
+        for transport in (client, upstream):
+            transport.abort()
+
+    return cut

@@ -1,0 +1,103 @@
+"""Listening sockets, and how many descriptors there are to serve them with."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import stat
+from pathlib import Path
+
+from sse_keepalive_proxy.config import ListenAddress
+from sse_keepalive_proxy.errors import CannotListen
+
+__all__ = ["bind", "describe", "forget", "raise_descriptor_limit"]
+
+_BACKLOG = 4096
+_RESERVED = 200
+"""Descriptors kept for listeners, logs, admin connections and name resolution."""
+
+
+def bind(address: ListenAddress, key: str) -> list[socket.socket]:
+    """Sockets that listen on `address`, at least one. Raises `CannotListen`, naming the configuration's
+    `key`, when that cannot be.
+    """
+    try:
+        return _bind(address)
+    except OSError as error:
+        raise CannotListen(
+            f"{key}: cannot listen on {address}: {error.strerror or error}; "
+            "choose another address, or stop what uses this one"
+        ) from error
+
+
+def forget(address: ListenAddress) -> None:
+    """Remove what `bind` left in the file system."""
+    if address.unix_path is not None:
+        Path(address.unix_path).unlink(missing_ok=True)
+
+
+def _bind(address: ListenAddress) -> list[socket.socket]:
+    if address.unix_path is not None:
+        return [_bind_unix(Path(address.unix_path))]
+    port = address.port or 0
+    if address.host is None:
+        with contextlib.suppress(OSError):
+            if socket.has_dualstack_ipv6():
+                return [_listen(socket.AF_INET6, ("::", port), dual=True)]
+        return [_listen(socket.AF_INET, ("", port))]
+    found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    places = dict.fromkeys((family, where) for family, _, _, _, where in found)
+    return [_listen(family, where) for family, where in places]
+
+
+def _listen(family: int, where: object, *, dual: bool = False) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+        made.bind(where)  # type: ignore[arg-type]
+        made.listen(_BACKLOG)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """A socket left behind by a server that is gone is replaced; a living one, or a file, is not."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+            path.unlink()
+    return _listen(socket.AF_UNIX, str(path))
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
+def describe(sock: socket.socket) -> str:
+    """Where `sock` listens, as it is written in a configuration."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's limit of open files as far as it may go; how many connections that leaves."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, 1 << 20)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return max(soft - _RESERVED, 16)

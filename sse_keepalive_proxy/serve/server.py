@@ -1,0 +1,156 @@
+"""Bind, serve, ready, drain: one instance from its start to its exit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+
+from aiohttp import web
+
+from sse_keepalive_proxy.config import Settings, to_yaml
+from sse_keepalive_proxy.observe.admin import Phase, admin_app
+from sse_keepalive_proxy.observe.metrics import Metrics
+from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.proxy.app import Proxy
+from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
+
+__all__ = ["Server", "run"]
+
+logger = logging.getLogger("sse_keepalive_proxy.serve")
+
+_TICK = 0.5
+_LOOK = 0.05
+_ADMIN_GRACE = 1.0
+
+
+class Server:
+    """One instance. `start`, then `drain`; `addresses` and `admin_addresses` say where it listens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._descriptors = raise_descriptor_limit()
+        room = self._descriptors // 2  # a stream has two connections
+        self.streams = Registry(
+            min(settings.limits.max_streams, room), settings.limits.max_streams_per_client
+        )
+        self.metrics = Metrics(self.streams, self._loop.time)
+        self.phase = Phase.STARTING
+        self.addresses: list[str] = []
+        self.admin_addresses: list[str] = []
+        self._listeners: list[asyncio.Server] = []
+        self._admin: web.AppRunner | None = None
+        self._proxy: Proxy | None = None
+        self._tick_due = 0.0
+        self._ticker: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Listen and be ready. Raises `CannotListen`; nothing stays open then."""
+        limits = self._settings.limits
+        if self.streams.limit < limits.max_streams:
+            logger.warning(
+                "limits.max_streams is more than the descriptor limit allows; raise `ulimit -n`",
+                extra={"fields": {"max_streams": limits.max_streams, "allowed": self.streams.limit}},
+            )
+        try:
+            await self._listen()
+        except BaseException:
+            await self._close_all()
+            raise
+        self._tick_due = self._loop.time()
+        self._tick()
+        self.phase = Phase.READY
+        logger.info(
+            "ready",
+            extra={"fields": {"listen": ",".join(self.addresses), "admin": ",".join(self.admin_addresses)}},
+        )
+
+    async def _listen(self) -> None:
+        self._proxy = Proxy(self._settings, self.metrics, self.streams, self._descriptors)
+        for address in self._settings.listen:
+            for sock in bind(address, "listen"):
+                self.addresses.append(describe(sock))
+                self._listeners.append(
+                    await self._loop.create_server(self._proxy.frontend, sock=sock, backlog=4096)
+                )
+        admin = self._settings.admin
+        if admin is None:
+            return
+        app = admin_app(
+            metrics=self.metrics,
+            streams=self.streams,
+            config_yaml=to_yaml(self._settings),
+            pages=admin.pages,
+            phase=lambda: self.phase,
+        )
+        self._admin = web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE)
+        await self._admin.setup()
+        for sock in bind(admin.listen, "admin.listen"):
+            self.admin_addresses.append(describe(sock))
+            await web.SockSite(self._admin, sock).start()
+
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """Take nothing new, end streams at block boundaries, spread; be gone by `drain.timeout`, or at
+        once when `hurry` is set.
+        """
+        self.phase = Phase.DRAINING
+        drain, proxy = self._settings.drain, self._proxy
+        logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
+        for listener in self._listeners:
+            listener.close()
+        now = self._loop.time()
+        for stream in self.streams:
+            stream.drain(now + random.uniform(0, drain.spread))  # noqa: S311 (spreads clients)
+        if proxy is not None:
+            proxy.frontend.pre_shutdown()
+            cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)
+            while proxy.busy and self._loop.time() < now + drain.timeout and not hurry.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(hurry.wait(), _LOOK)
+            cut_at.cancel()
+        left = len(self.streams)
+        await self._close_all()
+        logger.info("stopped", extra={"fields": {"cut": left}})
+
+    async def _close_all(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for listener in self._listeners:
+            listener.close()
+        for stream in self.streams:
+            stream.abort()
+        if self._proxy is not None:
+            self._proxy.cut_upgraded()
+            await self._proxy.frontend.shutdown(0.1)
+        if self._admin is not None:
+            await self._admin.cleanup()
+        for address in self._settings.listen:
+            forget(address)
+
+    def _tick(self) -> None:
+        """Measure how late the loop is: every stream's promise is good to this much."""
+        now = self._loop.time()
+        self.metrics.loop_lag.set(max(now - self._tick_due, 0.0))
+        self._tick_due = now + _TICK
+        self._ticker = self._loop.call_at(self._tick_due, self._tick)
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def signalled() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    server = Server(settings)
+    await server.start()
+    await stop.wait()
+    await server.drain(hurry)

@@ -1,0 +1,1 @@
+"""The life of one stream. Pure: time is an argument, never read."""

@@ -1,0 +1,121 @@
+"""What a route promises its streams: frozen values, one per concern.
+
+Built from the configuration once, shared by every stream of a route, never changed: a running
+stream keeps the policy it began with (law 11). A concern that is off is None.
+Durations are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = [
+    "Confirm",
+    "ConfirmForm",
+    "Keepalive",
+    "KeepaliveForm",
+    "SignOfLife",
+    "Stall",
+    "StallAction",
+    "StreamPolicy",
+    "Terminator",
+]
+
+
+class ConfirmForm(StrEnum):
+    """What a client gets at once. `auto` is decided per request (FACTS 5)."""
+
+    AUTO = "auto"
+    EVENT = "event"
+    COMMENT = "comment"
+
+
+class KeepaliveForm(StrEnum):
+    """A ping is a comment, invisible to every EventSource, or an event that scripts can hear."""
+
+    COMMENT = "comment"
+    EVENT = "event"
+
+
+class Terminator(StrEnum):
+    """How a ping comment ends. `auto`: a blank line until upstream has sent an id (FACTS 5)."""
+
+    AUTO = "auto"
+    BLANK = "blank"
+    NEWLINE = "newline"
+
+
+class SignOfLife(StrEnum):
+    """The least that upstream must send to count as alive."""
+
+    BYTES = "bytes"
+    COMMENTS = "comments"
+    EVENTS = "events"
+
+
+class StallAction(StrEnum):
+    """What happens when upstream stalls, besides being counted."""
+
+    OBSERVE = "observe"
+    NOTIFY = "notify"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """The first bytes of a stream, from us, so that no client waits on silence."""
+
+    form: ConfirmForm = ConfirmForm.AUTO
+    event: str = "connection_confirmed"
+    data: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "type": "connection_confirmed",
+            "stream_id": "{stream_id}",
+            "timestamp": "{now}",
+        }
+    )
+    padding: int = 0
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """What is written when downstream has been silent for `interval`."""
+
+    interval: float = 15.0
+    form: KeepaliveForm = KeepaliveForm.COMMENT
+    text: str = "ping"
+    terminator: Terminator = Terminator.AUTO
+    event: str = "ping"
+    data: Mapping[str, Any] = field(default_factory=lambda: {"type": "ping", "timestamp": "{now}"})
+    report_idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """When upstream counts as stalled, and what then. Pings never hide it for ever (law 5)."""
+
+    after: float = 60.0
+    sign_of_life: SignOfLife = SignOfLife.EVENTS
+    ignore_events: frozenset[str] = frozenset()
+    ignore_types: frozenset[str] = frozenset()
+    action: StallAction = StallAction.OBSERVE
+    close_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPolicy:
+    """Everything a route's `stream` section says, with the defaults of the contract."""
+
+    credential: tuple[str, ...] = ("query:access_token", "header:authorization", "header:cookie")
+    refuse_head: bool = False
+    confirm: Confirm | None = field(default_factory=Confirm)
+    keepalive: Keepalive | None = field(default_factory=Keepalive)
+    stall: Stall | None = field(default_factory=Stall)
+    open_timeout: float = 300.0
+    unname: frozenset[str] = frozenset()
+    max_event: int = 1 << 20
+    max_buffer: int = 1 << 20
+    write_timeout: float = 30.0

@@ -1,0 +1,397 @@
+"""One request to upstream, and its response pushed into a sink.
+
+The only place that opens connections to upstream. httptools (llhttp) parses what comes back; the
+body's bytes go to the sink in the same turn of the loop in which the socket had them, one call per
+read, without a task, a queue or a timer.
+
+A connection carries one request. That costs a connect per plain request, and buys that no request
+ever meets a connection that upstream has just closed, and that no answer can be another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import httptools
+
+from sse_keepalive_proxy.config.address import UpstreamAddress
+from sse_keepalive_proxy.errors import (
+    ProxyError,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamReset,
+    UpstreamTimeout,
+)
+
+__all__ = ["Dialer", "Exchange", "ResponseHead", "Sink"]
+
+Header = tuple[bytes, bytes]
+
+_READ_SIZE = 64 * 1024
+_MAX_HEAD = 256 * 1024
+_MAX_EARLY = 64 * 1024
+_SWITCHING_PROTOCOLS = 101
+_BODYLESS = frozenset({204, 304})
+
+# A vanished upstream is found in about two minutes (law 8); seconds, seconds, probes.
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A response head as upstream sent it: names and values are raw bytes, in order, repeats kept."""
+
+    status: int
+    reason: bytes
+    headers: Sequence[Header]
+
+    def get(self, name: bytes) -> bytes:
+        """The first value of `name` (lower case), or nothing."""
+        return next((value for key, value in self.headers if key.lower() == name), b"")
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Every value of `name` (lower case), in order."""
+        return [value for key, value in self.headers if key.lower() == name]
+
+
+class Sink(Protocol):
+    """Where a response body goes. `end` and `failed` come once, one of them, last."""
+
+    def data(self, data: bytes) -> None:
+        """Some bytes of the body, never none."""
+
+    def end(self) -> None:
+        """The body is whole."""
+
+    def failed(self, error: ProxyError) -> None:
+        """The body broke off, or the exchange was given up."""
+
+
+class Exchange(asyncio.Protocol):
+    """One request and its response on a connection of its own.
+
+    Made by `Dialer.open`. `interim` is called with every 1xx head but 101.
+    """
+
+    __slots__ = (
+        "_bodyless_method",
+        "_complete",
+        "_drained",
+        "_early",
+        "_framed",
+        "_has_head",
+        "_head",
+        "_head_size",
+        "_headers",
+        "_interim",
+        "_lost",
+        "_on_close",
+        "_parser",
+        "_pieces",
+        "_reason",
+        "_sink",
+        "_transport",
+        "on_body",
+        "surplus",
+    )
+
+    def __init__(self, *, head_only: bool, interim: Callable[[ResponseHead], None] | None = None) -> None:
+        self._bodyless_method = head_only
+        self._interim = interim
+        self._transport: asyncio.Transport | None = None
+        self._on_close: Callable[[], None] | None = None
+        self._headers: list[Header] = []
+        self._reason = b""
+        self._head_size = 0
+        self._head: asyncio.Future[ResponseHead] | None = asyncio.get_running_loop().create_future()
+        self._has_head = False
+        self._framed = False
+        self._complete = False
+        self._lost: ProxyError | None = None
+        self._sink: Sink | None = None
+        self._early: list[bytes] = []
+        self._pieces: list[bytes] = []
+        self._drained: asyncio.Future[None] | None = None
+        self.surplus = b""
+        # httptools reads its callbacks from here once; appending needs no frame of ours.
+        self.on_body = self._pieces.append
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    # What the proxy asks for.
+
+    def send(self, data: bytes) -> None:
+        """Write a part of the request."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drained(self) -> bool:
+        """Wait until upstream has taken enough for more to be sent; false when it never will."""
+        if self._drained is not None:
+            await self._drained
+        return self._transport is not None
+
+    async def response(self, within: float | None) -> ResponseHead:
+        """The response head. Raises `UpstreamError`; gives up after `within` seconds."""
+        if self._head is None:
+            raise RuntimeError("the response head has been given out already")
+        try:
+            async with asyncio.timeout(within):
+                return await self._head
+        except TimeoutError:
+            raise UpstreamTimeout(f"upstream sent no response head within {within:g} s") from None
+        finally:
+            self._head = self._interim = None  # a stream lives long; what it began with need not
+
+    def attach(self, sink: Sink) -> None:
+        """Push the body into `sink`, beginning with what has already come."""
+        self._sink = sink
+        early, self._early = self._early, []
+        if early:
+            self.resume()
+            sink.data(b"".join(early))
+        if self._sink is not sink:  # it has heard enough and closed us
+            return
+        if self._complete:
+            self._finish()
+        elif self._lost is not None:
+            self._sink = None
+            sink.failed(self._lost)
+
+    def pause(self) -> None:
+        """Stop reading: upstream feels it through TCP."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Let upstream go at once. The sink hears nothing more."""
+        self._sink = None
+        self._parser = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def splice(self, protocol: asyncio.BaseProtocol) -> asyncio.Transport:
+        """Give the connection to another protocol, after a 101. Bytes behind the head are `surplus`."""
+        transport = self._transport
+        if transport is None:
+            raise self._lost or UpstreamReset("upstream closed the connection after its 101")
+        transport.set_protocol(protocol)
+        self._transport = self._parser = None
+        self._closed()
+        return transport
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if hasattr(transport, "max_size"):  # asyncio's own loop: larger reads cost an mmap each (FACTS 6)
+            transport.max_size = _READ_SIZE
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEPALIVE.items():
+                if (option := getattr(socket, name, None)) is not None:
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None or self._complete:
+            return
+        if not self._has_head:
+            self._head_size += len(data)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.surplus = data[upgrade.args[0] :]
+            self._pause_for_splice()
+            return
+        except httptools.HttpParserError as error:
+            self._pass_on()
+            self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {error}"))
+            return
+        pieces, sink = self._pieces, self._sink
+        if len(pieces) == 1 and sink is not None:
+            sink.data(pieces.pop())
+        elif pieces:
+            self._pass_on()
+        if self._complete:
+            self._finish()
+        elif self._head_size > _MAX_HEAD and not self._has_head:
+            self.fail(UpstreamInvalid(f"upstream's response head is larger than {_MAX_HEAD} bytes"))
+
+    def eof_received(self) -> None:
+        if self._has_head and not self._framed:
+            self._complete = True
+            self._finish()
+        else:
+            self.fail(UpstreamReset("upstream closed the connection before its answer was whole"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if not self._complete:
+            detail = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
+            self.fail(UpstreamReset(f"upstream's connection broke{detail}"))
+        self.resume_writing()
+        self._parser = None
+        self._closed()
+
+    def pause_writing(self) -> None:
+        self._drained = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # httptools' callbacks.
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_head:
+            self._headers.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None  # noqa: S101 (it is the parser that calls)
+        status = self._parser.get_status_code()
+        head = ResponseHead(status, self._reason, self._headers)
+        self._headers, self._reason = [], b""
+        if status < 200 and status != _SWITCHING_PROTOCOLS:
+            if self._interim is not None:
+                self._interim(head)
+            return
+        if self._head is not None and not self._has_head:
+            self._has_head = True
+            bodyless = self._bodyless_method or status in _BODYLESS
+            self._framed = bodyless or bool(head.get(b"content-length") or head.get(b"transfer-encoding"))
+            self._complete = bodyless
+            if not self._head.done():
+                self._head.set_result(head)
+
+    def on_message_complete(self) -> None:
+        if self._has_head:
+            self._complete = True
+
+    # Inside.
+
+    def _pass_on(self) -> None:
+        """One call to the sink for all that one read brought."""
+        pieces = self._pieces
+        if not pieces:
+            return
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._sink is not None:
+            self._sink.data(data)
+            return
+        self._early.append(data)
+        if sum(map(len, self._early)) > _MAX_EARLY:
+            self.pause()
+
+    def _finish(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        if self._transport is not None:
+            self._transport.abort()
+        sink.end()
+
+    def fail(self, error: ProxyError) -> None:
+        """Give up: whoever waits for the head or the body gets `error`."""
+        if self._complete or self._lost is not None:
+            return
+        self._lost = error
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(error)
+            self._head.exception()  # whoever does not wait for it any more need not
+        if self._transport is not None:
+            self._transport.abort()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.failed(error)
+
+    def _pause_for_splice(self) -> None:
+        self._complete = True
+        self.pause()
+
+    def _closed(self) -> None:
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the connection is gone or given away."""
+        self._on_close = callback
+
+
+class Dialer:
+    """Opens connections to the upstreams of a configuration, and counts the open ones."""
+
+    def __init__(self) -> None:
+        self._tls: ssl.SSLContext | None = None
+        self.open_connections = 0
+
+    async def open(
+        self,
+        address: UpstreamAddress,
+        *,
+        within: float,
+        head_only: bool = False,
+        interim: Callable[[ResponseHead], None] | None = None,
+    ) -> Exchange:
+        """Connect to `address` within `within` seconds. Raises `UpstreamRefused`, `UpstreamTimeout`.
+
+        `head_only`: the response to come has no body whatever its headers say (HEAD).
+        """
+        loop = asyncio.get_running_loop()
+
+        def exchange() -> Exchange:
+            return Exchange(head_only=head_only, interim=interim)
+
+        try:
+            async with asyncio.timeout(within):
+                if address.unix_path is not None:
+                    _, made = await loop.create_unix_connection(exchange, address.unix_path)
+                else:
+                    _, made = await loop.create_connection(
+                        exchange, address.host or "", address.port or 0, ssl=self._context(address)
+                    )
+        except TimeoutError:
+            raise UpstreamTimeout(f"no connection to {address} within {within:g} s") from None
+        except (OSError, UnicodeError) as error:
+            raise UpstreamRefused(f"cannot connect to {address}: {_why(error)}") from error
+        self.open_connections += 1
+        made.when_closed(self._forget)
+        return made
+
+    def _forget(self) -> None:
+        self.open_connections -= 1
+
+    def _context(self, address: UpstreamAddress) -> ssl.SSLContext | None:
+        if address.scheme != "https":
+            return None
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):
+        return "the name cannot be resolved"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    with contextlib.suppress(AttributeError):
+        if error.strerror:  # type: ignore[attr-defined]
+            return str(error.strerror)  # type: ignore[attr-defined]
+    return str(error) or type(error).__name__

@@ -1,0 +1,113 @@
+"""`config.example.yaml` is valid, shows every key, and says nothing untrue.
+
+The convention: above each key stand its sentence and default as the model has them, then, where
+this file chooses something, lines that begin with "Here:".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sse_keepalive_proxy.config import load
+from sse_keepalive_proxy.config.fields import Section
+from sse_keepalive_proxy.config.model import Settings
+from sse_keepalive_proxy.config.reference import Key, keys, summary
+from sse_keepalive_proxy.stream.policy import StallAction
+
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+LINES = EXAMPLE.read_text(encoding="utf-8").splitlines()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A key of the model and where the example shows it."""
+
+    path: str
+    key: Key
+    line: int
+    value: yaml.Node
+
+
+def _shown(section: type[Section], node: Any, path: str) -> Iterator[Shown]:
+    written = {key.value: (key, value) for key, value in node.value}
+    for key in keys(section):
+        assert key.name in written, f"the example does not show {path}{key.name}"
+        name, value = written[key.name]
+        yield Shown(f"{path}{key.name}", key, name.start_mark.line, value)
+        if key.section is not None and key.name != "defaults":
+            yield from _shown(key.section, _inside(key.name, value), f"{path}{key.name}.")
+
+
+def _inside(name: str, value: Any) -> Any:
+    """The first upstream, the first route, or the section itself."""
+    if name == "upstreams":
+        return value.value[0][1]
+    return value.value[0] if name == "routes" else value
+
+
+SHOWN = list(_shown(Settings, yaml.compose("\n".join(LINES)), ""))
+
+
+def _comment(shown: Shown) -> str:
+    """The comment right above a key, as one line, without its "Here:" part."""
+    above: list[str] = []
+    for line in reversed(LINES[: shown.line]):
+        if not line.strip().startswith("# "):
+            break
+        above.insert(0, line.strip().removeprefix("# "))
+    return " ".join(above).split(" Here: ", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.path)
+def test_the_comment_of_a_key_is_what_the_model_says(shown: Shown) -> None:
+    default = {
+        "(required)": " Required.",
+        "(every default)": "",
+        "(left out)": " Default: left out.",
+    }.get(shown.key.default, f" Default: {shown.key.default}")
+    assert _comment(shown) == summary(shown.key.description) + default
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.path)
+def test_a_value_that_is_not_the_default_is_given_a_reason(shown: Shown) -> None:
+    if shown.key.default.startswith("(") or shown.key.section is not None:
+        return
+    default = yaml.load(shown.key.default, yaml.BaseLoader)
+    written = yaml.load(yaml.serialize(shown.value), yaml.BaseLoader)
+    reasons = [line for line in LINES[max(0, shown.line - 2) : shown.line] if "# Here: " in line]
+    assert reasons or written == default
+
+
+def test_the_example_is_valid_and_gives_no_warning() -> None:
+    assert load(EXAMPLE, environ={}).warnings == ()
+
+
+def test_the_example_heals_notify_server_for_its_browser_client() -> None:
+    settings = load(EXAMPLE, environ={}).settings
+    events, rest = settings.routes
+    assert events.match.takes(path="/events", method="GET", host="any")
+    assert events.match.takes(path="/events", method="HEAD", host="any")
+    assert events.stream is not None
+    policy = events.stream.policy
+    assert policy.refuse_head
+    assert policy.confirm is not None
+    assert policy.confirm.event == ""
+    assert policy.keepalive is not None
+    assert policy.keepalive.interval == 15.0
+    assert policy.stall is not None
+    assert policy.stall.ignore_types == {"heartbeat", "connection_confirmed"}
+    assert policy.stall.action is StallAction.OBSERVE
+    assert policy.unname == {"Generic"}
+    assert (rest.match.path, rest.stream) == ("/*", None)
+
+
+def test_the_lines_of_the_example_can_be_read() -> None:
+    assert max(map(len, LINES)) <= 102
+    assert not any(re.search(r"\s$", line) for line in LINES)

@@ -1,0 +1,217 @@
+"""What the model turns into: policies, defaults merged, routes that match and shadow."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+from pydantic import ValidationError
+
+from sse_keepalive_proxy.config import Match
+from sse_keepalive_proxy.stream.policy import ConfirmForm, StallAction, StreamPolicy
+from tests.config.writing import VALID, loaded, refused, said, stream_of
+
+
+def test_the_defaults_of_the_file_are_the_defaults_of_the_policy() -> None:
+    assert stream_of("").policy == StreamPolicy()
+
+
+def test_a_policy_says_what_the_file_says() -> None:
+    policy = stream_of(
+        """
+        credential: ["Header:X-Token", "query:Token"]
+        head: refuse
+        confirm: {form: event, event: "", data: {a: 1}, padding: 2KiB, wait: 200ms}
+        keepalive: {interval: 5s, text: hi, report_idle: true}
+        stall: {after: 2m, sign_of_life: bytes, action: notify, close_after: 1h,
+                ignore: {events: [a], types: [b]}}
+        rewrite: {unname: [Generic]}
+        max_event: 2MiB
+        """
+    ).policy
+    assert policy.credential == ("header:x-token", "query:Token")
+    assert policy.refuse_head
+    assert policy.confirm is not None
+    assert (policy.confirm.form, policy.confirm.event, policy.confirm.data) == (
+        ConfirmForm.EVENT,
+        "",
+        {"a": 1},
+    )
+    assert (policy.confirm.padding, policy.confirm.wait) == (2048, 0.2)
+    assert policy.keepalive is not None
+    assert (policy.keepalive.interval, policy.keepalive.text, policy.keepalive.report_idle) == (
+        5.0,
+        "hi",
+        True,
+    )
+    assert policy.stall is not None
+    assert policy.stall.ignore_events | policy.stall.ignore_types == {"a", "b"}
+    assert (policy.stall.action, policy.stall.close_after) == (StallAction.NOTIFY, 3600.0)
+    assert policy.unname == {"Generic"}
+    assert policy.max_event == 2 << 20
+
+
+@pytest.mark.parametrize("line", ["confirm: off", "confirm: {form: off}"])
+def test_confirm_can_be_off(line: str) -> None:
+    assert stream_of(line).policy.confirm is None
+
+
+def test_keepalive_and_stall_can_be_off() -> None:
+    policy = stream_of("keepalive: off\nstall: off").policy
+    assert (policy.keepalive, policy.stall) == (None, None)
+
+
+def test_an_absent_stream_is_pure_pass_through() -> None:
+    text = "defaults: {keepalive: off}\n" + VALID.replace("    stream:\n", "")
+    assert loaded(text).settings.routes[0].stream is None
+
+
+def test_defaults_are_merged_key_by_key() -> None:
+    stream = stream_of(
+        "keepalive: {interval: 5s}\nrewrite: {unname: [b]}",
+        before="defaults: {keepalive: {text: hi}, rewrite: {unname: [a]}, head: refuse, stall: off}\n",
+    )
+    assert stream.keepalive is not None
+    assert (stream.keepalive.interval, stream.keepalive.text, stream.head) == (5.0, "hi", "refuse")
+    assert (stream.rewrite.unname, stream.stall) == (("b",), None)
+
+
+def test_a_mapping_turns_on_what_defaults_turned_off() -> None:
+    before = "defaults: {keepalive: off, stall: off, confirm: off}\n"
+    stream = stream_of("keepalive: {interval: 5s}\nstall:", before=before)
+    assert stream.keepalive is not None
+    assert stream.stall is not None
+    assert stream.confirm is None
+
+
+@pytest.mark.parametrize("line", ["", "keepalive:", "keepalive: {}"])
+def test_nothing_written_keeps_what_defaults_say(line: str) -> None:
+    stream = stream_of(line, before="defaults: {keepalive: {text: hi}}\n")
+    assert stream.keepalive is not None
+    assert stream.keepalive.text == "hi"
+
+
+def test_the_data_of_an_event_is_replaced_whole() -> None:
+    stream = stream_of("confirm: {data: {a: 1}}", before="defaults: {confirm: {data: {b: 2}}}\n")
+    assert stream.confirm is not None
+    assert stream.confirm.data == {"a": 1}
+
+
+def test_a_sign_of_life_may_be_written_out_in_defaults() -> None:
+    stream = stream_of("stall: {action: notify}", before="defaults: {stall: {sign_of_life: events}}\n")
+    assert stream.stall is not None
+
+
+def test_closing_a_stalled_stream_needs_no_sign_of_life_written_out() -> None:
+    assert stream_of("stall: {close_after: 5m}").policy.stall is not None
+
+
+@pytest.mark.parametrize("section", ["admin", "logging", "limits", "drain", "defaults"])
+def test_a_section_with_nothing_behind_it_has_every_default(section: str) -> None:
+    assert loaded(f"{section}:\n{VALID}").settings == loaded(VALID).settings
+
+
+def test_concerns_at_the_top_can_be_off() -> None:
+    text = f"admin: off\nlimits: {{max_streams_per_client: off, max_request_body: off}}\n{VALID}"
+    settings = loaded(text).settings
+    assert settings.admin is None
+    assert (settings.limits.max_streams_per_client, settings.limits.max_request_body) == (None, None)
+
+
+def test_a_bare_address_is_a_network_of_one() -> None:
+    networks = loaded(f'trusted_proxies: [10.0.0.1, "::1"]\n{VALID}').settings.trusted_proxies
+    assert networks == (ip_network("10.0.0.1/32"), ip_network("::1/128"))
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    settings = loaded(VALID).settings
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.client_address = "X"
+
+
+@pytest.mark.parametrize(
+    ("match", "request_", "taken"),
+    [
+        (Match(path="/events"), ("/events", "GET", "a"), True),
+        (Match(path="/events"), ("/events/", "GET", "a"), False),
+        (Match(path="/events/*"), ("/events/x", "GET", "a"), True),
+        (Match(path="/events/*"), ("/events/", "GET", "a"), True),
+        (Match(path="/events/*"), ("/events", "GET", "a"), False),
+        (Match(path="/events/*"), ("/events%2Fx", "GET", "a"), False),
+        (Match(path="/*"), ("/", "GET", "a"), True),
+        (Match(path="/*", methods=("GET",)), ("/", "POST", "a"), False),
+        (Match(path="/*", host=("Example.com",)), ("/", "GET", "EXAMPLE.COM"), True),
+        (Match(path="/*", host=("*.example.com",)), ("/", "GET", "a.b.example.com"), True),
+        (Match(path="/*", host=("*.example.com",)), ("/", "GET", "example.com"), False),
+        (Match(path="/*", host=("*.example.com",)), ("/", "GET", "notexample.com"), False),
+    ],
+)
+def test_a_match_takes_a_request_or_not(match: Match, request_: tuple[str, str, str], taken: bool) -> None:
+    path, method, host = request_
+    assert match.takes(path=path, method=method, host=host) is taken
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "covered"),
+    [
+        ("path: /*", "path: /a", True),
+        ("path: /*", "path: /*", True),
+        ("path: /a/*", "path: /a/b/*", True),
+        ("path: /a/*", "path: /a", False),
+        ("path: /a", "path: /a/*", False),
+        ("path: /a, methods: [GET]", "path: /a", False),
+        ("path: /a, methods: [GET, POST]", "path: /a, methods: [GET]", True),
+        ("path: /a, methods: [GET]", "path: /a, methods: [POST]", False),
+        ("path: /a, host: x.com", "path: /a", False),
+        ("path: /a, host: '*.x.com'", "path: /a, host: a.X.com", True),
+        ("path: /a, host: '*.x.com'", "path: /a, host: '*.b.x.com'", True),
+        ("path: /a, host: '*.x.com'", "path: /a, host: [a.x.com, y.com]", False),
+        ("path: /a, host: a.x.com", "path: /a, host: '*.x.com'", False),
+    ],
+)
+def test_a_shadowed_route_is_an_error_that_names_the_shadow(first: str, second: str, covered: bool) -> None:
+    text = f"""\
+    upstreams: {{a: {{url: http://a}}}}
+    routes:
+      - {{name: first, match: {{{first}}}, upstream: a}}
+      - {{name: second, match: {{{second}}}, upstream: a}}
+    """
+    if covered:
+        (problem,) = said(refused(text))
+        assert problem.startswith(":4: routes[1]: never reached: `first` takes everything it could match")
+    else:
+        assert len(loaded(text).settings.routes) == 2
+
+
+@pytest.mark.parametrize(
+    ("match", "message"),
+    [
+        ("path: events", "a path begins with /"),
+        ("path: /a*", "a * may only stand at the end"),
+        ("path: /*/a", "a * may only stand at the end"),
+        ("path: '/a?b'", "a query is not part of a path"),
+        ("path: '/a#b'", "a fragment is not part of a path"),
+        ("path: /é", "write this character percent-encoded"),
+        ("path: /a, methods: [get]", "methods are upper-case"),
+        ("path: /a, methods: []", "must not be empty"),
+        ("path: /a, methods: GET", "must be a list"),
+        ("path: /a, host: 'x.com:80'", "not a host name"),
+        ("path: /a, host: http://x", "not a host name"),
+        ("path: /a, host: 'a.*.com'", "not a host name"),
+    ],
+)
+def test_a_wrong_match_is_refused(match: str, message: str) -> None:
+    (problem,) = said(refused(VALID.replace("path: /events", match)))
+    assert problem.startswith(":5: routes[0].match.")
+    assert message in problem
+
+
+@pytest.mark.parametrize("name", ["_none", "Events", "1st", "a b", "'é'"])
+def test_a_route_name_is_a_metrics_label(name: str) -> None:
+    (problem,) = said(refused(VALID.replace("name: events", f"name: {name}")))
+    assert problem.startswith(":4: routes[0].name: not a usable name (lower-case letters")
+
+
+def test_two_routes_cannot_share_a_name() -> None:
+    text = VALID + "  - {name: events, match: {path: /b}, upstream: notify}\n"
+    assert said(refused(text)) == [":8: routes[1].name: routes[0] already has this name"]

@@ -1,0 +1,77 @@
+"""The generated files are those of the model, and the schema says what the loader does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_keepalive_proxy.config.document import read_document
+from sse_keepalive_proxy.config.model import Settings
+from sse_keepalive_proxy.config.reference import json_schema, keys, markdown
+from sse_keepalive_proxy.config.tree import plain
+from tests.config.writing import VALID
+
+ROOT = Path(__file__).parents[2]
+REMEDY = "run python -m sse_keepalive_proxy.config.reference"
+
+
+def test_the_committed_reference_is_that_of_the_model() -> None:
+    assert (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8") == markdown(), REMEDY
+
+
+def test_the_committed_schema_is_that_of_the_model() -> None:
+    committed = ROOT / "sse_keepalive_proxy/config/schema.json"
+    assert json.loads(committed.read_text(encoding="utf-8")) == json_schema(), REMEDY
+
+
+def _every_section(section: Any = Settings) -> list[Any]:
+    below = [key.section for key in keys(section) if key.section is not None]
+    return [section, *(deeper for inner in below for deeper in _every_section(inner))]
+
+
+@pytest.mark.parametrize("section", dict.fromkeys(_every_section()), ids=lambda section: section.__name__)
+def test_every_key_is_described_in_one_to_three_sentences(section: Any) -> None:
+    for key in keys(section):
+        assert re.fullmatch(r"(?s)[A-Z`].*\.", key.description), key.name
+        assert 1 <= len(re.findall(r"\.(?:\s|$)", key.description.replace("e.g. ", ""))) <= 3, key.name
+
+
+def test_the_schema_accepts_what_the_loader_accepts() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for text in (
+        VALID,
+        (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
+        "listen: [':1']\nadmin: off\n" + VALID,
+    ):
+        assert list(validator.iter_errors(_bare(text))) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["kepalive: off", "keepalive: {interval: 15}", "max_event: 1MB", "head: no", "open_timeout: off"]
+)
+def test_the_schema_refuses_what_the_loader_refuses(line: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json_schema())
+    assert list(validator.iter_errors(_bare(f"{VALID}      {line}\n")))
+
+
+def test_the_schema_lets_variables_stand_where_numbers_do() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json_schema())
+    document = {
+        **_bare(VALID),
+        "limits": {"max_streams": "${N}"},
+        "logging": {"level": "${L}", "access": "${A}"},
+    }
+    assert list(validator.iter_errors(document)) == []
+
+
+def _bare(text: str) -> Any:
+    root, problems = read_document(text.encode(), file="config.yaml", environ={})
+    assert problems == []
+    return plain(root)

@@ -1,0 +1,712 @@
+"""The stand-in over a raw socket: every row of the table of FACTS 1."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import signal
+import sys
+import urllib.parse
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_keepalive_proxy.demo import frames
+from sse_keepalive_proxy.demo.hub import Mode
+from sse_keepalive_proxy.demo.knobs import Gzip, Knobs
+from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from tests.support.http1 import LAST_CHUNK, Response, chunk
+from tests.support.looping import in_loop
+from tests.support.programs import free_port, running
+from tests.support.raw_client import RawClient
+from tests.support.sockets import Ending
+
+AT = 1750992346_782538123
+QUIET = Knobs(ping_interval=None, heartbeat_interval=None)
+NEW = {
+    "event_type": "new_message",
+    "chat_id": 2,
+    "sender_id": 3,
+    "sender_name": "Three",
+    "content": "hi",
+    "files": [],
+    "timestamp": "2025-06-27T02:45:46Z",
+    "message_id": 210,
+    "workspace_id": 2,
+}
+RECEIVED = {
+    "MessageReceived": {
+        "message": {
+            "id": "210",
+            "chat_id": 2,
+            "sender_id": 3,
+            "content": "hi",
+            "files": [],
+            "timestamp": 1750852000,
+        },
+        "chat_id": 2,
+        "recipients": [2, 3, 4],
+    }
+}
+NEW_FRAME = (
+    b'data: {"event":"Generic","chat_id":2,"content":"hi","sender_id":3,'
+    b'"timestamp":"2025-06-27T02:45:46.782538123Z","type":"new_message"}\nevent: Generic\n\n'
+)
+RECEIVED_FRAME = (
+    b'data: {"event":"Generic","chat_id":2,"message":{"chat_id":2,"content":"hi","files":[],"id":"210",'
+    b'"sender_id":3,"timestamp":1750852000},"realtime_source":"fechatter_server",'
+    b'"timestamp":"2025-06-27T02:45:46.782538123Z","type":"new_message"}\nevent: Generic\n\n'
+)
+
+
+@contextlib.asynccontextmanager
+async def serving(mode: str, knobs: Knobs = QUIET, **options: Any) -> AsyncIterator[NotifyServer]:
+    server = NotifyServer(mode, knobs=knobs, wall_ns=lambda: AT, **options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def streaming(server: NotifyServer, user_id: int = 2, *headers: str) -> AsyncIterator[RawClient]:
+    """A client whose stream is open."""
+    async with await RawClient.connect(server.url) as client:
+        before = server.hub.opened_total
+        client.request(f"/events?access_token={server.token(user_id)}", *headers)
+        await client.wait_head()
+        assert server.hub.opened_total == before + 1
+        yield client
+
+
+async def ask(
+    server: NotifyServer, target: str, *headers: str, method: str = "GET", body: bytes = b""
+) -> Response:
+    async with await RawClient.connect(server.url) as client:
+        client.request(target, *headers, method=method, body=body)
+        return await client.wait_response()
+
+
+def types(client: RawClient) -> list[str]:
+    return [json.loads(event.data)["type"] for event in client.events]
+
+
+# The table: what happens on connect.
+
+
+@in_loop
+async def test_silent_sends_its_headers_at_once_and_not_one_byte_more() -> None:
+    async with serving("silent", Knobs()) as server, streaming(server) as client:
+        head, _, rest = bytes(client.received).partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        assert lines[:4] == [
+            b"HTTP/1.1 200 OK",
+            b"content-type: text/event-stream",
+            b"cache-control: no-cache",
+            b"transfer-encoding: chunked",
+        ]
+        assert lines[4].startswith(b"date: ")
+        assert len(lines) == 5
+        assert rest == b""
+        assert server.state()["streams"][0]["since_event"] is None
+
+
+@pytest.mark.parametrize("mode", ["fixed", "healthy"])
+@in_loop
+async def test_fixed_and_healthy_send_a_confirm_frame_and_a_heartbeat_at_once(mode: str) -> None:
+    async with (
+        serving(mode, Knobs(), chats={2: [2, 3], 5: [2], 6: [3]}) as server,
+        streaming(server) as client,
+    ):
+        await client.wait_for(b'"type":"heartbeat"')
+        stream = server.hub.streams[0]
+        assert client.body == frames.connection_confirmed(
+            AT, user_id=2, connection_id=stream.id, connected_chats=2
+        ) + frames.heartbeat(AT, user_id=2, heartbeat_id=1)
+
+
+@in_loop
+async def test_each_frame_is_one_chunk() -> None:
+    async with serving("silent") as server, streaming(server) as client:
+        server.publish("fechatter.message.new", NEW)
+        await client.wait_response()
+        assert client.received.partition(b"\r\n\r\n")[2] == chunk(NEW_FRAME) + LAST_CHUNK
+
+
+@in_loop
+async def test_heartbeats_go_on_and_are_counted() -> None:
+    knobs = Knobs(ping_interval=None, heartbeat_interval=0.01)
+    async with serving("fixed", knobs) as server, streaming(server) as client:
+        await client.wait_for(b'"heartbeat_id":3,')
+        assert types(client)[:4] == ["connection_confirmed", "heartbeat", "heartbeat", "heartbeat"]
+
+
+@pytest.mark.parametrize("mode", ["silent", "fixed", "healthy"])
+@in_loop
+async def test_a_ping_comes_when_there_was_no_event_for_the_interval(mode: str) -> None:
+    knobs = Knobs(ping_interval=0.01, heartbeat_interval=None)
+    async with serving(mode, knobs) as server, streaming(server) as client:
+        await client.wait_for(lambda client: len(client.stream.comments) >= 3)
+        assert set(client.stream.comments) == {" ping"}
+        assert b": ping\n\n" in client.body
+
+
+@in_loop
+async def test_events_put_the_ping_off() -> None:
+    knobs = Knobs(ping_interval=0.1, heartbeat_interval=0.005)
+    async with serving("healthy", knobs) as server, streaming(server) as client:
+        await client.wait_for(b'"heartbeat_id":40,')
+        assert client.stream.comments == []
+
+
+# The table: after the first delivered event.
+
+
+@in_loop
+async def test_silent_ends_cleanly_after_the_first_delivered_event() -> None:
+    async with serving("silent") as server, streaming(server) as client:
+        outcome = server.publish("fechatter.message.new", NEW)
+        assert (outcome.delivered, outcome.lost, outcome.dropped) == (1, 1, False)
+        assert (await client.wait_response()).complete
+        assert client.body == NEW_FRAME
+        assert client.ending is None  # the response ended, the connection did not
+        await server.wait_open(0)
+        assert server.publish("fechatter.message.new", NEW).delivered == 0
+
+
+@in_loop
+async def test_fixed_becomes_a_zombie_after_the_first_delivered_event() -> None:
+    async with serving("fixed", Knobs(ping_interval=None)) as server, streaming(server) as client:
+        assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 1
+        assert server.publish("fechatter.message.new", NEW).delivered == 0
+        assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 0
+        server.set_knobs(heartbeat_interval=0.01)
+        await client.wait_for(b'"heartbeat_id":4,')
+        assert client.body.count(RECEIVED_FRAME) == 1
+        assert types(client)[-2:] == ["heartbeat", "heartbeat"]
+        assert server.state()["streams"][0]["registered"] is False
+        assert server.state()["open"] == {"2": 1}
+
+
+@in_loop
+async def test_healthy_goes_on_delivering() -> None:
+    async with serving("healthy") as server, streaming(server) as client:
+        for number in range(5):
+            message = {**NEW, "message_id": number}
+            assert server.publish("fechatter.message.new", message).delivered == 1
+        await client.wait_for(lambda client: client.body.count(NEW_FRAME) == 5)
+
+
+# The table: a second connection of the same user.
+
+
+@in_loop
+async def test_silent_ends_the_first_connection_when_a_second_one_comes() -> None:
+    async with serving("silent") as server, streaming(server) as first, streaming(server) as second:
+        assert (await first.wait_response()).body == b""
+        await server.wait_open(1)
+        server.publish("fechatter.message.new", NEW)
+        assert (await second.wait_response()).body == NEW_FRAME
+
+
+@in_loop
+async def test_fixed_makes_a_zombie_of_the_first_connection_when_a_second_one_comes() -> None:
+    async with serving("fixed") as server, streaming(server) as first, streaming(server) as second:
+        assert server.publish("fechatter.message.new", NEW).delivered == 1
+        await second.wait_for(NEW_FRAME)
+        server.set_knobs(heartbeat_interval=0.01)
+        await first.wait_for(b'"type":"heartbeat"')
+        assert NEW_FRAME not in first.body
+        assert server.state()["open"] == {"2": 2}
+
+
+@in_loop
+async def test_healthy_serves_all_streams_of_a_user() -> None:
+    async with serving("healthy") as server, streaming(server) as first, streaming(server) as second:
+        assert server.publish("fechatter.message.new", NEW).delivered == 2
+        await first.wait_for(NEW_FRAME)
+        await second.wait_for(NEW_FRAME)
+
+
+@in_loop
+async def test_users_do_not_disturb_each_other() -> None:
+    async with serving("silent") as server, streaming(server, 2) as two, streaming(server, 4) as four:
+        assert server.publish("fechatter.message.new", NEW).delivered == 2
+        assert (await two.wait_response()).body == NEW_FRAME
+        assert (await four.wait_response()).body == NEW_FRAME
+
+
+# The table: NATS.
+
+
+@in_loop
+async def test_silent_drops_realtime_messages_and_counts_them() -> None:
+    async with serving("silent") as server, streaming(server) as client:
+        for payload in (RECEIVED, {"TypingStarted": {"chat_id": 2, "user_id": 3, "user_name": "x"}}):
+            assert server.publish("fechatter.realtime.chat.2", payload).dropped
+        assert (server.state()["dropped"], server.state()["delivered"]) == (2, 0)
+        assert client.body == b""
+
+
+@in_loop
+async def test_the_sender_never_hears_its_own_message_from_silent() -> None:
+    async with serving("silent") as server, streaming(server, 3) as sender, streaming(server, 2) as member:
+        server.publish("fechatter.message.new", NEW)
+        await member.wait_response()
+        assert sender.body == b""
+        assert server.state()["open"].get("3") == 1
+
+
+@in_loop
+async def test_fixed_sends_message_received_to_the_sender_too() -> None:
+    async with serving("fixed") as server, streaming(server, 3) as sender:
+        assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 1
+        await sender.wait_for(RECEIVED_FRAME)
+
+
+@pytest.mark.parametrize("mode", ["silent", "fixed"])
+@pytest.mark.parametrize(
+    ("subject", "payload"),
+    [
+        (
+            "fechatter.realtime.chat.2.read",
+            {"MessageRead": {"message_id": 210, "chat_id": 2, "reader_id": 3}},
+        ),
+        ("fechatter.realtime.chat.2.typing", {"TypingStarted": {"chat_id": 2, "user_id": 3}}),
+        ("fechatter.realtime.user.3.presence", {"UserPresence": {"user_id": 3, "status": "online"}}),
+        ("fechatter.chat.created", {"chat_id": 2}),
+    ],
+)
+@in_loop
+async def test_both_builds_drop_the_other_messages(mode: str, subject: str, payload: dict[str, Any]) -> None:
+    async with serving(mode) as server, streaming(server):
+        assert server.publish(subject, payload).dropped
+        assert server.state()["streams"][0]["registered"] is True
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        ({"MessageRead": {"message_id": 210, "chat_id": 2, "reader_id": 3, "read_at": "x"}}, "message_read"),
+        ({"TypingStarted": {"chat_id": 2, "user_id": 3, "user_name": "x"}}, "typing_started"),
+        ({"TypingStopped": {"chat_id": 2, "user_id": 3}}, "typing_stopped"),
+        ({"UserPresence": {"user_id": 3, "status": "online", "last_seen": None}}, "user_presence"),
+    ],
+)
+@in_loop
+async def test_healthy_passes_them_on_to_the_other_members(payload: dict[str, Any], kind: str) -> None:
+    async with serving("healthy") as server, streaming(server, 2) as member, streaming(server, 3) as author:
+        assert server.publish("fechatter.realtime.chat.2.x", payload).delivered == 1
+        await member.wait_for(f'"type":"{kind}"'.encode())
+        assert types(author) == ["connection_confirmed"]
+
+
+@in_loop
+async def test_healthy_delivers_a_message_once_though_it_is_published_twice_and_an_edit_again() -> None:
+    async with serving("healthy") as server, streaming(server, 2), streaming(server, 3):
+        assert server.publish("fechatter.message.new", NEW).delivered == 1  # user 2
+        assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 1  # the sender
+        assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 0
+        edit = json.loads(json.dumps(RECEIVED))
+        edit["MessageReceived"]["message"]["content"] = "edited"
+        assert server.publish("fechatter.realtime.chat.2", edit).delivered == 2
+
+
+@pytest.mark.parametrize(
+    ("subject", "payload"),
+    [
+        ("fechatter.message.new", {}),
+        ("fechatter.message.new", {**NEW, "chat_id": "x"}),
+        ("fechatter.message.new", []),
+        ("fechatter.realtime.chat.2", {}),
+        ("fechatter.realtime.chat.2", {"MessageReceived": {"message": 1}}),
+        ("fechatter.realtime.chat.2", {"Unknown": {}}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["silent", "fixed", "healthy"])
+@in_loop
+async def test_a_message_that_makes_no_sense_is_dropped(mode: str, subject: str, payload: Any) -> None:
+    async with serving(mode) as server:
+        assert server.publish(subject, payload).dropped
+
+
+# The HTTP surface.
+
+
+@in_loop
+async def test_head_runs_the_handler_and_steals_the_slot() -> None:
+    async with serving("silent") as server, streaming(server) as first:
+        async with await RawClient.connect(server.url) as client:
+            client.request(f"/events?access_token={server.token()}", method="HEAD")
+            answer = await client.wait_response()
+        assert (answer.status, answer.header("content-type"), bytes(answer.body)) == (
+            200,
+            "text/event-stream",
+            b"",
+        )
+        assert (await first.wait_response()).body == b""
+        await server.wait_open(0)
+        assert server.state()["opened_total"] == 2
+
+
+@in_loop
+async def test_after_head_the_first_stream_of_fixed_is_a_zombie() -> None:
+    async with serving("fixed") as server, streaming(server):
+        await ask(server, f"/events?access_token={server.token()}", method="HEAD")
+        assert server.publish("fechatter.message.new", NEW).delivered == 0
+        assert server.state()["open"] == {"2": 1}
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST"])
+@in_loop
+async def test_without_a_token_the_answer_is_401_in_plain_text_whatever_the_method(method: str) -> None:
+    async with serving("silent") as server:
+        answer = await ask(server, "/events", "Origin: http://x", method=method)
+        assert answer.status == 401
+        assert answer.header_names == ["content-type", "content-length", "date"]
+        assert answer.header("content-type") == "text/plain; charset=utf-8"
+        assert answer.body == (
+            b"Failed to parse access_token from query: "
+            b"Failed to deserialize query string: missing field `access_token`"
+        )
+
+
+@in_loop
+async def test_an_expired_token_is_refused_in_notify_servers_words() -> None:
+    async with serving("silent") as server:
+        answer = await ask(server, f"/events?access_token={server.token(lifetime=-3600)}")
+        assert answer.status == 401
+        assert answer.body == b'Token verification failed: ValidationError("ExpiredSignature")'
+        assert server.state()["opened_total"] == 0
+
+
+@in_loop
+async def test_a_token_in_a_header_is_not_looked_at_for_the_stream() -> None:
+    async with serving("silent") as server:
+        assert (await ask(server, "/events", f"Authorization: Bearer {server.token()}")).status == 401
+
+
+@in_loop
+async def test_a_token_given_twice_or_malformed_is_refused() -> None:
+    async with serving("silent") as server:
+        token = server.token()
+        twice = await ask(server, f"/events?access_token={token}&access_token={token}")
+        assert twice.status == 401
+        assert b"duplicate field" in twice.body
+        odd = urllib.parse.quote("é" * 60)
+        assert (await ask(server, f"/events?access_token={odd}")).status == 401
+        assert (await ask(server, "/events?access_token=%FF%FE")).status == 401
+
+
+@in_loop
+async def test_a_stream_outlives_its_token() -> None:
+    async with serving("healthy") as server, streaming(server) as client:
+        assert server.publish("fechatter.message.new", NEW).delivered == 1
+        await client.wait_for(NEW_FRAME)
+
+
+@in_loop
+async def test_other_methods_with_a_token_are_405() -> None:
+    async with serving("silent") as server:
+        for method in ("OPTIONS", "POST"):
+            answer = await ask(server, f"/events?access_token={server.token()}", method=method)
+            assert (answer.status, answer.header("allow")) == (405, "GET,HEAD")
+
+
+@in_loop
+async def test_last_event_id_is_ignored_and_there_is_no_cors_no_id_and_no_retry() -> None:
+    asked = ("Origin: http://page", "Last-Event-ID: 7")
+    async with serving("healthy", Knobs()) as server, streaming(server, 2, *asked) as client:
+        server.publish("fechatter.message.new", NEW)
+        await client.wait_for(NEW_FRAME)
+        await client.wait_for(b'"type":"heartbeat"')
+        names = ["content-type", "cache-control", "transfer-encoding", "date"]
+        assert client.response.header_names == names
+        assert client.stream.last_event_id == ""
+        assert client.stream.reconnection_time is None
+
+
+@in_loop
+async def test_an_http_1_0_client_gets_the_stream_until_the_connection_ends() -> None:
+    async with serving("silent") as server, await RawClient.connect(server.url) as client:
+        client.send(f"GET /events?access_token={server.token()} HTTP/1.0\r\n\r\n".encode())
+        await client.wait_head()
+        server.publish("fechatter.message.new", NEW)
+        assert await client.wait_end() is Ending.EOF
+        assert client.body == NEW_FRAME
+        assert client.response.header("transfer-encoding") is None
+
+
+@in_loop
+async def test_online_users_is_a_json_array_behind_bearer() -> None:
+    async with serving("silent") as server, streaming(server, 3), streaming(server, 9):
+        refused = await ask(server, "/online-users?chat_id=2")
+        assert refused.status == 401
+        bearer = f"Authorization: Bearer {server.token(2)}"
+        answer = await ask(server, "/online-users?chat_id=2&workspace_id=2", bearer)
+        assert (answer.status, answer.header("content-type")) == (200, "application/json")
+        assert [user["user_id"] for user in json.loads(answer.body)] == [3]
+        assert (await ask(server, "/online-users?chat_id=77", bearer)).status == 401
+        assert [
+            user["user_id"] for user in json.loads((await ask(server, "/online-users", bearer)).body)
+        ] == [3]
+
+
+@in_loop
+async def test_sse_health_is_json_behind_bearer() -> None:
+    async with serving("silent") as server, streaming(server, 3):
+        bad = await ask(server, "/sse/health", "Authorization: Bearer x")
+        assert (bad.status, bytes(bad.body)) == (
+            401,
+            b'Token verification failed: ValidationError("InvalidToken")',
+        )
+        answer = await ask(server, "/sse/health", f"Authorization: Bearer {server.token()}")
+        assert json.loads(answer.body)["connected_users"] == 1
+
+
+@in_loop
+async def test_the_static_routes_are_healthy_whatever_happens() -> None:
+    async with serving("silent", Knobs(status=500, refuse=True)) as server:
+        for path in ("/", "/health", "/ready", "/live"):
+            answer = await ask(server, path)
+            assert (answer.status, json.loads(answer.body)["status"]) == (200, "healthy")
+            assert answer.header("server") is None
+
+
+@in_loop
+async def test_what_is_not_there_is_an_empty_404() -> None:
+    async with serving("silent") as server:
+        answer = await ask(server, "/nowhere")
+        assert (answer.status, bytes(answer.body)) == (404, b"")
+        assert (await ask(server, "/health", method="POST")).status == 405
+
+
+# A client's departure.
+
+
+@pytest.mark.parametrize("leave", ["close", "abort", "half_close"])
+@in_loop
+async def test_a_departed_clients_slot_is_free(leave: str) -> None:
+    async with serving("silent") as server, streaming(server) as client:
+        if leave == "close":
+            await client.close()
+        elif leave == "abort":
+            client.abort()
+        else:
+            client.half_close()
+        async with asyncio.timeout(5):
+            await server.wait_open(0)
+        assert server.publish("fechatter.message.new", NEW).lost == 2
+        assert server.state()["closed_total"] == 1
+
+
+@in_loop
+async def test_a_client_that_leaves_before_the_headers_never_takes_the_slot() -> None:
+    async with serving("silent", Knobs(header_delay=3600)) as server:
+        async with await RawClient.connect(server.url) as client:
+            client.request(f"/events?access_token={server.token()}")
+        await ask(server, "/health")
+        assert server.state()["opened_total"] == 0
+
+
+# Knobs.
+
+
+@in_loop
+async def test_headers_can_be_late() -> None:
+    async with serving("silent", Knobs(header_delay=0.02)) as server:
+        started = asyncio.get_running_loop().time()
+        async with streaming(server) as client:
+            assert client.arrivals[0].at - started >= 0.02
+
+
+@in_loop
+async def test_the_stream_route_can_answer_with_another_status() -> None:
+    async with serving("silent", Knobs(status=503)) as server:
+        assert (await ask(server, f"/events?access_token={server.token()}")).status == 503
+        assert server.state()["opened_total"] == 0
+
+
+@in_loop
+async def test_connections_can_be_reset_before_the_headers() -> None:
+    async with serving("silent", Knobs(refuse=True)) as server, await RawClient.connect(server.url) as client:
+        client.request("/events")
+        assert await client.wait_end() is Ending.RESET
+        assert client.received == b""
+
+
+@in_loop
+async def test_all_streams_can_be_reset_or_closed_over_http() -> None:
+    async with serving("fixed") as server:
+        async with streaming(server, 2) as two, streaming(server, 3) as three:
+            answer = await ask(server, "/demo/knobs", method="POST", body=b'{"action":"reset_streams"}')
+            assert answer.status == 200
+            assert await two.wait_end() is Ending.RESET
+            assert await three.wait_end() is Ending.RESET
+        async with streaming(server) as client:
+            await ask(server, "/demo/knobs", method="POST", body=b'{"action":"close_streams"}')
+            assert (await client.wait_response()).complete
+            assert client.ending is None
+
+
+@in_loop
+async def test_knobs_are_set_while_streams_are_open() -> None:
+    async with serving("silent") as server, streaming(server) as client:
+        answer = await ask(server, "/demo/knobs", method="POST", body=b'{"ping_interval":0.01}')
+        assert json.loads(answer.body)["ping_interval"] == 0.01
+        await client.wait_for(b": ping\n\n")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[1]",
+        b'{"pong":1}',
+        b'{"ping_interval":0}',
+        b'{"ping_interval":true}',
+        b'{"header_delay":-1}',
+        b'{"status":99}',
+        b'{"refuse":"yes"}',
+        b'{"gzip":"maybe"}',
+        b'{"action":"explode"}',
+    ],
+)
+@in_loop
+async def test_a_knob_that_makes_no_sense_is_400_and_changes_nothing(body: bytes) -> None:
+    async with serving("silent") as server:
+        assert (await ask(server, "/demo/knobs", method="POST", body=body)).status == 400
+        assert server.knobs == QUIET
+
+
+@pytest.mark.parametrize(
+    ("setting", "accept", "encoded"),
+    [
+        (Gzip.OFF, "gzip", False),
+        (Gzip.NEGOTIATED, "gzip, br", True),
+        (Gzip.NEGOTIATED, "identity", False),
+        (Gzip.ALWAYS, "identity", True),
+    ],
+)
+@in_loop
+async def test_the_stream_can_be_compressed(setting: Gzip, accept: str, encoded: bool) -> None:
+    knobs = Knobs(ping_interval=None, heartbeat_interval=None, gzip=setting)
+    async with (
+        serving("healthy", knobs) as server,
+        streaming(server, 2, f"Accept-Encoding: {accept}") as client,
+    ):
+        server.publish("fechatter.message.new", NEW)
+        assert client.response.header("content-encoding") == ("gzip" if encoded else None)
+
+        def decoded(client: RawClient) -> bytes:
+            return zlib.decompressobj(wbits=31).decompress(client.body) if encoded else client.body
+
+        await client.wait_for(lambda client: NEW_FRAME in decoded(client))
+        server.close_streams()
+        await client.wait_response()
+        assert NEW_FRAME in (gzip.decompress(client.body) if encoded else client.body)
+
+
+# The stand-in's own routes.
+
+
+@in_loop
+async def test_messages_come_in_and_the_state_is_read_over_http() -> None:
+    async with serving("silent") as server, streaming(server) as client:
+        body = json.dumps({"subject": "fechatter.message.new", "payload": NEW}).encode()
+        answer = await ask(server, "/demo/publish", method="POST", body=body)
+        assert json.loads(answer.body) == {"delivered": 1, "lost": 1, "dropped": False}
+        assert (await client.wait_response()).body == NEW_FRAME
+        body = json.dumps({"subject": "fechatter.realtime.chat.2", "payload": RECEIVED}).encode()
+        await ask(server, "/demo/publish", method="POST", body=body)
+        await server.wait_open(0)
+        state = json.loads((await ask(server, "/demo/state")).body)
+        assert state["knobs"]["gzip"] == "off"
+        del state["knobs"]
+        assert state == {
+            "mode": "silent",
+            "open": {},
+            "delivered": 1,
+            "lost": 1,
+            "dropped": 1,
+            "opened_total": 1,
+            "closed_total": 1,
+            "streams": [],
+        }
+        assert (await ask(server, "/demo/publish", method="POST", body=b"{}")).status == 400
+
+
+@in_loop
+async def test_the_state_tells_the_silence_of_each_stream() -> None:
+    async with serving("silent") as server, streaming(server):
+        (stream,) = json.loads((await ask(server, "/demo/state")).body)["streams"]
+        assert set(stream) == {"id", "user_id", "registered", "age", "silence", "since_event", "events"}
+        assert 0 <= stream["silence"] <= stream["age"] < 5
+
+
+@in_loop
+async def test_tokens_are_handed_out() -> None:
+    async with serving("silent") as server:
+        answer = json.loads((await ask(server, "/demo/token?user_id=7")).body)
+        assert answer["user_id"] == 7
+        assert server.tokens.verify(answer["access_token"])["user"]["id"] == 7
+        expired = json.loads((await ask(server, "/demo/token?lifetime=-100")).body)["access_token"]
+        assert (await ask(server, f"/events?access_token={expired}")).status == 401
+        assert (await ask(server, "/demo/token?user_id=x")).status == 400
+
+
+@in_loop
+async def test_a_page_is_served_when_there_is_one() -> None:
+    async with serving("silent", page="<p>é</p>") as server:
+        answer = await ask(server, "/demo/")
+        assert answer.header("content-type") == "text/html; charset=utf-8"
+        assert answer.body == "<p>é</p>".encode()
+    async with serving("silent") as server:
+        assert (await ask(server, "/demo/")).status == 404
+
+
+@in_loop
+async def test_stopping_breaks_every_connection_at_once() -> None:
+    server = NotifyServer(Mode.SILENT, knobs=Knobs(header_delay=0))
+    await server.start()
+    async with streaming(server) as client:
+        await server.stop()
+        await client.wait_end()
+    with pytest.raises(ConnectionRefusedError):
+        await RawClient.connect(server.url)
+
+
+@in_loop
+async def test_two_hundred_streams_are_served() -> None:
+    async with serving("healthy", chats={2: range(1000)}) as server, contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(streaming(server, user)) for user in range(200)]
+        assert server.publish("fechatter.message.new", {**NEW, "sender_id": 999}).delivered == 200
+        await asyncio.gather(*(client.wait_for(b'"new_message"') for client in clients))
+
+
+def test_as_a_process_it_says_where_it_is_and_ends_on_sigterm(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "sse_keepalive_proxy.demo.notify_server", "--port", str(port)]
+    command += ["--mode", "fixed", "--knobs", '{"ping_interval": 1}']
+    with running(command, port=port, log_file=tmp_path / "log") as program:
+        while not program.log.endswith("\n"):
+            os.sched_yield()
+        ready = json.loads(program.log)
+        assert (ready["url"], ready["mode"]) == (f"http://127.0.0.1:{port}", "fixed")
+
+        @in_loop
+        async def hold_a_stream_open() -> None:
+            async with await RawClient.connect(ready["url"]) as client:
+                client.request(f"/events?access_token={ready['token']}")
+                await client.wait_for(b'"connection_confirmed"')
+                program.process.send_signal(signal.SIGTERM)
+                await client.wait_end()
+
+        hold_a_stream_open()
+        assert program.process.wait(5) == 0
+        assert program.log.count("\n") == 1
