@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+from typing import Self, cast
 
 from tests.support.looping import Changes
 from tests.support.sockets import reset
@@ -20,11 +20,9 @@ class _Pair:
         self.near = near
         self.far = far
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.near.close()
         self.far.close()
-
-    async def wait_closed(self) -> None:
         await asyncio.gather(
             *(writer.wait_closed() for writer in (self.near, self.far)), return_exceptions=True
         )
@@ -37,6 +35,7 @@ class _Hop:
         self._target = (target_host, target_port)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
         self.changes = Changes()
         self.host = "127.0.0.1"
         self.port = 0
@@ -55,9 +54,8 @@ class _Hop:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ended.set()
+        await asyncio.gather(*self._tasks)
 
     async def respond(self, server: asyncio.StreamReader, pair: _Pair) -> None:
         """Pass the server's bytes on to the client, in this hop's manner."""
@@ -67,27 +65,23 @@ class _Hop:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         self.connections += 1
         try:
             server, far = await asyncio.open_connection(*self._target)
         except OSError:
             near.close()
-            self._tasks.discard(task)
             return
         pair = _Pair(near, far)
-        onwards = asyncio.ensure_future(self._request(client, far))
-        back = asyncio.ensure_future(self.respond(server, pair))
-        try:
-            await asyncio.wait((onwards, back), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            pass  # the hop is being ended: not an error of the stream server
-        finally:
-            onwards.cancel()
-            back.cancel()
-            pair.close()  # before anything is awaited: a cancellation may come a second time
-            await asyncio.gather(onwards, back, return_exceptions=True)
-            await pair.wait_closed()
-            self._tasks.discard(task)
+        running = [
+            asyncio.ensure_future(work)
+            for work in (self._request(client, far), self.respond(server, pair), self._ended.wait())
+        ]
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for work in running:
+            work.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await pair.close()
 
     async def _request(self, client: asyncio.StreamReader, far: asyncio.StreamWriter) -> None:
         while data := await client.read(_READ):
@@ -157,9 +151,7 @@ class IdleHop(_Hop):
             except TimeoutError:
                 self.died += 1
                 if self._with_reset:
-                    transport = pair.near.transport
-                    assert isinstance(transport, asyncio.Transport)
-                    reset(transport)
+                    reset(cast(asyncio.Transport, pair.near.transport))
                 self.changes.notify()
                 return
             if not data:

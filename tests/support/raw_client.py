@@ -16,7 +16,7 @@ import ssl as ssl_module
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 from tests.support.http1 import Response, ResponseReader, request
 from tests.support.looping import Changes
@@ -234,8 +234,7 @@ class RawClient(asyncio.BufferedProtocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self._buffer

@@ -19,7 +19,7 @@ import os
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, cast
 
 from tests.support.http1 import LAST_CHUNK, Request, RequestReader, chunk, joined, response, stream_head
 from tests.support.looping import Changes
@@ -187,8 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self._task = asyncio.get_running_loop().create_task(self._run(self._upstream.joined(self)))
 
     def data_received(self, data: bytes) -> None:

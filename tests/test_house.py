@@ -1,0 +1,124 @@
+"""The house keeps its own rules: layers, purity, size, lint, types, generated pages, the two commands."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from sse_keepalive_proxy.cli import reference as cli_reference
+from sse_keepalive_proxy.observe import reference as metrics_reference
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "sse_keepalive_proxy"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Imports run from left to right only; what shares a rank does not know of each other, unless allowed below.
+RANKS = {
+    "errors": 0,
+    "wire": 1,
+    "stream": 2,
+    "config": 3,
+    "observe": 4,
+    "upstream": 4,
+    "observe.admin": 5,
+    "proxy": 5,
+    "serve": 6,
+    "demo": 7,
+    "cli": 8,
+}
+IMPURE = {"asyncio", "aiohttp", "time", "random", "socket", "ssl", "logging", "prometheus_client", "os"}
+LONGEST = 350
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def rank(module: str) -> int | None:
+    best = max((key for key in RANKS if module == key or module.startswith(f"{key}.")), key=len, default=None)
+    return None if best is None else RANKS[best]
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    module = name_of(path)
+    mine = rank(module)
+    if mine is None:
+        pytest.skip("the package itself and __main__ stand above the layers")
+    for name in imported(path):
+        if not name.startswith("sse_keepalive_proxy."):
+            continue
+        target = name.removeprefix("sse_keepalive_proxy.")
+        theirs = rank(target)
+        if theirs is None:
+            continue
+        same_folder = target.partition(".")[0] == module.partition(".")[0]
+        assert theirs < mine or same_folder, f"{module} must not import {target}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if name_of(path).partition(".")[0] in ("wire", "stream")], ids=name_of
+)
+def test_pure_packages_stay_pure(path: Path) -> None:
+    assert {name.partition(".")[0] for name in imported(path)}.isdisjoint(IMPURE)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_file_can_be_read_in_one_sitting_and_says_what_it_owns(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST
+    assert ast.get_docstring(ast.parse(text)), "a module says what it owns"
+
+
+def test_the_metrics_page_is_what_the_code_says() -> None:
+    page = ROOT / "docs" / "reference" / "metrics.md"
+    assert page.read_text(encoding="utf-8") == metrics_reference.markdown(), "run `make docs`"
+
+
+def test_the_command_line_page_is_what_the_parser_says() -> None:
+    page = ROOT / "docs" / "reference" / "cli.md"
+    assert page.read_text(encoding="utf-8") == cli_reference.markdown(), "run `make docs`"
+
+
+def test_ci_and_make_run_the_test_command_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in readme.splitlines() if line.endswith("-m pytest"))
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
+    ids=["lint", "format", "types"],
+)
+def test_the_tools_find_nothing(command: list[str]) -> None:
+    if find_spec(command[0]) is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{command[0]} is missing: install the dev extra")
+        pytest.skip(f"needs {command[0]}: pip install -e '.[dev]'")
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
