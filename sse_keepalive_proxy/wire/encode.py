@@ -1,7 +1,8 @@
 """The frames we write ourselves: comments and events without `id`.
 
 Whatever would end a line early, and so break the frame, is refused with `EncodingError`: CR, LF,
-and NUL, which some parsers end a string at. Data is JSON, on one line by its nature.
+and NUL, which some parsers end a string at. So is half a surrogate pair, which UTF-8 cannot hold.
+Data is JSON, on one line by its nature.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sse_keepalive_proxy.errors import EncodingError
 
 __all__ = ["comment", "event", "json_line"]
 
-_BREAKS = re.compile(r"[\r\n\0]")
+_BREAKS = re.compile(r"[\r\n\0\ud800-\udfff]")
 
 
 def comment(text: str, *, blank: bool = True) -> bytes:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from sse_keepalive_proxy.errors import EventTooLarge
 
-__all__ = ["Framer", "boundary_after", "first_boundary"]
+__all__ = ["Framer", "boundary_after"]
 
 _BOM = b"\xef\xbb\xbf"
 _CR = 0x0D
 _LF = 0x0A
 # Every blank line is one of these pairs, and every one of these pairs is a blank line:
-# a CR LF inside is one line ending, so `\r\n` is not among them.
+# a CR LF inside is one line ending, so `\r\n` is not among them. The third pair is `\n\n`.
 _CR_PAIRS = (b"\r\r", b"\n\r")
 # These two ends are whole whatever came before: the common case needs no search.
 _PLAIN_ENDS = (b"\n\n", b"\r\n\r\n")
@@ -31,47 +31,37 @@ def boundary_after(data: bytes, before: int) -> int:
     line ending is already a blank line). Everything left of the answer can be forwarded at once,
     also when it ends in a CR whose LF has not come yet (law 2).
     """
-    end = data.rfind(b"\n\n") + 2
-    if end == 1:
-        end = 0
+    found = data.rfind(b"\n\n")
+    end = found + 2 if found >= 0 else 0
     # A CR form can only matter behind the last LF LF; searching all of a large read would cost.
-    searched = max(end - 1, 0)
+    searched = end - 1 if end else 0
     if data.find(b"\r", searched) >= 0:
         for pair in _CR_PAIRS:
-            found = data.rfind(pair, searched) + 2
-            if found > max(end, 1):
-                end = found
-    if end == 0 and data and _ends_line(before) and _is_blank(before, data[0]):
+            found = data.rfind(pair, searched)
+            if found >= 0:
+                end = max(end, found + 2)
+    if not end and _begins_blank(data, before):
         end = 1
     if end and data[end - 1] == _CR and data[end : end + 1] == b"\n":
         end += 1
     return end
 
 
-def first_boundary(data: bytes, before: int) -> int:
-    """Where the first whole block of `data` ends: 0 when none does. `before` as above."""
-    ends = [found + 2 for pair in (b"\n\n", *_CR_PAIRS) if (found := data.find(pair)) >= 0]
-    if data and _ends_line(before) and _is_blank(before, data[0]):
-        ends.append(1)
-    end = min(ends, default=0)
-    if end and data[end - 1] == _CR and data[end : end + 1] == b"\n":
-        end += 1
-    return end
-
-
-def _ends_line(byte: int) -> bool:
-    return byte in (_LF, _CR)
-
-
-def _is_blank(before: int, first: int) -> bool:
-    """Whether `first`, behind the line ending `before`, makes a blank line (CR LF is one ending)."""
-    return first == _CR or (first == _LF and before == _LF)
+def _begins_blank(data: bytes, before: int) -> bool:
+    """Whether the first byte of `data` makes a blank line of the line ending `before` (CR LF is one
+    ending).
+    """
+    if before == _LF:
+        return data.startswith((b"\n", b"\r"))
+    return before == _CR and data.startswith(b"\r")
 
 
 class Framer:
     """Splits one upstream connection's body at block boundaries.
 
-    `max_event` bounds what is kept, in bytes. A leading BOM is dropped once (WHATWG HTML 9.2.6).
+    `max_event` bounds one block, in bytes, and so what is kept. The LF of a CR LF that ends a block
+    is not counted: a block leaves with its CR, and is no larger for what comes after.
+    A leading BOM is dropped once (WHATWG HTML 9.2.6).
     `after_cr` tells that the last forwarded byte is a CR: an LF may still follow that belongs to it.
     """
 
@@ -91,10 +81,11 @@ class Framer:
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body; return the whole blocks they complete, unchanged.
 
-        Raises `EventTooLarge`, with the whole blocks before it, when a block outgrows `max_event`.
+        Raises `EventTooLarge`, with the whole blocks before it, when a block outgrows `max_event`:
+        at the same block however the body was cut. The framer has then lost its place.
         """
-        if self._at_start:
-            data = self._drop_bom(data)
+        if self._at_start and not (data := self._drop_bom(data)):
+            return b""
         tail = self._tail
         if len(tail) + len(data) > self._max_event:
             self._refuse_large(data)
@@ -109,17 +100,16 @@ class Framer:
             tail += data
             return b""
         self.after_cr = data[end - 1] == _CR
-        if not tail:
-            tail += data[end:]
-            return data[:end]
-        tail += data[:end]
-        blocks = self._take()
-        self._tail += data[end:]
+        blocks = data[:end]
+        if tail:
+            tail += blocks
+            blocks = self._take()
+        tail += data[end:]
         return blocks
 
     def _take(self) -> bytes:
         blocks = bytes(self._tail)
-        self._tail = bytearray()
+        self._tail.clear()
         return blocks
 
     def _drop_bom(self, data: bytes) -> bytes:
@@ -133,14 +123,18 @@ class Framer:
         return data.removeprefix(_BOM)
 
     def _refuse_large(self, data: bytes) -> None:
-        """Raise when one block of what waits and `data` is too large; many small ones may pass."""
+        """Raise when one block of what waits and `data` is too large; many small ones may pass.
+
+        Goes from one window of `max_event` bytes to the next. All blocks up to the last boundary in a
+        window fit in it; two steps go further than a window is wide, so the work stays linear.
+        """
         waiting = bytes(self._tail) + data
         start = 0
         while len(waiting) - start > self._max_event:
-            # What waits holds no boundary before its last byte, so this scan is paid for once.
-            end = first_boundary(waiting[start : start + self._max_event], _LF)
+            end = boundary_after(waiting[start : start + self._max_event], _LF)
             if not end:
-                self._tail = bytearray()
-                self.after_cr = start > 0 and waiting[start - 1] == _CR
+                self._tail.clear()
+                if start:
+                    self.after_cr = waiting[start - 1] == _CR
                 raise EventTooLarge(self._max_event, waiting[:start])
             start += end

@@ -1,0 +1,244 @@
+"""What stands in blocks, against the reference parser."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sse_keepalive_proxy.wire.block import Block, carries_id, parse, split, tally, unname
+from tests.support import sse_reference
+from tests.wire.bodies import cut_blocks, whole_bodies
+from tests.wire.effort import grows_no_faster_than_linear
+
+ENDINGS = pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
+
+
+def reference(blocks: bytes) -> sse_reference.Parsed:
+    """What a client in the middle of a stream makes of `blocks`: no BOM is looked for."""
+    return sse_reference.parse(b"\n" + blocks)
+
+
+def text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+# split
+
+
+@given(whole_bodies)
+def test_split_gives_the_blocks_one_by_one_and_all_of_them(blocks: bytes) -> None:
+    assert list(split(blocks)) == list(cut_blocks(blocks))
+    assert b"".join(split(blocks)) == blocks
+
+
+def test_nothing_has_no_blocks() -> None:
+    assert list(split(b"")) == []
+
+
+# parse
+
+
+@given(whole_bodies)
+def test_parse_reads_each_block_as_a_client_does(blocks: bytes) -> None:
+    for block in split(blocks):
+        read, meant = parse(block), reference(block)
+        assert read.comments == len(meant.comments)
+        assert read.is_event == bool(meant.events)
+        assert read.is_comment == (bool(meant.comments) and not meant.events)
+        assert text(read.id or b"") == meant.last_event_id
+        assert read.retry == meant.reconnection_time
+        if read.data is not None:
+            assert (text(read.name or b"message"), text(read.data)) == (
+                meant.events[0].type,
+                meant.events[0].data,
+            )
+
+
+@ENDINGS
+def test_parse_knows_every_field(end: bytes) -> None:
+    lines = [b"event: add", b"data: 1", b":note", b"data:2", b"id: 7", b"retry: 0250", b"other", b"", b""]
+    assert parse(end.join(lines)) == Block(data=b"1\n2", name=b"add", id=b"7", retry=250, comments=1)
+
+
+def test_parse_tells_a_field_without_value_from_none() -> None:
+    assert parse(b"data\nevent\nid\nretry\n\n") == Block(data=b"", name=b"", id=b"", retry=None, comments=0)
+    assert parse(b":\n\n") == Block(data=None, name=None, id=None, retry=None, comments=1)
+
+
+@pytest.mark.parametrize("digits", [b"1" * 19, b"9" * 5000])
+def test_a_retry_beyond_all_bounds_is_for_ever(digits: bytes) -> None:
+    assert parse(b"retry: " + digits + b"\n\n").retry == 10**18
+
+
+def test_a_retry_may_begin_with_any_number_of_zeros() -> None:
+    assert parse(b"retry: " + b"0" * 5000 + b"7\n\n").retry == 7
+    assert parse(b"retry: 000\n\n").retry == 0
+
+
+# the JSON type
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"type":"new_message"}', "new_message"),
+        (b' \t{"a":{"type":"inner"},"type":"outer"}', "outer"),
+        (b'{"type":"a\xff"}', "a\ufffd"),
+        (b'{"type":7}', None),
+        (b'{"other":"x"}', None),
+        (b'["type"]', None),
+        (b'"type"', None),
+        (b'{"type":"unfinished"', None),
+        ('{"type":"utf-16"}'.encode("utf-16-le"), None),
+        (b'{"a":' * 100_000, None),
+        (b'{"a":' + b"9" * 5000 + b"}", None),
+        (b"", None),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_the_json_type_is_that_of_an_object_and_of_nothing_else(data: bytes, kind: str | None) -> None:
+    assert Block(data=data, name=None, id=None, retry=None, comments=0).json_type == kind
+
+
+@given(st.binary() | st.binary().map(lambda junk: b"{" + junk) | st.binary().map(lambda junk: b'{"' + junk))
+def test_no_junk_makes_the_json_type_raise(data: bytes) -> None:
+    assert Block(data=data, name=None, id=None, retry=None, comments=0).json_type is None or b"type" in data
+
+
+def test_a_comment_has_no_json_type() -> None:
+    assert parse(b":{}\n\n").json_type is None
+
+
+# tally
+
+
+@given(whole_bodies)
+@example(b"data: 1\n\n\n\ndata: 2\n\n")
+@example(b"data: 1\n\n\ndata: 2\n\n\n")
+@example(b"data: 1\n\n\n\n:note\n\n")
+@example(b"\n\ndata: 1\n\n")
+@example(b"\ndata: 1\r\n\r\n")
+def test_tally_counts_exactly(blocks: bytes) -> None:
+    events, comments, plain = tally(blocks)
+    meant = [reference(block) for block in split(blocks)]
+    assert events == sum(len(block.events) for block in meant)
+    assert comments == sum(bool(block.comments and not block.events) for block in meant)
+    if plain:
+        assert len(list(split(blocks))) == events
+        assert all(line.startswith(b"data:") or not line for line in blocks.splitlines())
+
+
+@ENDINGS
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_blocks_of_one_data_line_are_plain(end: bytes, count: int) -> None:
+    assert tally((b"data: x" + end + end) * count) == (count, 0, True)
+
+
+@ENDINGS
+@pytest.mark.parametrize(
+    "line", [b"event: a", b"id: 7", b"retry: 1", b":note", b"id", b"other: x", b"data"], ids=text
+)
+def test_blocks_with_anything_but_data_are_not_plain(end: bytes, line: bytes) -> None:
+    plain = b"data: x" + end + end
+    for block in (line + end + plain, b"data: y" + end + line + end + end):
+        for blocks in (block, plain + block, block + plain, plain + block + plain):
+            assert tally(blocks) == (blocks.count(b"data: "), 0, False)
+
+
+@ENDINGS
+def test_a_comment_counts_where_it_stands_alone(end: bytes) -> None:
+    assert tally(b": ping" + end + end) == (0, 1, False)
+    assert tally(b": ping" + end + b": pong" + end + end) == (0, 1, False)
+    assert tally(b"event: a" + end + b":" + end + end) == (0, 1, False)
+    assert tally(b"data: 1" + end + end + b":" + end + end) == (1, 1, False)
+
+
+def test_the_lf_of_a_cr_lf_that_was_cut_counts_for_nothing() -> None:
+    assert tally(b"\n") == (0, 0, False)
+
+
+# carries_id
+
+
+@given(whole_bodies)
+def test_an_id_is_seen_where_a_client_would_keep_a_non_empty_one(blocks: bytes) -> None:
+    assert carries_id(blocks) == any(reference(block).last_event_id for block in split(blocks))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "seen"),
+    [
+        (b"id: 1\ndata: x\n\n", True),
+        (b"data: x\r\rdata: y\rid:1\r\r", True),
+        (b"id: 1\n\n", True),
+        (b"id\ndata: x\n\n", False),
+        (b"id: a\0b\ndata: x\n\n", False),
+        (b"id: 1\nid:\ndata: x\n\n", False),
+        (b"data: 1\nidentity: 5\n\n", False),
+        (b"data: id: 5\n\n", False),
+    ],
+)
+def test_an_id_counts_only_with_a_value_that_clients_keep(blocks: bytes, seen: bool) -> None:
+    assert carries_id(blocks) is seen
+
+
+# unname
+
+GENERIC = frozenset({b"Generic"})
+
+
+@given(whole_bodies)
+@example(b"data: x\revent: Generic\n\ndata: y\n\n")
+@example(b"data: x\revent: Generic\r\n\ndata: y\n\n")
+@example(b"data: x\revent: add\revent: Generic\n\n")
+@example(b"data: x\r\revent: Generic\n\ndata: y\n\n")
+def test_unname_changes_the_name_and_nothing_else(blocks: bytes) -> None:
+    before, after = reference(blocks), reference(unname(blocks, GENERIC))
+    assert after.last_event_id == before.last_event_id
+    assert after.reconnection_time == before.reconnection_time
+    assert after.items == [
+        sse_reference.Event("message", item.data, item.last_event_id)
+        if isinstance(item, sse_reference.Event) and item.type == "Generic"
+        else item
+        for item in before.items
+    ]
+
+
+@given(whole_bodies)
+def test_unname_removes_only_the_lines_it_must(blocks: bytes) -> None:
+    for block in split(blocks):
+        kept = unname(block, GENERIC).splitlines()
+        if parse(block).name == b"Generic":
+            assert kept == [line for line in block.splitlines() if line.partition(b":")[0] != b"event"]
+        else:
+            assert kept == block.splitlines()
+
+
+@ENDINGS
+def test_unname_leaves_every_other_byte_as_it_was(end: bytes) -> None:
+    other = end.join([b"event: Generics", b"data: event: Generic", b"", b""])
+    last = end.join([b"event: Generic", b"event: add", b"data: 1", b"", b""])
+    named = end.join([b"data: 1", b"event: Generic", b":note", b"", b""])
+    bare = end.join([b"data: 1", b":note", b"", b""])
+    assert unname(other + named + last, GENERIC) == other + bare + last
+
+
+def test_unname_without_a_name_in_sight_returns_the_same_bytes() -> None:
+    blocks = b"data: 1\n\n"
+    assert unname(blocks, GENERIC) is blocks
+
+
+# effort
+
+
+@pytest.mark.parametrize("block", [b"id: 1\ndata: x\n\n", b"data: x\r\n\r\n", b":\r\r"], ids=repr)
+def test_many_blocks_in_one_read_take_linear_time(block: bytes) -> None:
+    def look(blocks: int) -> None:
+        read = block * blocks
+        tally(read)
+        carries_id(read)
+        unname(read, GENERIC)
+        assert sum(1 for _ in split(read)) == blocks
+
+    assert grows_no_faster_than_linear(look, 5_000)
