@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_keepalive_proxy.config import Pages
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.page import render
-from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.observe.registry import Registry, snapshot
 
 __all__ = ["Phase", "admin_app"]
 
@@ -95,7 +95,7 @@ def _text(text: str, status: int = 200) -> web.Response:
 
 def _snapshots(streams: Registry) -> list[dict[str, Any]]:
     now = asyncio.get_running_loop().time()
-    return [stream.snapshot(now) for stream in streams]
+    return [snapshot(stream, now) for stream in streams]
 
 
 def _may_see(request: web.Request, pages: Pages) -> bool:

@@ -60,7 +60,7 @@ class RouteMetrics:
     def __init__(self, metrics: Metrics, route: str, ping_form: KeepaliveForm | None) -> None:
         self._metrics, self._route = metrics, route
         self.ping_form = ping_form
-        self.time_to_headers = metrics.time_to_headers.labels(route)
+        self._time_to_headers = metrics.time_to_headers.labels(route)
         self.time_to_first_byte = metrics.time_to_first_byte.labels(route)
         self.time_to_first_event = metrics.time_to_first_event.labels(route)
         self.silence = metrics.silence.labels(route)
@@ -87,9 +87,10 @@ class RouteMetrics:
         self.past: Tally[str] = Tally()
         self.last_event_time = 0.0
 
-    def opened(self) -> None:
-        """Upstream accepted a stream and the client gets its head."""
+    def opened(self, seconds: float) -> None:
+        """Upstream accepted a stream, `seconds` after the request: the client gets its head."""
         self._opened.inc()
+        self._time_to_headers.observe(seconds)
 
     def confirmed(self, form: ConfirmForm) -> None:
         """A confirm was written."""

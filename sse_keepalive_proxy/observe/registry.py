@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 
-__all__ = ["OpenStream", "Registry"]
+__all__ = ["OpenStream", "Registry", "snapshot"]
 
 
 class OpenStream(Protocol):
@@ -20,28 +20,47 @@ class OpenStream(Protocol):
     loop's clock.
     """
 
+    stream_id: str
+    route_name: str
     client: str
     life: Lifecycle
+    opened_at: float
+    event_at: float | None
     events: int
     comments: int
     pings: int
+    stalls: int
     upstream_bytes: int
     sent_upstream: int
     sent_synthetic: int
-    event_at: float | None
-
-    @property
-    def route_name(self) -> str:
-        """The route's name, as in labels."""
-
-    def snapshot(self, now: float) -> dict[str, Any]:
-        """The stream as a page shows it."""
 
     def drain(self, at: float) -> None:
         """End it at `at`, at a block boundary."""
 
-    def abort(self) -> None:
-        """Drop its client's connection now."""
+    def cut(self) -> None:
+        """End it now, whatever still waits for its client."""
+
+
+def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
+    """A stream as pages and log lines show it: times in seconds, None for never, nothing secret."""
+
+    def since(at: float) -> float:
+        return round(now - at, 3)
+
+    return {
+        "id": stream.stream_id,
+        "route": stream.route_name,
+        "state": stream.life.state.value,
+        "client": stream.client,
+        "age_s": since(stream.opened_at),
+        "since_upstream_byte_s": since(stream.life.upstream_at) if stream.upstream_bytes else None,
+        "since_upstream_event_s": None if stream.event_at is None else since(stream.event_at),
+        "events": stream.events,
+        "comments": stream.comments,
+        "pings": stream.pings,
+        "stalls": stream.stalls,
+        "bytes": stream.sent_upstream + stream.sent_synthetic,
+    }
 
 
 class Registry:

@@ -11,8 +11,8 @@ from sse_keepalive_proxy.proxy.connection import ConnectionLimits, Frontend
 from sse_keepalive_proxy.proxy.forward import Context, Forward, ReadyRoute, answer, log_access
 from sse_keepalive_proxy.proxy.headers import Trust
 from sse_keepalive_proxy.proxy.incoming import Refusal, admit
-from sse_keepalive_proxy.proxy.relay import StreamRoute
 from sse_keepalive_proxy.proxy.routing import find_route, host_name
+from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.upstream.http import Dialer
 
 __all__ = ["Proxy"]

@@ -24,7 +24,8 @@ from sse_keepalive_proxy.proxy.connection import Connection, Written, plain_erro
 from sse_keepalive_proxy.proxy.headers import Header, Trust, encode_head, end_to_end, stream_head
 from sse_keepalive_proxy.proxy.incoming import Incoming
 from sse_keepalive_proxy.proxy.plain import first_line, pass_back, send_body
-from sse_keepalive_proxy.proxy.relay import Relay, StreamRoute
+from sse_keepalive_proxy.proxy.relay import Relay
+from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.proxy.websocket import splice
 from sse_keepalive_proxy.stream.frames import confirm_form
 from sse_keepalive_proxy.upstream.http import Dialer, Exchange, ResponseHead
@@ -244,6 +245,8 @@ class Forward:
                 "upstream encodes its event stream though asked not to: it passes through without pings",
                 extra=self._where(),
             )
+        if self._relay is not None:  # no stream after all
+            self._context.streams.remove(self._relay)
         try:
             written = await pass_back(
                 self._request, self._incoming, exchange, head, keep_alive=self._request.keep_alive

@@ -121,7 +121,7 @@ class Server:
         for listener in self._listeners:
             listener.close()
         for stream in self.streams:
-            stream.abort()
+            stream.cut()
         if self._proxy is not None:
             self._proxy.cut_upgraded()
             await self._proxy.frontend.shutdown(0.1)

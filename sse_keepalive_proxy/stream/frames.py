@@ -1,7 +1,8 @@
 """What the proxy says in its own name on a stream: confirm, ping, stalled, closing.
 
 Made ready once per route; a frame that changes with the moment is one `str.replace` away. No frame
-carries an `id`; only the last one of a stream carries a `retry` (law 2).
+carries an `id`; only the last one of a stream carries a `retry` (law 2). Every frame is whole blocks,
+but for a ping that ends in one newline: that is a whole line, and stands between two blocks.
 """
 
 from __future__ import annotations
@@ -89,10 +90,13 @@ class Frames:
             return encode.comment(f"{keepalive.text} upstream_idle={idle_for:.0f}s", blank=blank)
         return self._ping if blank else self._ping_newline
 
-    def stalled(self, *, event: bool, silent_for: float) -> bytes:
-        """Tells the client that upstream gives no sign of life."""
+    def stalled(self, *, event: bool, silent_for: float, after_id: bool = False) -> bytes:
+        """Tells the client that upstream gives no sign of life, for `silent_for` seconds now: as an event
+        or as a comment, which ends as a ping comment does. `after_id` as for `ping`.
+        """
         if not event:
-            return encode.comment(f"stalled silent_for={silent_for:.0f}s")
+            blank = _ends_blank(self._keepalive, after_id)
+            return encode.comment(f"stalled silent_for={silent_for:.0f}s", blank=blank)
         data = {"type": "stalled", "silent_ms": round(silent_for * 1000)}
         return encode.event("stalled", encode.json_line(data))
 
@@ -126,7 +130,9 @@ def _fill(template: str, stream_id: str, now: str) -> str:
 
 
 def _padding(size: int) -> bytes:
-    """Comment lines of `size` bytes in all, ending in a blank line, so that a hop that buffers lets go."""
+    """Comment lines of `size` bytes in all (at least 3), ending in a blank line, so that a hop that
+    buffers lets go.
+    """
     if not size:
         return b""
     lines = []

@@ -1,0 +1,171 @@
+"""What a lifecycle is told, and what it answers: events in, commands out.
+
+Values only. What they do is written in `stream.lifecycle`, which gives all these names on.
+Times and durations are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "Abort",
+    "Blocked",
+    "ClientGone",
+    "Close",
+    "CloseReason",
+    "Command",
+    "Commit",
+    "Confirm",
+    "DrainAt",
+    "Event",
+    "Fault",
+    "Opened",
+    "Paused",
+    "Ping",
+    "Recovered",
+    "Resumed",
+    "SilenceEnded",
+    "Stalled",
+    "Unblocked",
+    "UpstreamEnded",
+]
+
+
+class CloseReason(StrEnum):
+    """Why a stream ended: one word for label, log, page and docs."""
+
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_END = "upstream_end"
+    UPSTREAM_RESET = "upstream_reset"
+    STALLED = "stalled"
+    CLIENT_STALLED = "client_stalled"
+    EVENT_TOO_LARGE = "event_too_large"
+    DRAIN = "drain"
+    INTERNAL = "internal"
+
+
+# What happened. Upstream's blocks come through `Lifecycle.received`, on the way of every byte.
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Upstream answered 2xx with an event stream: the client's response can begin. The confirm event,
+    where there is one, gives upstream `confirm_wait` seconds to speak first.
+    """
+
+    confirm_wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamEnded:
+    """Upstream's body is over, or broke off: `reset`."""
+
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClientGone:
+    """The client's connection is lost, or half-closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The client's socket takes no more: bytes wait. `taken`: how many it has taken in all, so far as the
+    caller knows; from there on `handle_timer` counts progress.
+    """
+
+    taken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unblocked:
+    """Everything that waited has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """We stopped reading upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """We read upstream again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAt:
+    """The server ends; this stream is to be closed at `at`."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that only `reason` can follow."""
+
+    reason: CloseReason
+
+
+Event = Opened | UpstreamEnded | ClientGone | Blocked | Unblocked | Paused | Resumed | DrainAt | Fault
+
+
+# What is to be done.
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write the response head, and with it the first body byte: the confirm, or `:ok` before it."""
+
+    confirm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Write the confirm event: upstream let its `wait` pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Write a ping. `idle_for`: seconds since upstream's last byte, not counting what we paused it."""
+
+    idle_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """Upstream has given no sign of life for `silent_for` seconds. Count it; where the policy says notify,
+    write the client a notice, which the downstream clock takes for written.
+    """
+
+    silent_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A stalled upstream lives again, after `silent_for` seconds."""
+
+    silent_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceEnded:
+    """Upstream sent something after `seconds`, a silence of at least one interval."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End the client's stream at this block boundary and let upstream go."""
+
+    reason: CloseReason
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The end itself was not taken in time: drop the client's connection."""
+
+
+Command = Commit | Confirm | Ping | Stalled | Recovered | SilenceEnded | Close | Abort

@@ -1,0 +1,185 @@
+"""The real server inside the test's own loop, and the proof that it leaves nothing behind.
+
+    @on_each_loop
+    async def test_…() -> None:
+        async with RawUpstream([GOT_REQUEST, response(body=b"hello")]) as upstream:
+            async with Running(plain(upstream.url)) as proxy, await proxy.client() as client:
+                client.request("/")
+
+Upstreams are started before the proxy and end after it: `Running` fails the test when the proxy still
+holds a connection to one, or any socket or task, after its drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import inspect
+import os
+import socket
+import ssl as ssl_module
+import stat
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, ParamSpec, Self
+
+import pytest
+import uvloop
+
+from sse_keepalive_proxy.config import Settings, load
+from sse_keepalive_proxy.proxy.app import Proxy
+from sse_keepalive_proxy.serve.server import Server
+from tests.support.raw_client import RawClient
+
+__all__ = ["LOOPS", "Running", "on_each_loop", "on_loop", "plain", "settings_of", "soon"]
+
+P = ParamSpec("P")
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def on_loop(name: str, main: Coroutine[Any, Any, None], *, within: float = 30.0) -> None:
+    """Run `main` in a new loop of that name. TimeoutError after `within` seconds; AssertionError for
+    what it left running, or for what the loop's exception handler was told.
+    """
+    complaints: list[str] = []
+
+    async def guarded() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
+        async with asyncio.timeout(within):
+            await main
+        await soon(lambda: len(asyncio.all_tasks()) == 1, lambda: f"tasks left behind: {asyncio.all_tasks()}")
+        gc.collect()  # a task whose exception nobody asked for says so when it is collected
+
+    try:
+        with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
+            runner.run(guarded())
+    finally:
+        gc.collect()  # a socket left open warns now, in this test and not in a later one
+    assert not complaints, complaints
+
+
+def on_each_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Decorator: an async test, run on asyncio's own loop and on uvloop."""
+
+    @functools.wraps(test)
+    def wrapped(*args: P.args, loop: str, **kwargs: P.kwargs) -> None:
+        on_loop(loop, test(*args, **kwargs))
+
+    signature = inspect.signature(test)
+    loop = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
+    wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), loop]
+    )
+    return pytest.mark.parametrize("loop", list(LOOPS))(wrapped)
+
+
+async def soon(condition: Callable[[], object], describe: Callable[[], str] = str, within: float = 5.0) -> None:
+    """Wait until `condition()` holds, where nothing says that it changed. AssertionError with
+    `describe()` after `within` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + within
+    while not condition():
+        assert loop.time() < give_up_at, describe()
+        await asyncio.sleep(0.002)
+
+
+def plain(url: str, *, route: str = "", upstream: str = "", rest: str = "") -> str:
+    """A configuration of one route `all` (`/*`) to `url`.
+
+    `route` and `upstream` are more keys of theirs, in flow style (`stream: {…}`); `rest` are whole lines.
+    """
+    return (
+        f"upstreams: {{up: {{url: '{url}'{', ' if upstream else ''}{upstream}}}}}\n"
+        f"routes: [{{name: all, match: {{path: /*}}, upstream: up{', ' if route else ''}{route}}}]\n{rest}\n"
+    )
+
+
+def settings_of(text: str) -> Settings:
+    """The configuration in `text`; without listeners of its own it gets free ports of 127.0.0.1."""
+    for key, line in (("listen", "listen: 127.0.0.1:0"), ("admin", "admin: off")):
+        if not any(given.startswith(f"{key}:") for given in text.splitlines()):
+            text += f"\n{line}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(text)
+        return load(path, environ={}).settings
+
+
+class Running:
+    """A started `Server` for a configuration. On leaving, it is drained and must have let go of all."""
+
+    def __init__(self, config: str) -> None:
+        self.server = Server(settings_of(config))
+
+    async def __aenter__(self) -> Self:
+        await self.server.start()
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            await soon(lambda: self.idle, lambda: "requests are still being answered")
+        hurry = asyncio.Event()
+        hurry.set()
+        await self.server.drain(hurry)
+        if kind is None:
+            await soon(lambda: not self.upstream_connections, lambda: "connections to upstream are left open")
+            await soon(lambda: not _sockets_on(self.port), lambda: f"left open: {_sockets_on(self.port)}")
+
+    @property
+    def proxy(self) -> Proxy:
+        """The proxy by this configuration."""
+        assert self.server._proxy is not None
+        return self.server._proxy
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return all(connection._current_request is None for connection in self.proxy.frontend.connections)
+
+    @property
+    def upstream_connections(self) -> int:
+        """How many connections to upstreams are open, as the proxy counts them."""
+        return self.proxy._context.dialer.open_connections
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as in a configuration."""
+        return self.server.addresses[0]
+
+    @property
+    def port(self) -> int:
+        """The port of its first listener."""
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        return f"http://{self.address}"
+
+    async def client(self, *, ssl: ssl_module.SSLContext | None = None, **how: Any) -> RawClient:
+        """A new connection to it (see `RawClient.connect`)."""
+        return await RawClient.connect(self.url, ssl=ssl, **how)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample; 0 while there is none."""
+        return self.server.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def _sockets_on(port: int) -> list[str]:
+    """What this process has open on a port of 127.0.0.1: the listener, and accepted connections."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if stat.S_ISSOCK(link.stat().st_mode):
+                with socket.socket(fileno=os.dup(int(link.name))) as sock:
+                    if sock.family == socket.AF_INET and sock.getsockname()[1] == port:
+                        found.append(repr(sock))
+    return found
