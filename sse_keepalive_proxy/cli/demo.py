@@ -3,17 +3,87 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
 
-from sse_keepalive_proxy.cli.common import Commands
+from sse_keepalive_proxy.cli.common import FAILED, OK, Commands
+from sse_keepalive_proxy.demo import DEFAULT_PORT
+from sse_keepalive_proxy.errors import CannotListen
+from sse_keepalive_proxy.observe import log
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this command to the parser."""
-    parser = commands.add_parser("demo", help="see a silent stream healed", allow_abbrev=False)
+    parser = commands.add_parser(
+        "demo",
+        help="see a silent stream healed",
+        description="A stand-in for a notify-server gone silent, this proxy in front of it, and a page with "
+        "the same stream direct and through the proxy; all on loopback, with nothing to configure. The "
+        "terminal shows what is on the wire until Ctrl-C.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        metavar="N",
+        help=f"where the proxy and its page are ({DEFAULT_PORT}, or a free port where that is taken)",
+    )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="tell the story in about ten seconds, print the verdict and exit: 0 healed, 1 not",
+    )
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    """Exit code 0 when healed, or after Ctrl-C; 1 when not healed, or when the port is taken."""
+    from sse_keepalive_proxy.demo.stage import settings  # here: no other command should pay for the demo
+
+    logging = settings().logging
+    log.configure(logging.level, logging.format, access=logging.access)
+    try:
+        return _run(_once(args.port) if args.once else _live(args.port))
+    except CannotListen as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"not a port: {text!r} (0 takes a free one)")
+    return int(text)
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    code: int = uvloop.run(main)
+    return code
+
+
+async def _once(port: int | None) -> int:
+    from sse_keepalive_proxy.demo.stage import staged
+    from sse_keepalive_proxy.demo.story import tell
+
+    async with staged(port) as stage:
+        return OK if await tell(stage, lambda line: print(line, flush=True)) else FAILED
+
+
+async def _live(port: int | None) -> int:
+    from sse_keepalive_proxy.demo.live import watch
+    from sse_keepalive_proxy.demo.stage import staged
+
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with staged(port) as stage:
+        await watch(stage, sys.stdout, ended)
+    return OK

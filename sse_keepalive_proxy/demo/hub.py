@@ -129,6 +129,12 @@ class Hub:
         """The chats a user is a member of."""
         return [chat for chat, members in self.chats.items() if user_id in members]
 
+    def join(self, chat_id: int) -> int:
+        """A user nobody was before becomes a member of a chat; returns the user's id."""
+        user_id = max((user for members in self.chats.values() for user in members), default=0) + 1
+        self.chats[chat_id] = (*self.chats.get(chat_id, ()), user_id)
+        return user_id
+
     def confirm(self, stream: Stream) -> bytes | None:
         """The first frame of a stream; None in the silent mode, where there is none."""
         if self.mode is Mode.SILENT:

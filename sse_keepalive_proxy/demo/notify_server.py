@@ -6,7 +6,7 @@ line with its URL and a token, and ends at once on SIGTERM.
 
 Everything under /demo/ is the stand-in's own and needs no token:
 
-    GET  /demo/           the page it was given, so that a page can read the stream from its own origin
+    …                     the pages it was given, so that a page can read the stream from its own origin
     GET  /demo/token      ?user_id=2&lifetime=1800 (seconds, negative: expired)
     GET  /demo/state      open streams, counts, knobs
     POST /demo/publish    {"subject": "fechatter.message.new", "payload": {…}}, as NATS would bring it
@@ -25,17 +25,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
 
 from sse_keepalive_proxy.demo import frames
 from sse_keepalive_proxy.demo.answers import (
+    Handler,
     as_hyper_writes,
     healthy,
     json_body,
     method_not_allowed,
-    not_found,
     nowhere,
     online_user,
     only,
@@ -53,7 +54,8 @@ class NotifyServer:
     """The stand-in.
 
     chats: chat id to the ids of its members. tokens: to share keys with another instance.
-    wall_ns: nanoseconds since the epoch, for timestamps in frames. page: HTML for GET /demo/.
+    wall_ns: nanoseconds since the epoch, for timestamps in frames. pages: path to handler, for what else
+    there is under /demo/.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class NotifyServer:
         knobs: Knobs | None = None,
         tokens: Tokens | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
-        page: str | None = None,
+        pages: Mapping[str, Handler] = MappingProxyType({}),
     ) -> None:
         self.knobs = knobs or Knobs()
         self.tokens = tokens or new_tokens()
@@ -72,7 +74,7 @@ class NotifyServer:
         self.host = "127.0.0.1"
         self.port = 0
         self._wall_ns = wall_ns
-        self._page = page
+        self._pages = pages
         self._runner: web.AppRunner | None = None
         self._busy: set[asyncio.Transport] = set()  # connections whose /events is being answered
 
@@ -142,7 +144,8 @@ class NotifyServer:
         app.router.add_route("*", "/events", self._events)
         app.router.add_route("*", "/online-users", only("GET", self._online_users))
         app.router.add_route("*", "/sse/health", only("GET", self._sse_health))
-        app.router.add_route("*", "/demo/", only("GET", self._demo_page))
+        for path, page in self._pages.items():
+            app.router.add_route("*", path, page)
         app.router.add_route("*", "/demo/token", only("GET", self._demo_token))
         app.router.add_route("*", "/demo/state", only("GET", self._demo_state))
         app.router.add_route("*", "/demo/publish", only("POST", self._demo_publish))
@@ -233,11 +236,6 @@ class NotifyServer:
         )
 
     # The stand-in's own routes.
-
-    async def _demo_page(self, _: web.Request) -> web.StreamResponse:
-        if self._page is None:
-            return not_found()
-        return web.Response(text=self._page, content_type="text/html")
 
     async def _demo_token(self, request: web.Request) -> web.StreamResponse:
         try:

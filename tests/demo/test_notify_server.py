@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from sse_keepalive_proxy.demo import frames
 from sse_keepalive_proxy.demo.hub import Mode
@@ -662,12 +663,24 @@ async def test_tokens_are_handed_out() -> None:
 
 @in_loop
 async def test_a_page_is_served_when_there_is_one() -> None:
-    async with serving("silent", page="<p>é</p>") as server:
+    async def page(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="<p>é</p>", content_type="text/html")
+
+    async with serving("silent", pages={"/demo/": page}) as server:
         answer = await ask(server, "/demo/")
         assert answer.header("content-type") == "text/html; charset=utf-8"
         assert answer.body == "<p>é</p>".encode()
     async with serving("silent") as server:
         assert (await ask(server, "/demo/")).status == 404
+
+
+@in_loop
+async def test_whoever_joins_a_chat_is_a_new_user_and_hears_it() -> None:
+    async with serving("silent", chats={2: (2, 3), 9: (7,)}) as server:
+        assert [server.hub.join(2), server.hub.join(2), server.hub.join(5)] == [8, 9, 10]
+        async with streaming(server, 9) as client:
+            assert server.publish("fechatter.message.new", NEW).delivered == 1
+            await client.wait_for(b'"new_message"')
 
 
 @in_loop

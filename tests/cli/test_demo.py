@@ -1,0 +1,116 @@
+"""`demo` as users run it: a process of its own."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sse_keepalive_proxy
+from sse_keepalive_proxy.cli import main
+from tests.support.programs import Program, running
+
+DEMO = [sys.executable, "-X", "dev", "-W", "error", "-m", "sse_keepalive_proxy", "demo"]
+BARE = "import sys; sys.modules['jwt'] = None; from sse_keepalive_proxy.cli import main; sys.exit(main())"
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("SSE_KEEPALIVE_PROXY_")},
+    "PYTHONPATH": str(Path(sse_keepalive_proxy.__file__).parents[1]),
+    "PYTHONUNBUFFERED": "1",
+    "SSE_KEEPALIVE_PROXY_LISTEN": "an environment that must not matter",
+}
+
+
+def test_once_tells_the_story_and_exits_0_with_the_base_dependencies_alone(tmp_path: Path) -> None:
+    commands = [
+        [*DEMO, "--once", "--port", "0"],
+        [sys.executable, "-c", BARE, "demo", "--once", "--port", "0"],
+    ]
+    started_at = time.monotonic()
+    processes = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT
+        )
+        for command in commands
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, ""), out
+        verdict = re.search(
+            r"^healed\. Direct: no byte in [89]\.\d s, and the event unheard\. Through the proxy: "
+            r"first byte after \d+ ms, the confirm, ([345]) pings, and the event heard\.$",
+            out,
+            re.MULTILINE,
+        )
+        assert verdict, out
+        for text in (
+            'sse_proxy_upstream_stalled_streams{route="events"} 1',
+            "sends a message to the chat",
+            "named Generic, which onmessage does not hear",
+            "upstream closes a stream after its first event (its own bug)",
+            f"  pings            0                          {verdict[1]}\n",
+        ):
+            assert text in out
+    assert time.monotonic() - started_at < 60
+
+
+def wait_for(program: Program, pattern: str, within: float = 20.0) -> re.Match[str]:
+    """Wait until a pattern is in the program's log, another process's: so by looking again and again."""
+    give_up_at = time.monotonic() + within
+    while (found := re.search(pattern, program.log)) is None:
+        assert program.process.poll() is None, program.log
+        assert time.monotonic() < give_up_at, program.log
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_live_view_names_its_page_and_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    with running(
+        [*DEMO, "--port", "0"], port=None, log_file=tmp_path / "demo.log", env=ENVIRONMENT
+    ) as program:
+        port = int(wait_for(program, r"open http://127\.0\.0\.1:(\d+)/demo/\n")[1])
+        wait_for(program, "through the proxy: alive, .* onmessage heard 1")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/demo/")
+        answer = connection.getresponse()
+        assert (answer.status, b"EventSource" in answer.read()) == (200, True)
+        connection.close()
+        program.process.send_signal(number)
+        assert program.process.wait(10) == 0
+        assert "Traceback" not in program.log
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_said_plainly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [*DEMO, "--once", "--port", str(port)],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"demo: listen: cannot listen on 127.0.0.1:{port}: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("port", ["x", "-1", "65536", "²", ""])
+def test_what_is_no_port_is_a_wrong_command_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", f"--port={port}"])
+    assert ended.value.code == 2
+    assert "not a port" in capsys.readouterr().err
+
+
+def test_no_other_command_pays_for_the_demo() -> None:
+    code = "import sys, sse_keepalive_proxy.cli; sys.exit('sse_keepalive_proxy.demo.stage' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0

@@ -1,0 +1,87 @@
+"""The page in a real browser: what its two panes see of the same stream."""
+
+from pathlib import Path
+
+from sse_keepalive_proxy.demo.stage import Stage, staged
+from tests.demo.browser import Tab, browsing
+from tests.support.looping import run
+from tests.support.programs import require
+
+HEARD = "[...document.querySelectorAll('li.heard')].map(line => line.innerText).join(' | ')"
+STATE = "document.body.dataset.state"
+
+
+async def opened(stage: Stage, tab: Tab) -> tuple[str, str, str]:
+    """Load the page; the URLs of its three frames: the page, the direct pane and the proxied one."""
+    page = f"{stage.proxy_url}/demo/"
+    await tab.call("Page.navigate", url=page)
+    return (
+        page,
+        f"{stage.direct_url}/demo/pane?side=direct",
+        f"{stage.proxy_url}/demo/pane?side=proxied",
+    )
+
+
+def test_the_direct_pane_stays_silent_and_the_proxied_one_hears_its_confirm(tmp_path: Path) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            page, direct, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            assert "connection_confirmed" in await tab.ask(proxied, HEARD)
+            await tab.until(direct, f"{STATE} === 'silent'")
+            # The wire: the proxied stream has bytes and pings to show, the direct one has nothing.
+            await tab.until(proxied, "document.querySelectorAll('#strip .ping').length >= 1")
+            assert await tab.ask(direct, "document.querySelectorAll('#strip rect').length") == 0
+            assert "none in" in await tab.ask(direct, "document.getElementById('wire').innerText")
+            assert await tab.ask(direct, "document.getElementById('last').innerText") == "never"
+
+            await tab.ask(page, "document.getElementById('send').click()")
+            await tab.until(proxied, f"{HEARD}.includes('new_message: “Hello, is anybody there?”')")
+            await tab.until(direct, f"{STATE} === 'dead'")
+            assert "new_message" not in await tab.ask(direct, HEARD)
+            assert "does not hear it" in await tab.ask(
+                direct, "document.querySelector('li.unheard').innerText"
+            )
+            await tab.until(page, "document.getElementById('said').innerText.includes('its own bug')")
+
+            await tab.ask(page, "document.getElementById('restart').click()")
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            await tab.until(direct, f"{STATE} === 'silent'")
+            assert tab.errors == []
+
+    run(story(), within=90)
+
+
+def test_nothing_is_wider_than_a_phone(tmp_path: Path) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            await tab.call(
+                "Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True
+            )
+            page, direct, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            for frame in (page, direct, proxied):
+                await tab.until(frame, "document.documentElement.scrollWidth <= innerWidth")
+            # Each pane is as high as what it shows: nothing scrolls inside it.
+            for pane in (direct, proxied):
+                await tab.until(pane, "document.documentElement.scrollHeight <= innerHeight")
+
+    run(story(), within=60)
+
+
+def test_what_a_message_says_is_text_and_never_markup(tmp_path: Path) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            _, _, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            stage.send("<img src=x onerror=alert(1)>")
+            await tab.until(proxied, f"{HEARD}.includes('<img src=x onerror=alert(1)>')")
+            assert await tab.ask(proxied, "document.images.length") == 0
+
+    run(story(), within=60)

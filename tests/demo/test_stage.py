@@ -1,0 +1,110 @@
+"""What the demo runs, and what its page can ask for."""
+
+import asyncio
+import socket
+
+import aiohttp
+import pytest
+
+from sse_keepalive_proxy.config import load
+from sse_keepalive_proxy.demo import stage as stage_module
+from sse_keepalive_proxy.demo.observer import Life
+from sse_keepalive_proxy.demo.stage import settings, staged
+from sse_keepalive_proxy.errors import CannotListen
+from tests.support.looping import in_loop
+
+
+def test_the_configuration_is_valid_without_a_warning() -> None:
+    assert load(stage_module._CONFIG, environ={}).warnings == ()
+    assert str(settings().listen[0]) == "127.0.0.1:8090"
+
+
+def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSE_KEEPALIVE_PROXY_LISTEN", "0.0.0.0:1")
+    assert str(settings(port=0).listen[0]) == "127.0.0.1:0"
+
+
+@in_loop
+async def test_the_direct_stream_is_silent_and_the_proxied_one_alive() -> None:
+    async with staged(0) as stage:
+        assert await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
+        direct, proxied = stage.figures()
+        assert (direct.life, direct.bytes) == (Life.SILENT, 0)
+        assert proxied.life is Life.ALIVE
+        assert not await stage.until(lambda: stage.direct.figures().bytes > 0, 0.05)
+
+
+@in_loop
+async def test_a_message_is_unheard_directly_and_heard_through_the_proxy() -> None:
+    async with staged(0) as stage:
+        await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
+        assert stage.send("hi").delivered == 2
+        assert await stage.until(lambda: stage.proxied.figures().message_after is not None, 5)
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
+        assert (stage.direct.figures().events, stage.direct.figures().heard) == (1, 0)
+
+
+@in_loop
+async def test_the_pages_come_from_both_origins_and_tell_what_is_on_the_wire() -> None:
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+        for origin in (stage.direct_url, stage.proxy_url):
+            for path in ("/demo/", "/demo/pane"):
+                async with session.get(origin + path) as answer:
+                    assert answer.content_type == "text/html"
+                    assert "default-src 'none'" in answer.headers["content-security-policy"]
+            async with session.get(f"{origin}/demo/wire") as answer:
+                wire = await answer.json()
+            assert (wire["direct_url"], wire["proxy_url"]) == (stage.direct_url, stage.proxy_url)
+            assert wire["direct"]["bytes"] == 0
+            assert wire["proxied"]["headers_after"] > 0
+
+
+@in_loop
+async def test_each_pane_joins_as_a_user_of_its_own() -> None:
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+        users = set()
+        for _ in range(3):
+            async with session.post(f"{stage.proxy_url}/demo/join") as answer:
+                joined = await answer.json()
+            users.add(joined["user_id"])
+            assert stage.notify.tokens.verify(joined["access_token"])["user"]["id"] == joined["user_id"]
+        assert len(users) == 3
+        async with session.get(f"{stage.proxy_url}/demo/join") as answer:
+            assert answer.status == 405
+
+
+@in_loop
+async def test_starting_over_opens_both_streams_anew() -> None:
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+        stage.send("hi")
+        assert await stage.until(lambda: all(figures.end for figures in stage.figures()), 5)
+        before = stage.proxied
+        async with session.post(f"{stage.proxy_url}/demo/restart", data="{}") as answer:
+            assert answer.status == 200
+        assert stage.proxied is not before
+        assert await stage.until(lambda: stage.proxied.figures().life is Life.ALIVE, 5)
+        assert await stage.until(lambda: stage.direct.figures().life is Life.SILENT, 5)
+
+
+@in_loop
+async def test_stopping_while_it_starts_over_leaves_nothing_behind() -> None:
+    async with staged(0) as stage:
+        stage._restart()
+        stage._restart()
+        assert stage.proxied.figures().life is Life.CONNECTING
+    await asyncio.sleep(0)
+
+
+@in_loop
+async def test_a_taken_port_is_refused_when_it_was_asked_for_and_replaced_when_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotListen, match=f"127.0.0.1:{port}"):
+            async with staged(port):
+                pass
+        monkeypatch.setattr(stage_module, "DEFAULT_PORT", port)
+        async with staged() as stage:
+            assert stage.moved
+            assert stage.proxy_url != f"http://127.0.0.1:{port}"
