@@ -5,7 +5,9 @@
     ├── CannotListen            an address of the configuration cannot be listened on
     ├── EncodingError           a frame that would break the event stream was asked for
     ├── EventTooLarge           an upstream event exceeds `max_event`
-    ├── BodyTooLarge            a request's body exceeds `limits.max_request_body`
+    ├── RequestBodyError        a request's body cannot be passed on
+    │   ├── BodyTooLarge        it exceeds `limits.max_request_body`
+    │   └── BodyInvalid         its chunked coding is broken
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamRefused     no connection could be made (name, route, port, TLS)
         ├── UpstreamTimeout     no connection or no response head in time
@@ -21,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "BodyInvalid",
     "BodyTooLarge",
     "CannotListen",
     "ConfigurationError",
@@ -28,6 +31,7 @@ __all__ = [
     "EventTooLarge",
     "Problem",
     "ProxyError",
+    "RequestBodyError",
     "UpstreamError",
     "UpstreamInvalid",
     "UpstreamRefused",
@@ -87,8 +91,16 @@ class EventTooLarge(ProxyError):
         self.blocks = blocks
 
 
-class BodyTooLarge(ProxyError):
+class RequestBodyError(ProxyError):
+    """A request's body cannot be passed on, so that its answer is ours. The message is for the client."""
+
+
+class BodyTooLarge(RequestBodyError):
     """A request's body is larger than `limits.max_request_body`."""
+
+
+class BodyInvalid(RequestBodyError):
+    """A request's body is not what its head announced: its chunked coding is broken."""
 
 
 class UpstreamError(ProxyError):

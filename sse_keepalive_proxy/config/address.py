@@ -83,6 +83,9 @@ class UpstreamAddress:
     unix_path: str | None
     prefix: str
 
+    def __str__(self) -> str:
+        return f"unix:{self.unix_path}" if self.host is None else f"{self.scheme}://{self.authority}"
+
     @property
     def authority(self) -> str:
         """The `Host` header of a request to it: the default port is left out."""

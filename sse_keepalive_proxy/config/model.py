@@ -208,9 +208,11 @@ class Match(Section):
         )
 
     def takes_path(self, path: str) -> bool:
-        """Whether `path`, as received, is the exact one or begins with the prefix."""
+        """Whether `path`, as received, is the exact one or begins with the prefix; `/*` alone takes also
+        the `*` of OPTIONS, which is no path.
+        """
         if self.path.endswith("/*"):
-            return path.startswith(self.path[:-1])
+            return path.startswith(self.path[:-1]) or (path == "*" and self.path == "/*")
         return path == self.path
 
     def covers(self, other: Match) -> bool:

@@ -65,4 +65,4 @@ def _remark(direct: Figures, proxied: Figures) -> str:
     if Life.ENDED not in (direct.life, proxied.life):
         return "nobody writes: send a message on the page"
     over = proxied.end or direct.end
-    return f"{over} (its own bug): start over on the page" if direct.events else f"{over}"
+    return f"{over} (its own bug): start over" if direct.events else f"{over}"

@@ -23,7 +23,7 @@ from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.pages import pages
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.serve.server import Server
-from sse_keepalive_proxy.upstream.http import Dialer
+from sse_keepalive_proxy.upstream.dial import Dialer
 
 __all__ = ["CHAT", "ROUTE", "SENDER", "Stage", "settings", "staged"]
 

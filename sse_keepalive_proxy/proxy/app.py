@@ -13,7 +13,7 @@ from sse_keepalive_proxy.proxy.headers import Trust
 from sse_keepalive_proxy.proxy.incoming import Refusal, admit
 from sse_keepalive_proxy.proxy.routing import find_route, host_name
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
-from sse_keepalive_proxy.upstream.http import Dialer
+from sse_keepalive_proxy.upstream.dial import Dialer
 
 __all__ = ["Proxy"]
 
@@ -87,5 +87,5 @@ class Proxy:
             client = context.trust.client(incoming.peer, incoming.headers)
             context.metrics.answered(NO_ROUTE, incoming.method, 404)
             log_access(incoming, client, NO_ROUTE, 404, 0.0)
-            return answer(request, 404, "no route takes this request")
+            return answer(request, 404, "no route takes this request", keep_alive=incoming.keep_alive)
         return await Forward(context, request, incoming, route).run()

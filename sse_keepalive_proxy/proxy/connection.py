@@ -5,6 +5,7 @@ with. aiohttp accepts and parses. What it lacks is added here:
 
 - a limit and a deadline for the whole request head, not for a line (FACTS 6),
 - a limit for connections, so that running out of descriptors cannot make accept spin,
+- a limit for what a chunked body holds besides data, and an end to the wait for one that is broken,
 - errors that are one line of text and repeat nothing of the request,
 - `hand_over`: another protocol gets the transport and aiohttp's objects are let go, so that an idle
   stream does not keep the 20 KiB that a request costs.
@@ -23,10 +24,16 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
+from sse_keepalive_proxy.errors import BodyInvalid
+
 __all__ = ["Connection", "ConnectionLimits", "Frontend", "Written", "plain_error"]
 
 _KEEPALIVE_TIMEOUT = 3630.0
 """Seconds an idle connection is kept: longer than cloudflared's 90 and the CDN's 900 (FACTS 2)."""
+
+_MOST_CODING = 16
+"""Bytes of chunked coding for each byte of data, beside a head's worth: endless chunk extensions and
+trailers are an attack."""
 
 _LINGERING = 2.0
 """Seconds a refused request's body is still read, so that the answer is not lost to a reset."""
@@ -74,7 +81,7 @@ def plain_error(
 class Connection(web.RequestHandler):
     """One client's connection until it is closed or handed over."""
 
-    __slots__ = ("_body", "_head_size", "_head_timer", "_limits")
+    __slots__ = ("_body", "_body_size", "_head_size", "_head_timer", "_limits")
 
     def __init__(self, frontend: Frontend, limits: ConnectionLimits, **settings: Any) -> None:
         super().__init__(frontend, **settings)
@@ -82,6 +89,7 @@ class Connection(web.RequestHandler):
         self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._body: StreamReader | None = None
+        self._body_size = 0  # of the newest request's body, its coding included, at most one head more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -95,16 +103,29 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._body is None or self._body.is_eof():
+        body = self._body
+        if body is None or body.is_eof():
+            body = None
             self._head_size += len(data)
             self._await_head()
+        else:
+            self._body_size += len(data)
         parsed = self._request_count
         super().data_received(data)
         if self._request_count > parsed:
+            if body is not None and not body.is_eof():  # what came is the parser's complaint, not a request
+                body.set_exception(BodyInvalid("the request's body is not valid"))
             self._head_came()
-            self._body = self._messages[-1][1] if self._messages else None
-        elif self._head_size > self._limits.max_head:
+            self._body = body = self._messages[-1][1] if self._messages else None
+            self._body_size = len(data) if self._request_count == parsed + 1 else 0
+        elif body is None and self._head_size > self._limits.max_head:
             self._refuse(431, f"the request head is larger than {self._limits.max_head} bytes")
+        if body is not None and not body.is_eof():
+            self._bound_coding(body)
+
+    def _bound_coding(self, body: StreamReader) -> None:
+        if self._body_size > self._limits.max_head + _MOST_CODING * body.total_bytes:
+            body.set_exception(BodyInvalid("the request's body has more chunked coding than data"))
 
     def handle_error(
         self,
@@ -191,7 +212,7 @@ class Frontend(web.Server):
             "lingering_time": _LINGERING,
             "max_line_size": limits.max_head,
             "max_field_size": limits.max_head,
-            "max_headers": limits.max_head // 4,
+            "max_headers": 1 << 30,  # they are bounded by the size of the whole head
         }
 
     @property

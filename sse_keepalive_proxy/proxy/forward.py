@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from sse_keepalive_proxy.config import Limits, Match, UpstreamAddress
-from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError, UpstreamError, UpstreamTimeout
+from sse_keepalive_proxy.errors import (
+    BodyTooLarge,
+    ProxyError,
+    RequestBodyError,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamTimeout,
+)
 from sse_keepalive_proxy.observe.log import redact_target
 from sse_keepalive_proxy.observe.metrics import Metrics, RouteMetrics
 from sse_keepalive_proxy.observe.registry import Registry
@@ -28,7 +35,8 @@ from sse_keepalive_proxy.proxy.relay import Relay
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.proxy.websocket import splice
 from sse_keepalive_proxy.stream.frames import confirm_form
-from sse_keepalive_proxy.upstream.http import Dialer, Exchange, ResponseHead
+from sse_keepalive_proxy.upstream.dial import Dialer
+from sse_keepalive_proxy.upstream.http import Exchange, ResponseHead
 
 __all__ = ["Context", "Forward", "ReadyRoute", "answer", "log_access"]
 
@@ -41,6 +49,7 @@ _CLIENT_GONE = 499
 _RETRY_AFTER = (1, 10)
 """Seconds, drawn anew for each refused stream, so that they do not come back together (FACTS 7.22)."""
 
+_Pump = asyncio.Task[RequestBodyError | None]
 _QUICK_TUNNEL = b".trycloudflare.com"
 _EVENT_STREAM = b"text/event-stream"
 
@@ -77,10 +86,9 @@ def answer(
     text: str,
     *,
     fields: tuple[Header, ...] = (),
-    keep_alive: bool = True,
+    keep_alive: bool,
 ) -> Written:
     """Write one line of text as the whole answer."""
-    keep_alive = keep_alive and request.keep_alive
     if request.transport is not None:
         response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
         if request.method == "HEAD":
@@ -129,8 +137,8 @@ class Forward:
         except UpstreamError as error:
             metrics.upstream_error(error)
             return self._failed(error)
-        except BodyTooLarge as error:
-            return self._refuse(413, str(error), keep_alive=False)
+        except RequestBodyError as error:
+            return self._refuse(413 if isinstance(error, BodyTooLarge) else 400, str(error), keep_alive=False)
         except Exception:
             logger.exception("a request failed inside the proxy; please report this", extra=self._where())
             return self._refuse(500, "the proxy failed; its log says why", keep_alive=False)
@@ -151,7 +159,7 @@ class Forward:
             head_only=incoming.method == "HEAD",
             interim=self._pass_interim,
         )
-        pump: asyncio.Task[None] | None = None
+        pump: _Pump | None = None
         try:
             exchange.send(self._head_for_upstream())
             if incoming.has_body:
@@ -230,15 +238,15 @@ class Forward:
 
     # Towards the client.
 
-    async def _respond(
-        self, exchange: Exchange, head: ResponseHead, pump: asyncio.Task[None] | None
-    ) -> Written:
+    async def _respond(self, exchange: Exchange, head: ResponseHead, pump: _Pump | None) -> Written:
         if head.status == 101:
+            if not self._incoming.upgrade:
+                raise UpstreamInvalid("upstream switched protocols though nobody had asked it to")
             return self._switch(exchange, head)
         if self._relay is not None and self._is_stream(head):
             if head.get(b"content-encoding").lower() in (b"", b"identity"):
-                if pump is not None:
-                    await pump
+                if pump is not None and (error := await pump) is not None:
+                    raise error
                 return self._stream(self._relay, exchange, head)
             self._route.metrics.uninspectable.inc()
             logger.warning(
@@ -248,9 +256,7 @@ class Forward:
         if self._relay is not None:  # no stream after all
             self._context.streams.remove(self._relay)
         try:
-            written = await pass_back(
-                self._request, self._incoming, exchange, head, keep_alive=self._request.keep_alive
-            )
+            written = await pass_back(self._request, self._incoming, exchange, head)
         except ProxyError as error:
             self._count(head.status)
             if isinstance(error, UpstreamError):
@@ -320,6 +326,7 @@ class Forward:
     ) -> Written:
         self._count(status)
         line = f'route "{self._route.name}": {text}'
+        keep_alive = keep_alive and self._incoming.keep_alive
         return answer(self._request, status, line, fields=fields, keep_alive=keep_alive)
 
     def _count(self, status: int) -> None:

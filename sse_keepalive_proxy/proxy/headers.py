@@ -56,7 +56,16 @@ def connection_tokens(headers: Iterable[Header]) -> frozenset[bytes]:
 def end_to_end(headers: Sequence[Header]) -> list[Header]:
     """The fields that may pass: without hop-by-hop ones and those named in `Connection`."""
     dropped = _HOP_BY_HOP | (connection_tokens(headers) - _NEVER_NAMED)
-    return [field for field in headers if field[0].lower() not in dropped]
+    return [
+        field
+        for field in headers
+        if (lower := field[0].lower()) not in dropped and not _poses_as(lower, _HOP_BY_HOP | _NEVER_NAMED)
+    ]
+
+
+def _poses_as(lower: bytes, names: frozenset[bytes]) -> bool:
+    """Whether a server that takes `_` for `-`, as CGI does, would read one of `names`."""
+    return b"_" in lower and lower.replace(b"_", b"-") in names
 
 
 def encode_head(first_line: bytes, headers: Iterable[Header]) -> bytes:
@@ -127,7 +136,7 @@ class Trust:
         has_proto = has_host = False
         for field in headers:
             lower = field[0].lower()
-            if lower in self._claims and not believed:
+            if (lower in self._claims and not believed) or _poses_as(lower, self._claims):
                 continue
             if lower == b"x-forwarded-for":
                 chain.append(field[1])

@@ -33,7 +33,9 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One request. `target` is as received (origin-form); `host` as the client named it."""
+    """One request. `target` is as received (origin-form); `host` as the client named it. `keep_alive`:
+    whether its connection may carry another one.
+    """
 
     method: str
     target: str
@@ -45,6 +47,7 @@ class Incoming:
     peer: str
     scheme: bytes
     upgrade: bool
+    keep_alive: bool
 
     @property
     def path(self) -> str:
@@ -98,7 +101,9 @@ def admit(request: web.BaseRequest, max_head: int) -> Incoming | Refusal:
         length=length,
         peer=_peer(request),
         scheme=request.scheme.encode(),
-        upgrade=_wants_websocket(request.method, headers) and version == (1, 1),
+        upgrade=_wants_websocket(request.method, headers) and version == (1, 1) and not (chunked or length),
+        # aiohttp's parser gives the trailers of a chunked body to the next request of the connection.
+        keep_alive=request.keep_alive and not chunked,
     )
 
 

@@ -11,7 +11,7 @@ from collections import deque
 
 from aiohttp import web
 
-from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError
+from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError, RequestBodyError
 from sse_keepalive_proxy.proxy.connection import Written
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.proxy.incoming import Incoming
@@ -73,32 +73,38 @@ class _Body:
 
 async def send_body(
     request: web.BaseRequest, exchange: Exchange, *, length: int | None, limit: int | None
-) -> None:
-    """Stream the request's body to upstream: as it is when its `length` is known, else chunked. Past
-    `limit` bytes the exchange fails with `BodyTooLarge`.
+) -> RequestBodyError | None:
+    """Stream the request's body to upstream: as it is when its `length` is known, else chunked.
+
+    Where the body is larger than `limit` bytes or not valid, the exchange fails with that, and it is
+    returned: whichever of the two is waited for tells.
     """
     sent = 0
-    while data := await request.content.readany():
-        sent += len(data)
-        if limit is not None and sent > limit:
-            exchange.fail(BodyTooLarge(f"the request's body is larger than {limit} bytes"))
-            return
-        exchange.send(data if length is not None else b"%x\r\n%b\r\n" % (len(data), data))
-        if not await exchange.drained():
-            return
+    try:
+        while data := await request.content.readany():
+            sent += len(data)
+            if limit is not None and sent > limit:
+                raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
+            exchange.send(data if length is not None else b"%x\r\n%b\r\n" % (len(data), data))
+            if not await exchange.drained():
+                return None
+    except RequestBodyError as error:
+        exchange.fail(error)
+        return error
     if length is None:
         exchange.send(b"0\r\n\r\n")
+    return None
 
 
 async def pass_back(
-    request: web.BaseRequest, incoming: Incoming, exchange: Exchange, head: ResponseHead, *, keep_alive: bool
+    request: web.BaseRequest, incoming: Incoming, exchange: Exchange, head: ResponseHead
 ) -> Written:
     """Give upstream's response to the client unchanged but for hop-by-hop fields.
 
     Raises ConnectionError when the client goes, `UpstreamError` when the body breaks off: the response
     has begun then, and can only be cut.
     """
-    headers, chunked, keep_alive = _framed(incoming, head, keep_alive=keep_alive)
+    headers, chunked, keep_alive = _framed(incoming, head)
     transport = request.transport
     if transport is None:
         raise ConnectionError("the client has gone")
@@ -113,7 +119,7 @@ async def pass_back(
     return Written(keep_alive=keep_alive)
 
 
-def _framed(incoming: Incoming, head: ResponseHead, *, keep_alive: bool) -> tuple[list[Header], bool, bool]:
+def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool, bool]:
     """The response's fields with the framing this client understands: fields, chunked, keep-alive."""
     headers = end_to_end(head.headers)
     if head.get(b"transfer-encoding"):  # the length beside it, if any, is void (RFC 9112 6.3)
@@ -123,7 +129,7 @@ def _framed(incoming: Incoming, head: ResponseHead, *, keep_alive: bool) -> tupl
     chunked = not sized and not incoming.http10
     if chunked:
         headers.append((b"Transfer-Encoding", b"chunked"))
-    keep_alive = keep_alive and (sized or chunked)
+    keep_alive = incoming.keep_alive and (sized or chunked)
     if not keep_alive:
         headers.append((b"Connection", b"close"))
     elif incoming.http10:

@@ -244,7 +244,7 @@ class Relay(asyncio.Protocol):
                     metrics.confirmed(ConfirmForm.EVENT)
                 case life.Stalled(silent_for=silent_for):
                     self.stalls += 1
-                    self._inject(self.route.stalled(self.stream_id, silent_for, self._form))
+                    self._inject(self.route.stalled(self.stream_id, silent_for, self._form, self._id_seen))
                 case life.Recovered(silent_for=silent_for):
                     metrics.recovered(silent_for)
                 case life.SilenceEnded(seconds=seconds):

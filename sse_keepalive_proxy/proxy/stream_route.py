@@ -59,8 +59,10 @@ class StreamRoute:
     def _ignores(self) -> bool:
         return bool(self.least and (self._ignored_events or self._ignored_types))
 
-    def stalled(self, stream_id: str, silent_for: float, form: ConfirmForm | None) -> bytes:
-        """Upstream gives a stream no sign of life: count it, log it. Returns what its client is told."""
+    def stalled(self, stream_id: str, silent_for: float, form: ConfirmForm | None, after_id: bool) -> bytes:
+        """Upstream gives a stream no sign of life: count it, log it. Returns what its client is told.
+        `after_id`: upstream has sent a non-empty id (FACTS 5).
+        """
         self.metrics.stalled()
         logger.warning(
             "upstream stalled: no sign of life; look at upstream, the client is kept alive by pings",
@@ -68,7 +70,7 @@ class StreamRoute:
         )
         if not self._notifies:
             return b""
-        return self.frames.stalled(event=form is ConfirmForm.EVENT, silent_for=silent_for)
+        return self.frames.stalled(event=form is ConfirmForm.EVENT, silent_for=silent_for, after_id=after_id)
 
     def closing(self, reason: CloseReason, form: ConfirmForm | None) -> bytes:
         """The last block of a stream: nothing where the end is not ours, or would break a client."""

@@ -90,7 +90,7 @@ class Frames:
             return encode.comment(f"{keepalive.text} upstream_idle={idle_for:.0f}s", blank=blank)
         return self._ping if blank else self._ping_newline
 
-    def stalled(self, *, event: bool, silent_for: float, after_id: bool = False) -> bytes:
+    def stalled(self, *, event: bool, silent_for: float, after_id: bool) -> bytes:
         """Tells the client that upstream gives no sign of life, for `silent_for` seconds now: as an event
         or as a comment, which ends as a ping comment does. `after_id` as for `ping`.
         """

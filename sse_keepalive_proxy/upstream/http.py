@@ -1,8 +1,8 @@
 """One request to upstream, and its response pushed into a sink.
 
-The only place that opens connections to upstream. httptools (llhttp) parses what comes back; the
-body's bytes go to the sink in the same turn of the loop in which the socket had them, one call per
-read, without a task, a queue or a timer.
+httptools (llhttp) parses what comes back; the body's bytes go to the sink in the same turn of the loop
+in which the socket had them, one call per read, without a task, a queue or a timer. Connections are
+opened in `upstream.dial`.
 
 A connection carries one request. That costs a connect per plain request, and buys that no request
 ever meets a connection that upstream has just closed, and that no answer can be another's.
@@ -11,25 +11,16 @@ ever meets a connection that upstream has just closed, and that no answer can be
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import httptools
 
-from sse_keepalive_proxy.config.address import UpstreamAddress
-from sse_keepalive_proxy.errors import (
-    ProxyError,
-    UpstreamInvalid,
-    UpstreamRefused,
-    UpstreamReset,
-    UpstreamTimeout,
-)
+from sse_keepalive_proxy.errors import ProxyError, UpstreamInvalid, UpstreamReset, UpstreamTimeout
 
-__all__ = ["Dialer", "Exchange", "ResponseHead", "Sink"]
+__all__ = ["Exchange", "ResponseHead", "Sink"]
 
 Header = tuple[bytes, bytes]
 
@@ -76,7 +67,7 @@ class Sink(Protocol):
 class Exchange(asyncio.Protocol):
     """One request and its response on a connection of its own.
 
-    Made by `Dialer.open`. `interim` is called with every 1xx head but 101.
+    Made by `dial.Dialer`. `interim` is called with every 1xx head but 101.
     """
 
     __slots__ = (
@@ -91,6 +82,7 @@ class Exchange(asyncio.Protocol):
         "_headers",
         "_interim",
         "_lost",
+        "_message_end",
         "_on_close",
         "_parser",
         "_pieces",
@@ -113,6 +105,7 @@ class Exchange(asyncio.Protocol):
         self._has_head = False
         self._framed = False
         self._complete = False
+        self._message_end = 0
         self._lost: ProxyError | None = None
         self._sink: Sink | None = None
         self._early: list[bytes] = []
@@ -205,7 +198,7 @@ class Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
-        if parser is None or self._complete:
+        if parser is None:
             return
         if not self._has_head:
             self._head_size += len(data)
@@ -216,15 +209,19 @@ class Exchange(asyncio.Protocol):
             self._pause_for_splice()
             return
         except httptools.HttpParserError as error:
-            self._pass_on()
-            self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {error}"))
-            return
+            if not self._complete:  # bytes behind a whole message are nobody's
+                self._pass_on()
+                self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {error}"))
+                return
         pieces, sink = self._pieces, self._sink
+        if self._complete:
+            del pieces[self._message_end :]  # nor is a second message, which nobody asked for
         if len(pieces) == 1 and sink is not None:
             sink.data(pieces.pop())
         elif pieces:
             self._pass_on()
         if self._complete:
+            self._parser = None
             self._finish()
         elif self._head_size > _MAX_HEAD and not self._has_head:
             self.fail(UpstreamInvalid(f"upstream's response head is larger than {_MAX_HEAD} bytes"))
@@ -280,8 +277,9 @@ class Exchange(asyncio.Protocol):
                 self._head.set_result(head)
 
     def on_message_complete(self) -> None:
-        if self._has_head:
+        if self._has_head and not self._complete:
             self._complete = True
+            self._message_end = len(self._pieces)
 
     # Inside.
 
@@ -331,67 +329,7 @@ class Exchange(asyncio.Protocol):
             on_close()
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the connection is gone or given away."""
+        """Call `callback` once, when the connection is gone or given away: now, if it is already."""
         self._on_close = callback
-
-
-class Dialer:
-    """Opens connections to the upstreams of a configuration, and counts the open ones."""
-
-    def __init__(self) -> None:
-        self._tls: ssl.SSLContext | None = None
-        self.open_connections = 0
-
-    async def open(
-        self,
-        address: UpstreamAddress,
-        *,
-        within: float,
-        head_only: bool = False,
-        interim: Callable[[ResponseHead], None] | None = None,
-    ) -> Exchange:
-        """Connect to `address` within `within` seconds. Raises `UpstreamRefused`, `UpstreamTimeout`.
-
-        `head_only`: the response to come has no body whatever its headers say (HEAD).
-        """
-        loop = asyncio.get_running_loop()
-
-        def exchange() -> Exchange:
-            return Exchange(head_only=head_only, interim=interim)
-
-        try:
-            async with asyncio.timeout(within):
-                if address.unix_path is not None:
-                    _, made = await loop.create_unix_connection(exchange, address.unix_path)
-                else:
-                    _, made = await loop.create_connection(
-                        exchange, address.host or "", address.port or 0, ssl=self._context(address)
-                    )
-        except TimeoutError:
-            raise UpstreamTimeout(f"no connection to {address} within {within:g} s") from None
-        except (OSError, UnicodeError) as error:
-            raise UpstreamRefused(f"cannot connect to {address}: {_why(error)}") from error
-        self.open_connections += 1
-        made.when_closed(self._forget)
-        return made
-
-    def _forget(self) -> None:
-        self.open_connections -= 1
-
-    def _context(self, address: UpstreamAddress) -> ssl.SSLContext | None:
-        if address.scheme != "https":
-            return None
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, socket.gaierror):
-        return "the name cannot be resolved"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    with contextlib.suppress(AttributeError):
-        if error.strerror:  # type: ignore[attr-defined]
-            return str(error.strerror)  # type: ignore[attr-defined]
-    return str(error) or type(error).__name__
+        if self._transport is None:
+            self._closed()

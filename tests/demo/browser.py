@@ -111,16 +111,16 @@ class Tab:
         seen = None
         try:
             async with asyncio.timeout(within):
-                while not (seen := await self.ask(frame_url, expression)):
+                while not (seen := await self.ask(frame_url, expression)):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         except TimeoutError:
             text = await self.ask(frame_url, "document.body?.innerText")
             raise TimeoutError(f"{expression} is {seen} in {frame_url}: {text}; {self.errors}") from None
 
-    async def screenshot(self, file: Path) -> None:
+    async def screenshot(self) -> bytes:
         """The whole page as PNG, for eyes."""
         shot = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(shot["data"]))
+        return base64.b64decode(shot["data"])
 
 
 @contextlib.asynccontextmanager

@@ -48,7 +48,7 @@ async def show(stage: Stage, screen: Screen, *awaited: str) -> str:
 async def test_a_terminal_sees_one_table_written_over_in_place() -> None:
     async with staged(0) as stage:
         screen = Screen(terminal=True)
-        text = await show(stage, screen, "nobody writes", "(its own bug): start over on the page")
+        text = await show(stage, screen, "nobody writes", "(its own bug): start over")
     assert text.startswith(f"open {stage.proxy_url}/demo/\n")
     first, *rest = text.split("\x1b[12F")
     assert rest

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from sse_keepalive_proxy.demo.observer import Life, Observer
-from sse_keepalive_proxy.upstream.http import Dialer
+from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.looping import Changes, in_loop
 from tests.support.raw_upstream import (
     CLOSE,

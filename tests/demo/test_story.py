@@ -7,7 +7,7 @@ import pytest
 from sse_keepalive_proxy.demo.observer import Observer
 from sse_keepalive_proxy.demo.stage import CHAT, staged
 from sse_keepalive_proxy.demo.story import Told, shortcomings, tell
-from sse_keepalive_proxy.upstream.http import Dialer
+from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.demo.seeing import HEALED, SILENT
 from tests.support.looping import in_loop
 

@@ -80,7 +80,9 @@ def on_each_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[..., 
     return pytest.mark.parametrize("loop", list(LOOPS))(wrapped)
 
 
-async def soon(condition: Callable[[], object], describe: Callable[[], str] = str, within: float = 5.0) -> None:
+async def soon(
+    condition: Callable[[], object], describe: Callable[[], str] = str, within: float = 5.0
+) -> None:
     """Wait until `condition()` holds, where nothing says that it changed. AssertionError with
     `describe()` after `within` seconds.
     """

@@ -284,9 +284,9 @@ def test_a_block_of_exactly_the_limit_passes_and_one_more_byte_does_not(end: byt
         framer.feed(block[at : at + step])
     assert framer.pending == 0
     framer = Framer(limit - 1)
+    pieces = [block[at : at + step] for at in range(0, len(block), step)]
     with pytest.raises(EventTooLarge, match=rf"larger than max_event \({limit - 1} bytes\)"):
-        for at in range(0, len(block), step):
-            framer.feed(block[at : at + step])
+        list(map(framer.feed, pieces))
 
 
 def test_many_small_blocks_in_one_read_may_exceed_the_limit_together() -> None:

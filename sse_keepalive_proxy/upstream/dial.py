@@ -1,0 +1,78 @@
+"""Opens connections to upstream: the only place that does.
+
+Names are resolved anew for every connection, by the loop's own resolver. What the operating system or
+TLS says of a failure is translated here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+
+from sse_keepalive_proxy.config.address import UpstreamAddress
+from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
+from sse_keepalive_proxy.upstream.http import Exchange, ResponseHead
+
+__all__ = ["Dialer"]
+
+
+class Dialer:
+    """Opens connections to the upstreams of a configuration, and counts the open ones."""
+
+    def __init__(self) -> None:
+        self._tls: ssl.SSLContext | None = None
+        self.open_connections = 0
+
+    async def open(
+        self,
+        address: UpstreamAddress,
+        *,
+        within: float,
+        head_only: bool = False,
+        interim: Callable[[ResponseHead], None] | None = None,
+    ) -> Exchange:
+        """Connect to `address` within `within` seconds. Raises `UpstreamRefused`, `UpstreamTimeout`.
+
+        `head_only`: the response to come has no body whatever its headers say (HEAD).
+        """
+        loop = asyncio.get_running_loop()
+
+        def exchange() -> Exchange:
+            return Exchange(head_only=head_only, interim=interim)
+
+        try:
+            async with asyncio.timeout(within):
+                if address.unix_path is not None:
+                    _, made = await loop.create_unix_connection(exchange, address.unix_path)
+                else:
+                    _, made = await loop.create_connection(
+                        exchange, address.host or "", address.port or 0, ssl=self._context(address)
+                    )
+        except TimeoutError:
+            raise UpstreamTimeout(f"no connection to {address} within {within:g} s") from None
+        except (OSError, UnicodeError) as error:
+            raise UpstreamRefused(f"cannot connect to {address}: {_why(error)}") from error
+        self.open_connections += 1
+        made.when_closed(self._forget)
+        return made
+
+    def _forget(self) -> None:
+        self.open_connections -= 1
+
+    def _context(self, address: UpstreamAddress) -> ssl.SSLContext | None:
+        if address.scheme != "https":
+            return None
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):
+        return "the name cannot be resolved"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__
