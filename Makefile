@@ -1,6 +1,6 @@
 # `make check` is what CI runs: lint, types, generated files and tests are all tests.
 
-.PHONY: check demo docs format
+.PHONY: check demo docs format lock
 
 check:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest
@@ -16,3 +16,12 @@ docs:
 	.venv/bin/python -m sse_keepalive_proxy.config.reference
 	.venv/bin/python -m sse_keepalive_proxy.observe.reference
 	.venv/bin/python -m sse_keepalive_proxy.cli.reference
+	.venv/bin/python -c 'from sse_keepalive_proxy.stream import diagram; print(diagram.markdown(), end="")' > docs/design/lifecycle.md
+
+LOCK = .venv/bin/uv pip compile -q --generate-hashes --python-version 3.13 --python-platform linux --no-header --no-annotate
+HEAD = "\# Written by \`make lock\`: every dependency of the container, with its hashes. Do not edit."
+
+lock:
+	.venv/bin/pip install -q uv
+	(echo $(HEAD) && $(LOCK) pyproject.toml) > deploy/docker/runtime.lock
+	(echo $(HEAD) && $(LOCK) --group build) > deploy/docker/build.lock
