@@ -1,0 +1,126 @@
+"""What `deploy/` tells to nginx, Caddy and Prometheus, given to these programs as it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.support.looping import in_loop
+from tests.support.programs import free_port, require, running
+from tests.support.raw_client import RawClient
+from tests.support.stand_in import event_source, healing, new_user, said, say
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def localised(file: str, port: int, **places: str) -> str:
+    """A file of `deploy/`, its listener on `port` and each name of `places` (`proxy`) at a URL. Every one of
+    them has to occur.
+    """
+    text = (DEPLOY / file).read_text()
+    listening = {
+        ".conf": ("listen 8080;", f"listen 127.0.0.1:{port};"),
+        ".Caddyfile": ("\n:8080 {", f"\n:{port} {{"),
+    }
+    ports = {"proxy": 8080, "notify_server": 6687}
+    changes = [
+        *((f"{name.replace('_', '-')}:{ports[name]}", urlsplit(url).netloc) for name, url in places.items()),
+        listening[Path(file).suffix],
+    ]
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+@contextlib.contextmanager
+def nginx_of(directory: Path, file: str, **places: str) -> Iterator[str]:
+    """nginx with a file of `deploy/nginx/` as its `http` section; its URL."""
+    port = free_port()
+    (directory / "snippet.conf").write_text(localised(f"nginx/{file}", port, **places))
+    folders = " ".join(
+        f"{name}_temp_path {directory}/{name};"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    main = directory / "nginx.conf"
+    main.write_text(
+        f"daemon off; master_process off; pid {directory}/pid; error_log stderr;\nevents {{}}\n"
+        f"http {{ access_log off; {folders} include {directory}/snippet.conf; }}\n"
+    )
+    with serving([require("nginx"), "-e", "stderr", "-p", directory, "-c", main], port, directory) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def caddy_of(directory: Path, file: str, **places: str) -> Iterator[str]:
+    """Caddy with a file of `deploy/caddy/`; its URL."""
+    port = free_port()
+    path = directory / "Caddyfile"
+    path.write_text("{\nadmin off\ngrace_period 1s\n}\n" + localised(f"caddy/{file}", port, **places))
+    with serving(
+        [require("caddy"), "run", "--adapter", "caddyfile", "--config", path], port, directory
+    ) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[str | Path], port: int, directory: Path) -> Iterator[str]:
+    home = {name: str(directory) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+    with running(command, port=port, log_file=directory / "hop.log", env={**os.environ, **home}):
+        yield f"http://127.0.0.1:{port}"
+
+
+@in_loop
+@pytest.mark.parametrize(("hop", "file"), [(nginx_of, "front.conf"), (caddy_of, "front.Caddyfile")])
+async def test_in_front_a_stream_is_confirmed_kept_alive_and_known_by_its_client(
+    hop, file: str, tmp_path: Path
+) -> None:
+    async with healing(tmp_path, interval="300ms") as (notify, proxy):
+        with hop(tmp_path, file, proxy=proxy.url) as front:
+            async with await event_source(front, notify) as client:
+                await client.wait_for(lambda client: len(client.stream.comments) >= 2)
+                (stream,) = proxy.streams()["streams"]
+                assert stream["client"] == "127.0.0.1"
+                say(notify, "hi")
+                await client.wait_for(lambda client: client.response.complete)
+                assert [data["type"] for data in said(client)] == ["connection_confirmed", "new_message"]
+            async with await RawClient.connect(front) as client:
+                client.request("/health")
+                assert (await client.wait_response()).status == 200
+
+
+@in_loop
+@pytest.mark.parametrize(("hop", "file"), [(nginx_of, "behind.conf"), (caddy_of, "behind.Caddyfile")])
+async def test_behind_the_proxy_nothing_is_held_back_from_it(hop, file: str, tmp_path: Path) -> None:
+    async with healing(tmp_path, mode="healthy") as (notify, _):
+        with hop(tmp_path, file, notify_server=notify.url) as behind:
+            async with await RawClient.connect(behind) as client:
+                client.request(new_user(notify)[1], "Accept: text/event-stream")
+                await client.wait_for(b"connection_confirmed")  # upstream's own: at once, through the hop
+                say(notify, "hi")
+                await client.wait_for(b"new_message")
+                assert client.ending is None
+
+
+def test_prometheus_takes_its_configuration_and_its_rules() -> None:
+    checked = subprocess.run(
+        [require("promtool"), "check", "config", "prometheus.yml"],
+        cwd=DEPLOY / "prometheus",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_last_ingress_rule_of_cloudflared_takes_everything() -> None:
+    *rules, last = yaml.safe_load((DEPLOY / "cloudflared" / "config.yml").read_text())["ingress"]
+    assert all(rule["hostname"] for rule in rules)
+    assert set(last) == {"service"}  # cloudflared refuses a configuration without it
