@@ -13,6 +13,7 @@ import pytest
 
 from sse_keepalive_proxy.cli import reference as cli_reference
 from sse_keepalive_proxy.observe import reference as metrics_reference
+from sse_keepalive_proxy.stream import diagram
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sse_keepalive_proxy"
@@ -95,6 +96,11 @@ def test_the_metrics_page_is_what_the_code_says() -> None:
 def test_the_command_line_page_is_what_the_parser_says() -> None:
     page = ROOT / "docs" / "reference" / "cli.md"
     assert page.read_text(encoding="utf-8") == cli_reference.markdown(), "run `make docs`"
+
+
+def test_the_lifecycle_page_is_drawn_from_the_table_in_the_code() -> None:
+    page = ROOT / "docs" / "design" / "lifecycle.md"
+    assert page.read_text(encoding="utf-8") == diagram.markdown(), "run `make docs`"
 
 
 def test_ci_and_make_run_the_test_command_of_the_readme() -> None:

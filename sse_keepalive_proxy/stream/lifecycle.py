@@ -19,8 +19,6 @@ Times are seconds on one monotonic clock, handed in.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from sse_keepalive_proxy.stream.messages import (
     Abort,
     Blocked,
@@ -44,6 +42,7 @@ from sse_keepalive_proxy.stream.messages import (
     UpstreamEnded,
 )
 from sse_keepalive_proxy.stream.policy import StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 
 __all__ = [
     "TRANSITIONS",
@@ -74,27 +73,6 @@ __all__ = [
 _QUIET = 15.0
 """Seconds of upstream silence that count as idle where no keepalive interval says so."""
 
-
-class State(StrEnum):
-    """What operators see of a stream; the values are the labels of `streams_active`."""
-
-    CONNECTING = "connecting"  # asked upstream, no answer yet
-    WAITING = "waiting"  # upstream answered, and has sent nothing
-    FLOWING = "flowing"  # upstream sent something within the last interval
-    IDLE = "idle"  # it did not: normal
-    STALLED = "stalled"  # no sign of life for `stall.after`
-    DRAINING = "draining"  # ended; the last bytes are on their way to the client
-
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.CONNECTING: frozenset({State.WAITING, State.DRAINING}),
-    State.WAITING: frozenset({State.FLOWING, State.STALLED, State.DRAINING}),
-    State.FLOWING: frozenset({State.IDLE, State.STALLED, State.DRAINING}),
-    State.IDLE: frozenset({State.FLOWING, State.STALLED, State.DRAINING}),
-    State.STALLED: frozenset({State.FLOWING, State.DRAINING}),
-    State.DRAINING: frozenset(),
-}
-"""Every change of state there is. The diagram in the docs is drawn from this table."""
 
 _NOTHING: tuple[Command, ...] = ()
 
@@ -141,14 +119,14 @@ class Lifecycle:
         return self._upstream_time(now) - self.alive_at
 
     def _upstream_time(self, now: float) -> float:
-        """Upstream's clock: it stands still while we have paused it, but for what comes all the same."""
-        return now if self._paused_at is None else max(self._paused_at, self.upstream_at)
+        """Upstream's clock: it stands still while we have paused it, also for what comes all the same."""
+        return now if self._paused_at is None else self._paused_at
 
     # The way of every byte.
 
     def received(self, now: float, alive: bool) -> tuple[Command, ...]:
         """Upstream sent something; `alive` when it is a sign of life in the policy's sense."""
-        if self.state is State.FLOWING and now - self.upstream_at < self._quiet:
+        if self.state is State.FLOWING and self._paused_at is None and now - self.upstream_at < self._quiet:
             self.upstream_at = now
             if alive:
                 self.alive_at = now
@@ -161,15 +139,16 @@ class Lifecycle:
             return _NOTHING
         self._confirm_at = None
         commands: list[Command] = []
-        silence = self._upstream_time(now) - self.upstream_at
+        upstream_now = self._upstream_time(now)
+        silence = upstream_now - self.upstream_at
         if silence >= self._quiet:
             commands.append(SilenceEnded(silence))
         if alive:
             if self.stalled_since is not None:
-                commands.append(Recovered(self.silent_for(now)))
+                commands.append(Recovered(upstream_now - self.alive_at))
                 self.stalled_since = None
-            self.alive_at = now
-        self.upstream_at = now
+            self.alive_at = upstream_now
+        self.upstream_at = upstream_now
         if self.stalled_since is None and self.state is not State.FLOWING:
             self._enter(State.FLOWING)
         return tuple(commands)
@@ -203,7 +182,8 @@ class Lifecycle:
 
     def _opened(self, wait: float, now: float) -> tuple[Command, ...]:
         self._enter(State.WAITING)
-        self.written_at = self.upstream_at = self.alive_at = now
+        self.written_at = now
+        self.upstream_at = self.alive_at = self._upstream_time(now)
         if wait:
             self._confirm_at = now + wait
         return (Commit(confirm=not wait),)
@@ -222,7 +202,7 @@ class Lifecycle:
     def _resumed(self, now: float) -> None:
         if self._paused_at is None:
             return
-        stood_still = now - self._upstream_time(now)
+        stood_still = now - self._paused_at
         self._paused_at = None
         self.upstream_at += stood_still
         self.alive_at += stood_still

@@ -1,0 +1,54 @@
+"""The states of a stream, and every change from one to another.
+
+Data only: `stream.lifecycle` moves through it and refuses any other way, `stream.diagram` draws it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+__all__ = ["TRANSITIONS", "State"]
+
+
+class State(StrEnum):
+    """What operators see of a stream; the values are the labels of `streams_active`.
+
+    Each member carries its `meaning` in a few words.
+    """
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        state = str.__new__(cls, value)
+        state._value_ = value
+        state.meaning = meaning
+        return state
+
+    CONNECTING = "connecting", "asked upstream, no answer yet"
+    WAITING = "waiting", "upstream answered, and has sent nothing"
+    FLOWING = "flowing", "upstream sent something within the last keepalive interval"
+    IDLE = "idle", "upstream sent nothing for that long, which is normal"
+    STALLED = "stalled", "upstream gave no sign of life for `stall.after`"
+    DRAINING = "draining", "ended; the last bytes are on their way to the client"
+
+
+_LIFELESS = "no sign of life for stall.after"
+_CLOSED = "the first reason to close"
+
+TRANSITIONS: dict[State, dict[State, str]] = {
+    State.CONNECTING: {
+        State.WAITING: "upstream answers with an event stream",
+        State.DRAINING: "it ends before it began",
+    },
+    State.WAITING: {State.FLOWING: "the first bytes", State.STALLED: _LIFELESS, State.DRAINING: _CLOSED},
+    State.FLOWING: {
+        State.IDLE: "an interval without bytes",
+        State.STALLED: _LIFELESS,
+        State.DRAINING: _CLOSED,
+    },
+    State.IDLE: {State.FLOWING: "bytes", State.STALLED: _LIFELESS, State.DRAINING: _CLOSED},
+    State.STALLED: {State.FLOWING: "a sign of life", State.DRAINING: _CLOSED},
+    State.DRAINING: {},
+}
+"""Every change of state there is, and what brings it about."""
