@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sse_keepalive_proxy.demo.stage import Stage, staged
-from tests.demo.browser import Tab, browsing
+from tests.support.browser import Tab, browsing
 from tests.support.looping import run
 from tests.support.programs import require
 
@@ -49,6 +49,22 @@ def test_the_direct_pane_stays_silent_and_the_proxied_one_hears_its_confirm(tmp_
             await tab.ask(page, "document.getElementById('restart').click()")
             await tab.until(proxied, f"{STATE} === 'alive'")
             await tab.until(direct, f"{STATE} === 'silent'")
+            assert tab.errors == []
+
+    run(story(), within=90)
+
+
+def test_a_client_takes_the_direct_stream_for_dead_when_nobody_writes_and_the_proxied_one_for_alive(
+    tmp_path: Path,
+) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            _, direct, proxied = await opened(stage, tab)
+            await tab.until(direct, f"{STATE} === 'dead'", within=30)
+            assert "no message in 15 s" in await tab.ask(direct, "document.body.innerText")
+            assert await tab.ask(proxied, STATE) == "alive"
             assert tab.errors == []
 
     run(story(), within=90)

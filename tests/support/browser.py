@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the page, driven over its DevTools protocol."""
+"""A headless Chromium, driven over its DevTools protocol."""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""A browser's EventSource through nginx with its defaults and the proxy with `config.example.yaml`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from urllib.parse import quote
+
+from aiohttp import web
+
+from sse_keepalive_proxy.demo.knobs import Knobs
+from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from tests.support.browser import Tab, browsing
+from tests.support.hops import nginx
+from tests.support.looping import run
+from tests.support.programs import require
+from tests.support.stand_in import healing, new_user, say
+
+PINGS = "sse_proxy_pings_sent_total"
+
+# The browser client of FACTS 1: `onmessage` only, 10 s to open, dead after any error or end.
+PAGE = """<!doctype html><title>client</title><script>
+const client = {opened: false, heard: [], dead: null};
+const source = new EventSource(new URLSearchParams(location.search).get("stream"));
+const late = setTimeout(() => die("not open in 10 s"), 10000);
+source.onopen = () => { client.opened = true; clearTimeout(late); };
+source.onmessage = (event) => client.heard.push(JSON.parse(event.data).type);
+source.onerror = () => die("error");
+function die(why) { client.dead ??= why; source.close(); }
+</script>"""
+
+
+async def _page(_: web.Request) -> web.StreamResponse:
+    return web.Response(text=PAGE, content_type="text/html")
+
+
+PAGES = {"/demo/client": _page}
+
+
+class Clients:
+    """Pages with that client, each in a frame of one tab."""
+
+    def __init__(self, tab: Tab, notify: NotifyServer) -> None:
+        self._tab, self._notify = tab, notify
+
+    async def open(self, *origins: str) -> list[str]:
+        """Load the page from each origin, with the stream of a new user there; the frames' URLs."""
+        frames = [f"{origin}/demo/client?stream={quote(new_user(self._notify)[1])}" for origin in origins]
+        html = "".join(f"<iframe src='{frame}'></iframe>" for frame in frames)
+        await self._tab.ask("about:blank", f"document.body.innerHTML = `{html}`")
+        return frames
+
+    async def until(self, frame: str, expression: str, within: float = 15.0) -> None:
+        """Wait until something is true of a client."""
+        await self._tab.until(frame, f"typeof client === 'object' && ({expression})", within)
+
+    async def state(self, frame: str) -> dict[str, object]:
+        """Whether it opened, what it heard, what it died of."""
+        state: dict[str, object] = await self._tab.ask(frame, "client")
+        return state
+
+
+def test_a_page_hears_the_confirm_stays_open_while_upstream_is_silent_and_hears_a_later_event(
+    tmp_path: Path,
+) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        quiet = Knobs(ping_interval=None, heartbeat_interval=None)
+        async with healing(tmp_path, "healthy", quiet, PAGES, interval="1s") as (notify, proxy):
+
+            async def pings(more: int) -> None:
+                sent = proxy.metric(PINGS, route="events", form="comment")
+                await asyncio.to_thread(
+                    proxy.wait_for_metric, PINGS, sent + more, 10, route="events", form="comment"
+                )
+
+            with nginx(tmp_path, proxy.url) as (front,):
+                async with browsing(tmp_path) as tab:
+                    clients = Clients(tab, notify)
+                    (frame,) = await clients.open(front)
+                    # Ours, and what upstream says in this mode, which would be no help under its own name.
+                    await clients.until(frame, "client.heard.length === 2")
+                    heard = ["connection_confirmed"] * 2
+                    await pings(3)
+                    assert await clients.state(frame) == {"opened": True, "heard": heard, "dead": None}
+                    say(notify, "hi")
+                    await clients.until(frame, "client.heard.length === 3")
+                    await pings(2)
+                    heard.append("new_message")
+                    assert await clients.state(frame) == {"opened": True, "heard": heard, "dead": None}
+                    assert notify.hub.opened_total == 1
+                    assert tab.errors == []
+
+    run(story(), within=60)
+
+
+def test_the_client_of_the_field_dies_without_the_proxy_and_lives_with_it_until_upstream_ends(
+    tmp_path: Path,
+) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with healing(tmp_path, pages=PAGES, interval="1s") as (notify, proxy):
+            hasty_folder = tmp_path / "hasty"
+            hasty_folder.mkdir()
+            with (
+                nginx(tmp_path, notify.url, proxy.url) as (bare, healed),
+                nginx(hasty_folder, notify.url, proxy.url, more="proxy_read_timeout 3s;") as (
+                    hasty_bare,
+                    hasty_healed,
+                ),
+            ):
+                async with browsing(tmp_path) as tab:
+                    clients = Clients(tab, notify)
+                    direct, held, cut, *living = await clients.open(
+                        notify.url, bare, hasty_bare, healed, hasty_healed
+                    )
+                    await asyncio.gather(
+                        clients.until(direct, "client.opened"),
+                        clients.until(held, "client.dead"),
+                        clients.until(cut, "client.dead"),
+                        *(clients.until(frame, "client.heard.length === 1") for frame in living),
+                    )
+                    assert [await clients.state(frame) for frame in (direct, held, cut)] == [
+                        {"opened": True, "heard": [], "dead": None},  # as far as it can know
+                        {"opened": False, "heard": [], "dead": "not open in 10 s"},
+                        {"opened": True, "heard": [], "dead": "error"},
+                    ]
+                    alive = {"opened": True, "heard": ["connection_confirmed"], "dead": None}
+                    assert [await clients.state(frame) for frame in living] == [alive, alive]
+
+                    say(notify, "hi")  # upstream ends each stream behind it
+                    await asyncio.gather(
+                        *(clients.until(frame, "client.dead") for frame in (direct, *living))
+                    )
+                    unheard = {"opened": True, "heard": [], "dead": "error"}
+                    assert await clients.state(direct) == unheard
+                    heard = ["connection_confirmed", "new_message"]
+                    for frame in living:
+                        assert await clients.state(frame) == {"opened": True, "heard": heard, "dead": "error"}
+                    ends = {"route": "events", "reason": "upstream_end"}
+                    assert proxy.metric("sse_proxy_streams_closed_total", **ends) == 2
+
+    run(story(), within=60)
