@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import sys
 import urllib.error
 import urllib.request
@@ -36,11 +37,18 @@ def execute(args: argparse.Namespace) -> int:
     try:
         with opener.open(args.url, timeout=_TIMEOUT) as response:
             status = response.status
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        print(f"healthcheck: {args.url}: {reason}", file=sys.stderr)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        print(f"healthcheck: {args.url}: {_why(error)}", file=sys.stderr)
         return FAILED
     if status != 200:
         print(f"healthcheck: {args.url}: status {status}", file=sys.stderr)
         return FAILED
     return OK
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
+        return "what answers there does not speak HTTP"  # the error itself is what it said
+    return str(error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
+from dataclasses import replace
 
 from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, USAGE, Commands, load_for, report
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, UPSTREAM_VARIABLE, Overrides, Settings
@@ -13,6 +15,8 @@ from sse_keepalive_proxy.observe import log
 from sse_keepalive_proxy.serve.server import run as serve
 
 __all__ = ["add_to"]
+
+logger = logging.getLogger("sse_keepalive_proxy.config")
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -46,7 +50,8 @@ def execute(args: argparse.Namespace) -> int:
         return USAGE
     settings = loaded.settings
     log.configure(settings.logging.level, settings.logging.format, access=settings.logging.access)
-    report(loaded.warnings)
+    for warning in loaded.warnings:  # in the log's own format: it may be JSON
+        logger.warning("%s", replace(warning, warning=False))
     try:
         run_in_loop(settings)
     except CannotListen as error:

@@ -99,12 +99,17 @@ def _snapshots(streams: Registry) -> list[dict[str, Any]]:
 
 
 def _may_see(request: web.Request, pages: Pages) -> bool:
-    if pages is Pages.OFF or not _is_local_name(request.host):
+    if pages is Pages.OFF or not _is_local_name(request.headers.get("Host", "")):
         return False
     if pages is Pages.ALL:
         return True
     peer = request.transport.get_extra_info("peername") if request.transport else None
-    return not isinstance(peer, tuple) or ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
+    return not isinstance(peer, tuple) or _is_loopback(peer[0].partition("%")[0])
+
+
+def _is_loopback(peer: str) -> bool:
+    address = ipaddress.ip_address(peer)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _is_local_name(host: str) -> bool:

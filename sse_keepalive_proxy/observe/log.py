@@ -7,29 +7,41 @@ never appear, since they are credentials here as often as not (FACTS 7.19).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["configure", "now_rfc3339", "redact_target"]
+__all__ = ["complain", "configure", "now_rfc3339", "redact_target"]
+
+logger = logging.getLogger("sse_keepalive_proxy.loop")
 
 _HIDDEN = "***"
 _MAX_TARGET = 512
+_PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
+"""A value inside a path: of a matrix parameter (`;session=`), or of a query whose `?` came encoded."""
 
 
 def redact_target(target: str) -> str:
     """A request target that may be shown: its path, and of its query only the names.
 
-    A part of the query without a name is hidden whole. Longer than 512 characters, it is cut.
+    A part of the query without a name or without a value is hidden whole: it may be a bare token, padded
+    with `=` as base64 is. Longer than 512 characters, the target is cut.
     """
     path, mark, query = target.partition("?")
+    path = _PATH_VALUE.sub(rf"\1{_HIDDEN}", path)
     if not mark:
         return path[:_MAX_TARGET]
-    parts = [f"{part.partition('=')[0]}={_HIDDEN}" if "=" in part else _HIDDEN for part in query.split("&")]
-    return f"{path}?{'&'.join(parts)}"[:_MAX_TARGET]
+    return f"{path}?{'&'.join(map(_redact_part, query.split('&')))}"[:_MAX_TARGET]
+
+
+def _redact_part(part: str) -> str:
+    name, _, value = part.partition("=")
+    return f"{name}={_HIDDEN}" if value.strip("=") else _HIDDEN
 
 
 def now_rfc3339() -> str:
@@ -72,6 +84,17 @@ def configure(level: str, form: str, *, access: bool) -> None:
     logging.getLogger("sse_keepalive_proxy.access").disabled = not access
 
 
+def complain(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The event loop's exception handler. The loop's own quotes exceptions and the arguments of callbacks,
+    and with them what a peer sent.
+    """
+    logger.error(
+        "the event loop met an error; please report this: %s",
+        context["message"].partition("(")[0],
+        exc_info=context.get("exception"),
+    )
+
+
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
     return fields
@@ -85,7 +108,8 @@ def _plain(value: object) -> str:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+    """`text` with whatever could end a line or steer a terminal written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _trace(record: logging.LogRecord) -> str:

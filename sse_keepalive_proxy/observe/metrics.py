@@ -85,6 +85,9 @@ class RouteMetrics:
             metrics.upstream_errors.labels(route, kind)
         # Of the streams that are over.
         self.past: Tally[str] = Tally()
+        # Upstream's newest event on the loop's clock, and the Unix time that was, worked out once: worked out
+        # anew for every scrape it would move without an event.
+        self._event_at = float("-inf")
         self.last_event_time = 0.0
 
     def opened(self, seconds: float) -> None:
@@ -118,8 +121,13 @@ class RouteMetrics:
         self._metrics.closed.labels(self._route, reason).inc()
         self._life_span.observe(seconds)
         self.past.update(_counts(stream))
-        if stream.event_at is not None:
-            self.last_event_time = max(self.last_event_time, self._metrics.wall_time(stream.event_at))
+        self.saw_event(stream.event_at)
+
+    def saw_event(self, at: float | None) -> None:
+        """A stream's newest event was at `at`, on the loop's clock."""
+        if at is not None and at > self._event_at:
+            self._event_at = at
+            self.last_event_time = self._metrics.wall_time(at)
 
 
 def _counts(stream: OpenStream) -> dict[str, int]:
@@ -241,7 +249,6 @@ class _Collected(Collector):
         now = self._metrics.now()
         sums = {name: Tally(route.past) for name, route in routes.items()}
         states: Tally[tuple[str, State]] = Tally()
-        last_event = {name: route.last_event_time for name, route in routes.items()}
         oldest: dict[str, float] = dict.fromkeys(routes, 0.0)
         stalled: Tally[str] = Tally()
         for stream in self._streams:
@@ -250,8 +257,7 @@ class _Collected(Collector):
             if life.close_reason is not None:
                 continue  # counted in `past` already
             sums[name].update(_counts(stream))
-            if stream.event_at is not None:
-                last_event[name] = max(last_event[name], self._metrics.wall_time(stream.event_at))
+            routes[name].saw_event(stream.event_at)
             if life.stalled_since is not None:
                 stalled[name] += 1
                 oldest[name] = max(oldest[name], life.silent_for(now))
@@ -277,7 +283,7 @@ class _Collected(Collector):
             "upstream_last_event_timestamp_seconds",
             "When upstream last sent an event; 0 for never.",
             ("route",),
-            {(name,): last_event[name] for name in routes},
+            {(name,): route.last_event_time for name, route in routes.items()},
         )
         yield from self._counters(sums)
 

@@ -70,6 +70,7 @@ class Registry:
         self.limit = limit
         self._per_client = per_client
         self._streams: dict[int, OpenStream] = {}
+        self._connecting: set[int] = set()
         self._clients: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -77,6 +78,11 @@ class Registry:
 
     def __iter__(self) -> Iterator[OpenStream]:
         return iter(list(self._streams.values()))
+
+    @property
+    def connecting(self) -> int:
+        """Those that upstream has not accepted yet: their clients' connections are still the server's."""
+        return len(self._connecting)
 
     def refusal(self, client: str) -> str | None:
         """Why one more stream of `client` has no room: a label of `streams_rejected_total`, or None."""
@@ -87,13 +93,19 @@ class Registry:
         return None
 
     def add(self, stream: OpenStream) -> None:
-        """Count `stream` from now on."""
+        """Count `stream` from now on, as connecting."""
         self._streams[id(stream)] = stream
+        self._connecting.add(id(stream))
         if self._per_client is not None:
             self._clients[stream.client] += 1
 
+    def begun(self, stream: OpenStream) -> None:
+        """It has its client's connection to itself from now on."""
+        self._connecting.discard(id(stream))
+
     def remove(self, stream: OpenStream) -> None:
         """Count `stream` no longer. Harmless when it has left already."""
+        self._connecting.discard(id(stream))
         if self._streams.pop(id(stream), None) is None or self._per_client is None:
             return
         self._clients[stream.client] -= 1

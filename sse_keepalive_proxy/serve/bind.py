@@ -32,7 +32,7 @@ def bind(address: ListenAddress, key: str) -> list[socket.socket]:
 
 
 def forget(address: ListenAddress) -> None:
-    """Remove what `bind` left in the file system."""
+    """Remove what `bind` left in the file system for `address`, which is still ours."""
     if address.unix_path is not None:
         Path(address.unix_path).unlink(missing_ok=True)
 
@@ -47,8 +47,15 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
                 return [_listen(socket.AF_INET6, ("::", port), dual=True)]
         return [_listen(socket.AF_INET, ("", port))]
     found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    places = dict.fromkeys((family, where) for family, _, _, _, where in found)
-    return [_listen(family, where) for family, where in places]
+    made: list[socket.socket] = []
+    try:
+        for family, where in dict.fromkeys((family, where) for family, _, _, _, where in found):
+            made.append(_listen(family, where))
+    except OSError:
+        for sock in made:
+            sock.close()
+        raise
+    return made
 
 
 def _listen(family: int, where: object, *, dual: bool = False) -> socket.socket:
@@ -76,10 +83,13 @@ def _bind_unix(path: Path) -> socket.socket:
 
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return False
+        except BlockingIOError:
+            return True  # its backlog is full
     return True
 
 

@@ -10,7 +10,8 @@ import signal
 
 from aiohttp import web
 
-from sse_keepalive_proxy.config import Settings, to_yaml
+from sse_keepalive_proxy.config import ListenAddress, Settings, to_yaml
+from sse_keepalive_proxy.observe import log
 from sse_keepalive_proxy.observe.admin import Phase, admin_app
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
@@ -42,6 +43,7 @@ class Server:
         self.addresses: list[str] = []
         self.admin_addresses: list[str] = []
         self._listeners: list[asyncio.Server] = []
+        self._bound: list[ListenAddress] = []
         self._admin: web.AppRunner | None = None
         self._proxy: Proxy | None = None
         self._tick_due = 0.0
@@ -71,7 +73,9 @@ class Server:
     async def _listen(self) -> None:
         self._proxy = Proxy(self._settings, self.metrics, self.streams, self._descriptors)
         for address in self._settings.listen:
-            for sock in bind(address, "listen"):
+            sockets = bind(address, "listen")
+            self._bound.append(address)
+            for sock in sockets:
                 self.addresses.append(describe(sock))
                 self._listeners.append(
                     await self._loop.create_server(self._proxy.frontend, sock=sock, backlog=4096)
@@ -92,6 +96,15 @@ class Server:
             self.admin_addresses.append(describe(sock))
             await web.SockSite(self._admin, sock).start()
 
+    def _stop_listening(self) -> None:
+        """Refuse new connections. The file of a Unix socket goes while it is still ours: once nobody listens,
+        a successor may put its own in its place.
+        """
+        while self._bound:
+            forget(self._bound.pop())
+        while self._listeners:
+            self._listeners.pop().close()
+
     async def drain(self, hurry: asyncio.Event) -> None:
         """Take nothing new, end streams at block boundaries, spread; be gone by `drain.timeout`, or at
         once when `hurry` is set.
@@ -99,8 +112,7 @@ class Server:
         self.phase = Phase.DRAINING
         drain, proxy = self._settings.drain, self._proxy
         logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
-        for listener in self._listeners:
-            listener.close()
+        self._stop_listening()
         now = self._loop.time()
         for stream in self.streams:
             stream.drain(now + random.uniform(0, drain.spread))  # noqa: S311 (spreads clients)
@@ -118,17 +130,16 @@ class Server:
     async def _close_all(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
-        for listener in self._listeners:
-            listener.close()
+        self._stop_listening()
         for stream in self.streams:
             stream.cut()
         if self._proxy is not None:
             self._proxy.cut_upgraded()
             await self._proxy.frontend.shutdown(0.1)
         if self._admin is not None:
+            if self._settings.admin is not None and self.admin_addresses:
+                forget(self._settings.admin.listen)
             await self._admin.cleanup()
-        for address in self._settings.listen:
-            forget(address)
 
     def _tick(self) -> None:
         """Measure how late the loop is: every stream's promise is good to this much."""
@@ -148,6 +159,7 @@ async def run(settings: Settings) -> None:
         stop.set()
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log.complain)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
     server = Server(settings)

@@ -1,0 +1,106 @@
+"""The command line as a whole: what it is called, what it refuses, how it is started."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sse_keepalive_proxy
+from sse_keepalive_proxy import __version__
+from sse_keepalive_proxy.cli import check, main
+
+COMMANDS = ["run", "check", "routes", "healthcheck", "demo"]
+MODULE = [sys.executable, "-X", "dev", "-W", "error", "-m", "sse_keepalive_proxy"]
+
+
+def started(command: list[str]) -> tuple[int, str, str]:
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(sse_keepalive_proxy.__file__).parents[1])},
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def exit_code(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
+
+
+def test_the_module_is_the_command() -> None:
+    assert started([*MODULE, "--version"]) == (0, f"sse-keepalive-proxy {__version__}\n", "")
+    code, out, err = started([*MODULE, "routes", "/"])
+    assert (code, out) == (2, "")
+    assert err.startswith("routes: ")
+
+
+def test_so_is_the_script_that_is_installed() -> None:
+    script = shutil.which("sse-keepalive-proxy", path=str(Path(sys.executable).parent))
+    if script is None:
+        pytest.skip("the package is not installed beside this Python: pip install -e .")
+    assert started([script, "--version"]) == (0, f"sse-keepalive-proxy {__version__}\n", "")
+
+
+def test_the_version_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr() == (f"sse-keepalive-proxy {__version__}\n", "")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--help") == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"^    {command}\s+\S", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_refuses_a_flag_it_does_not_know(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(command, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: sse-keepalive-proxy {command} ")
+    given = ["/"] if command == "routes" else []
+    assert exit_code(command, *given, "--nonsense") == 2
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["serve"],
+        ["doctor"],  # of a later version: not there rather than silent
+        ["--verbose"],
+        ["run", "--up", "http://127.0.0.1:1"],  # no abbreviations: a later flag could take them
+        ["check", "--config"],
+        ["--vers"],
+    ],
+)
+def test_a_wrong_command_line_is_said_and_exits_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: sse-keepalive-proxy")
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "load_for", interrupted)
+    assert main(["check", "-c", "any.yaml"]) == 130
+    assert capsys.readouterr() == ("", "")

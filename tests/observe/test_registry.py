@@ -1,0 +1,134 @@
+"""The open streams: what limits count, and how a stream is shown."""
+
+from __future__ import annotations
+
+from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle, Opened
+from sse_keepalive_proxy.stream.policy import StreamPolicy
+
+
+class Stream:
+    """An open stream that nobody relays."""
+
+    stream_id, route_name = "0011223344556677", "events"
+    comments = pings = stalls = events = upstream_bytes = sent_upstream = sent_synthetic = 0
+    event_at: float | None = None
+
+    def __init__(self, client: str = "203.0.113.7", opened_at: float = 1000.0) -> None:
+        self.client, self.opened_at = client, opened_at
+        self.life = Lifecycle(StreamPolicy(), opened_at)
+
+    def drain(self, at: float) -> None:
+        raise AssertionError("nobody asked for it")
+
+    cut = drain  # type: ignore[assignment]
+
+
+def filled(registry: Registry, *streams: OpenStream) -> Registry:
+    for stream in streams:
+        registry.add(stream)
+    return registry
+
+
+# Limits.
+
+
+def test_there_is_room_until_the_limit_and_again_when_one_has_left() -> None:
+    registry, first, second = Registry(2, None), Stream(), Stream()
+    assert registry.refusal("anybody") is None
+    filled(registry, first)
+    assert registry.refusal("anybody") is None
+    filled(registry, second)
+    assert (len(registry), registry.refusal("anybody")) == (2, "max_streams")
+    registry.remove(first)
+    assert (len(registry), registry.refusal("anybody")) == (1, None)
+
+
+def test_a_client_has_a_limit_of_its_own_and_the_whole_limit_comes_first() -> None:
+    registry = filled(Registry(3, 2), mine := Stream("203.0.113.7"), Stream("203.0.113.7"))
+    assert registry.refusal("203.0.113.7") == "max_streams_per_client"
+    assert registry.refusal("203.0.113.8") is None
+    registry.remove(mine)
+    assert registry.refusal("203.0.113.7") is None
+    filled(registry, mine, Stream("203.0.113.8"))
+    assert registry.refusal("203.0.113.7") == "max_streams"
+
+
+def test_leaving_twice_is_leaving_once() -> None:
+    registry = filled(Registry(10, 2), mine := Stream(), Stream())
+    registry.remove(mine)
+    registry.remove(mine)
+    registry.remove(Stream())  # was never there
+    assert len(registry) == 1
+    filled(registry, mine)
+    assert registry.refusal(mine.client) == "max_streams_per_client"
+
+
+def test_a_client_that_has_left_is_forgotten() -> None:
+    registry = Registry(10, 1)
+    for index in range(1000):
+        stream = Stream(f"client {index}")
+        filled(registry, stream).remove(stream)
+    assert len(registry._clients) == 0
+
+
+def test_clients_are_not_counted_where_they_have_no_limit() -> None:
+    registry = filled(Registry(10, None), mine := Stream(), Stream())
+    assert (registry.refusal(mine.client), len(registry._clients)) == (None, 0)
+    registry.remove(mine)
+    assert len(registry) == 1
+
+
+def test_a_stream_is_connecting_until_it_has_begun_or_left() -> None:
+    registry = filled(Registry(10, None), first := Stream(), second := Stream())
+    assert registry.connecting == 2
+    registry.begun(first)
+    registry.begun(first)
+    assert (registry.connecting, len(registry)) == (1, 2)
+    registry.remove(second)
+    registry.remove(first)
+    assert (registry.connecting, len(registry)) == (0, 0)
+
+
+def test_streams_may_leave_while_they_are_looked_at() -> None:
+    registry = filled(Registry(10, 5), *(Stream() for _ in range(5)))
+    seen = 0
+    for stream in registry:
+        registry.remove(stream)
+        seen += 1
+    assert (seen, len(registry)) == (5, 0)
+
+
+# How a stream is shown.
+
+
+def test_a_stream_that_has_heard_nothing_says_never() -> None:
+    stream = Stream(opened_at=1000.0)
+    assert snapshot(stream, 1001.23456) == {
+        "id": "0011223344556677",
+        "route": "events",
+        "state": "connecting",
+        "client": "203.0.113.7",
+        "age_s": 1.235,
+        "since_upstream_byte_s": None,
+        "since_upstream_event_s": None,
+        "events": 0,
+        "comments": 0,
+        "pings": 0,
+        "stalls": 0,
+        "bytes": 0,
+    }
+
+
+def test_a_stream_that_lives_says_how_long_ago_it_heard_what() -> None:
+    stream = Stream(opened_at=1000.0)
+    stream.life.handle(Opened(), 1001.0)
+    stream.life.received(1010.0, alive=True)
+    stream.life.received(1017.0, alive=False)
+    stream.event_at, stream.events, stream.comments = 1010.0, 1, 2
+    stream.upstream_bytes, stream.sent_upstream, stream.sent_synthetic = 30, 29, 7
+    stream.pings, stream.stalls = 3, 4
+    shown = snapshot(stream, 1020.0)
+    assert (shown["since_upstream_byte_s"], shown["since_upstream_event_s"]) == (3.0, 10.0)
+    assert (shown["state"], shown["age_s"], shown["bytes"]) == ("flowing", 20.0, 36)
+    assert [shown[key] for key in ("events", "comments", "pings", "stalls")] == [1, 2, 3, 4]
