@@ -93,7 +93,8 @@ class Logging(Section):
 
     level: Annotated[LogLevel, Strict(False)] = Field(
         default=LogLevel.INFO,
-        description="The least important message that is written. `debug` tells of every stream's steps.",
+        description="The least important message that is written. "
+        "A stall is a `warning`, a stream that opens or ends an `info`.",
     )
     format: Annotated[LogFormat, Strict(False)] = Field(
         default=LogFormat.TEXT,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
 
 from sse_keepalive_proxy.config import Route, Settings
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.proxy.client_socket import peer_address
 from sse_keepalive_proxy.proxy.connection import ConnectionLimits, Frontend
 from sse_keepalive_proxy.proxy.forward import Context, Forward, ReadyRoute, answer, log_access
 from sse_keepalive_proxy.proxy.headers import Trust
@@ -16,6 +19,8 @@ from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.upstream.dial import Dialer
 
 __all__ = ["Proxy"]
+
+access = logging.getLogger("sse_keepalive_proxy.access")
 
 
 class Proxy:
@@ -38,7 +43,9 @@ class Proxy:
         limits = settings.limits
         self.frontend = Frontend(
             self._handle,
-            ConnectionLimits(limits.max_request_header, limits.request_header_timeout, self._has_room),
+            ConnectionLimits(
+                limits.max_request_header, limits.request_header_timeout, self._has_room, self._refused
+            ),
         )
 
     @property
@@ -69,17 +76,23 @@ class Proxy:
     def _has_room(self) -> bool:
         """Whether one more connection fits, by the configuration and by the descriptors that are left."""
         context = self._context
-        clients = self.frontend.open_connections + len(context.streams) + len(context.spliced)
+        own = len(context.streams) - context.streams.connecting
+        clients = self.frontend.open_connections + own + len(context.spliced)
         return (
             clients <= context.limits.max_connections
             and clients + context.dialer.open_connections < self._descriptors
         )
 
+    def _refused(self, status: int, peer: str) -> None:
+        """Count and log what cannot be routed. It is no request that could be shown."""
+        self._context.metrics.answered(NO_ROUTE, "other", status)
+        access.info("refused", extra={"fields": {"status": status, "client": peer}})
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         context = self._context
         incoming = admit(request, context.limits.max_request_header)
         if isinstance(incoming, Refusal):
-            context.metrics.answered(NO_ROUTE, request.method, incoming.status)
+            self._refused(incoming.status, peer_address(request.transport))
             return answer(request, incoming.status, incoming.text, keep_alive=False)
         host = host_name(incoming.host.decode("latin-1"))
         route = find_route(self._routes, method=incoming.method, path=incoming.path, host=host)

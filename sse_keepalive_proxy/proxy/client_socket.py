@@ -1,4 +1,6 @@
-"""What the kernel does for a client's connection: finds one that vanished, tells how much it has taken."""
+"""What the kernel does for a client's connection: finds one that vanished, tells how much it has taken,
+forgets what one that takes nothing has left.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import socket
 import struct
 import termios
 
-__all__ = ["untaken", "watch"]
+__all__ = ["peer_address", "reset", "untaken", "watch"]
 
 
 def watch(transport: asyncio.Transport, write_timeout: float) -> None:
@@ -19,6 +21,17 @@ def watch(transport: asyncio.Transport, write_timeout: float) -> None:
     sock, option = _tcp(transport), getattr(socket, "TCP_USER_TIMEOUT", None)
     if sock is not None and option is not None:
         sock.setsockopt(socket.IPPROTO_TCP, option, round(write_timeout * 1000))
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection with RST. A plain abort would leave the kernel megabytes to offer a client that
+    takes none of them.
+    """
+    sock = _tcp(transport)
+    if sock is not None:
+        with contextlib.suppress(OSError):  # it is closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def untaken(transport: asyncio.Transport) -> int:
@@ -31,6 +44,12 @@ def untaken(transport: asyncio.Transport) -> int:
         with contextlib.suppress(OSError):
             waiting += struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
     return waiting
+
+
+def peer_address(transport: asyncio.BaseTransport | None) -> str:
+    """The address at the other end, IPv4 as such; nothing for a unix socket, or when it has gone."""
+    address = transport.get_extra_info("peername") if transport is not None else None
+    return str(address[0]).removeprefix("::ffff:") if isinstance(address, tuple) else ""
 
 
 def _tcp(transport: asyncio.Transport) -> socket.socket | None:

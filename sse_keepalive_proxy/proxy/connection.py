@@ -25,6 +25,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
 from sse_keepalive_proxy.errors import BodyInvalid
+from sse_keepalive_proxy.proxy.client_socket import peer_address
 
 __all__ = ["Connection", "ConnectionLimits", "Frontend", "Written", "plain_error"]
 
@@ -41,11 +42,14 @@ _LINGERING = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of every connection. Sizes are bytes, times seconds."""
+    """Bounds of every connection. Sizes are bytes, times seconds. `refused` is told the status and the peer
+    of what is refused here, before there is a request that could be routed.
+    """
 
     max_head: int
     head_timeout: float
     has_room: Callable[[], bool]
+    refused: Callable[[int, str], None]
 
 
 class Written(web.StreamResponse):
@@ -102,14 +106,28 @@ class Connection(web.RequestHandler):
         self._head_came()
         super().connection_lost(exc)
 
+    def close(self) -> None:
+        """Take no further request. An idle connection closes now, any other behind its answer: aiohttp's own
+        leaves an idle one open, deaf, until somebody cuts it.
+        """
+        waiter = self._waiter
+        idle = not self._request_count or (waiter is not None and not waiter.done())
+        super().close()
+        if idle:
+            self.force_close()
+
     def data_received(self, data: bytes) -> None:
+        if self._upgraded:  # aiohttp keeps it, one read of it at most, until the upgrade is answered
+            super().data_received(data)
+            return
         body = self._body
-        if body is None or body.is_eof():
-            body = None
-            self._head_size += len(data)
-            self._await_head()
-        else:
+        if body is not None and not body.is_eof():
             self._body_size += len(data)
+        else:
+            body = None
+            if data:  # aiohttp says nothing to have its parser go on: no head begins with that
+                self._head_size += len(data)
+                self._await_head()
         parsed = self._request_count
         super().data_received(data)
         if self._request_count > parsed:
@@ -122,6 +140,16 @@ class Connection(web.RequestHandler):
             self._refuse(431, f"the request head is larger than {self._limits.max_head} bytes")
         if body is not None and not body.is_eof():
             self._bound_coding(body)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """What came behind an upgrade that was refused is parsed in here: its body is the newest now."""
+        parsed = self._request_count
+        finished = await super().finish_response(request, resp, start_time)
+        if self._request_count > parsed and self._messages:
+            self._body, self._body_size = self._messages[-1][1], 0
+        return finished
 
     def _bound_coding(self, body: StreamReader) -> None:
         if self._body_size > self._limits.max_head + _MOST_CODING * body.total_bytes:
@@ -143,6 +171,7 @@ class Connection(web.RequestHandler):
             text = "this is not a valid HTTP/1.1 request"
         else:
             text = "the proxy failed; its log says why"
+        self._limits.refused(status, peer_address(self.transport))
         if self.transport is not None:
             self.transport.write(plain_error(status, text))
         return Written(keep_alive=False)
@@ -188,6 +217,7 @@ class Connection(web.RequestHandler):
     def _refuse(self, status: int, text: str) -> None:
         """Answer without a request, unless the answer to another one is on its way, and close."""
         if self.transport is not None and self._current_request is None:
+            self._limits.refused(status, peer_address(self.transport))
             self.transport.write(plain_error(status, text))
         self.force_close()
 

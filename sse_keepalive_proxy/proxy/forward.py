@@ -88,7 +88,10 @@ def answer(
     fields: tuple[Header, ...] = (),
     keep_alive: bool,
 ) -> Written:
-    """Write one line of text as the whole answer."""
+    """Write one line of text as the whole answer. It ends the connection of a request whose body is still
+    on its way.
+    """
+    keep_alive = keep_alive and request.content.is_eof()
     if request.transport is not None:
         response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
         if request.method == "HEAD":
@@ -240,8 +243,8 @@ class Forward:
 
     async def _respond(self, exchange: Exchange, head: ResponseHead, pump: _Pump | None) -> Written:
         if head.status == 101:
-            if not self._incoming.upgrade:
-                raise UpstreamInvalid("upstream switched protocols though nobody had asked it to")
+            if not self._incoming.upgrade or head.get(b"upgrade").lower() != b"websocket":
+                raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
             return self._switch(exchange, head)
         if self._relay is not None and self._is_stream(head):
             if head.get(b"content-encoding").lower() in (b"", b"identity"):
@@ -290,6 +293,7 @@ class Forward:
             confirm_form(stream.policy.confirm, event_source=incoming.is_event_source),
             chunked=not incoming.http10,
         )
+        self._context.streams.begun(relay)
         self._context.metrics.answered(self._route.name, incoming.method, head.status)
         return Written(keep_alive=False)
 

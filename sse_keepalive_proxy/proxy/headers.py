@@ -157,8 +157,9 @@ class Trust:
 
 @lru_cache(maxsize=4096)
 def _is_address(text: str) -> bool:
+    """An address as a hop may name it: without an IPv6 zone, which means nothing to anybody else."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from sse_keepalive_proxy.proxy.client_socket import peer_address
 from sse_keepalive_proxy.proxy.headers import Header, connection_tokens
 
 __all__ = ["Incoming", "Refusal", "admit"]
@@ -60,13 +61,6 @@ class Incoming:
         accepts = [value for name, value in self.headers if name.lower() == b"accept"]
         return self.method == "GET" and not self.has_body and accepts == [b"text/event-stream"]
 
-    @property
-    def expects_continue(self) -> bool:
-        """Whether the client waits for a 100 before it sends its body."""
-        return any(
-            name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
-        )
-
 
 def admit(request: web.BaseRequest, max_head: int) -> Incoming | Refusal:
     """The request, or why it is refused."""
@@ -99,7 +93,7 @@ def admit(request: web.BaseRequest, max_head: int) -> Incoming | Refusal:
         headers=headers,
         has_body=chunked or bool(length),
         length=length,
-        peer=_peer(request),
+        peer=peer_address(request.transport),
         scheme=request.scheme.encode(),
         upgrade=_wants_websocket(request.method, headers) and version == (1, 1) and not (chunked or length),
         # aiohttp's parser gives the trailers of a chunked body to the next request of the connection.
@@ -144,10 +138,3 @@ def _framing(headers: tuple[Header, ...], *, http10: bool) -> tuple[bool, int | 
 def _wants_websocket(method: str, headers: tuple[Header, ...]) -> bool:
     upgrades = [value.strip().lower() for name, value in headers if name.lower() == b"upgrade"]
     return method == "GET" and upgrades == [b"websocket"] and b"upgrade" in connection_tokens(headers)
-
-
-def _peer(request: web.BaseRequest) -> str:
-    address = request.transport.get_extra_info("peername") if request.transport else None
-    if not isinstance(address, tuple):
-        return ""  # a unix socket
-    return str(address[0]).removeprefix("::ffff:")

@@ -12,6 +12,7 @@ from collections import deque
 from aiohttp import web
 
 from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError, RequestBodyError
+from sse_keepalive_proxy.proxy.client_socket import reset
 from sse_keepalive_proxy.proxy.connection import Written
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.proxy.incoming import Incoming
@@ -104,7 +105,13 @@ async def pass_back(
     Raises ConnectionError when the client goes, `UpstreamError` when the body breaks off: the response
     has begun then, and can only be cut.
     """
-    headers, chunked, keep_alive = _framed(incoming, head)
+    headers, chunked, sized = _framed(incoming, head)
+    # A connection whose request is still on its way carries no other one.
+    keep_alive = incoming.keep_alive and (sized or chunked) and request.content.is_eof()
+    if not keep_alive:
+        headers.append((b"Connection", b"close"))
+    elif incoming.http10:
+        headers.append((b"Connection", b"keep-alive"))
     transport = request.transport
     if transport is None:
         raise ConnectionError("the client has gone")
@@ -113,14 +120,21 @@ async def pass_back(
     if chunked:
         writer.enable_chunking()
     body = _Body(exchange)
-    while data := await body.read():
-        await writer.write(data)
+    try:
+        while data := await body.read():
+            await writer.write(data)
+    except ProxyError:
+        if not sized and not chunked:
+            reset(transport)  # closed, it would look like the end of a whole body
+        raise
     await writer.write_eof()
     return Written(keep_alive=keep_alive)
 
 
 def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool, bool]:
-    """The response's fields with the framing this client understands: fields, chunked, keep-alive."""
+    """The response's fields with the framing this client understands, and where the body ends: with a
+    last chunk, after a known size, or else with the connection.
+    """
     headers = end_to_end(head.headers)
     if head.get(b"transfer-encoding"):  # the length beside it, if any, is void (RFC 9112 6.3)
         headers = [field for field in headers if field[0].lower() != b"content-length"]
@@ -129,12 +143,7 @@ def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool,
     chunked = not sized and not incoming.http10
     if chunked:
         headers.append((b"Transfer-Encoding", b"chunked"))
-    keep_alive = incoming.keep_alive and (sized or chunked)
-    if not keep_alive:
-        headers.append((b"Connection", b"close"))
-    elif incoming.http10:
-        headers.append((b"Connection", b"keep-alive"))
-    return headers, chunked, keep_alive
+    return headers, chunked, sized
 
 
 def first_line(head: ResponseHead) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError, UpstreamError
 from sse_keepalive_proxy.observe.log import now_rfc3339
 from sse_keepalive_proxy.observe.registry import snapshot
-from sse_keepalive_proxy.proxy.client_socket import untaken, watch
+from sse_keepalive_proxy.proxy.client_socket import reset, untaken, watch
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.stream import lifecycle as life
 from sse_keepalive_proxy.stream.lifecycle import CloseReason, Lifecycle
@@ -253,7 +253,7 @@ class Relay(asyncio.Protocol):
                     self._close(reason)
                 case life.Abort():
                     if self._transport is not None:
-                        self._transport.abort()
+                        reset(self._transport)
                 case life.Commit():
                     raise AssertionError("a stream is committed once, in begin()")
 
@@ -270,7 +270,7 @@ class Relay(asyncio.Protocol):
         if transport is not None:
             self._inject(self.route.closing(reason, self._form))
             if reason is CloseReason.CLIENT_STALLED:
-                transport.abort()
+                reset(transport)
             elif self._chunked and reason not in _BROKEN:
                 self._put(b"0\r\n\r\n")
             transport.close()

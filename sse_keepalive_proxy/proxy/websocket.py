@@ -39,10 +39,7 @@ class _End(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.other is not None:
-            if exc is None:
-                self.other.close()
-            else:
-                self.other.abort()
+            self.other.close()  # behind all that came: a reset may follow a close frame and its code
         self.transport = self.other = None
         self._done()
 

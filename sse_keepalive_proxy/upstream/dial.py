@@ -7,6 +7,7 @@ TLS says of a failure is translated here, once.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -74,5 +75,6 @@ def _why(error: Exception) -> str:
         return "the name cannot be resolved"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
-    said = error.strerror if isinstance(error, OSError) else None
-    return said or str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)  # asyncio's own text of it is about a call
+    return str(error) or type(error).__name__

@@ -28,7 +28,6 @@ _READ_SIZE = 64 * 1024
 _MAX_HEAD = 256 * 1024
 _MAX_EARLY = 64 * 1024
 _SWITCHING_PROTOCOLS = 101
-_BODYLESS = frozenset({204, 304})
 
 # A vanished upstream is found in about two minutes (law 8); seconds, seconds, probes.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
@@ -88,6 +87,7 @@ class Exchange(asyncio.Protocol):
         "_pieces",
         "_reason",
         "_sink",
+        "_switched",
         "_transport",
         "on_body",
         "surplus",
@@ -102,9 +102,7 @@ class Exchange(asyncio.Protocol):
         self._reason = b""
         self._head_size = 0
         self._head: asyncio.Future[ResponseHead] | None = asyncio.get_running_loop().create_future()
-        self._has_head = False
-        self._framed = False
-        self._complete = False
+        self._has_head = self._switched = self._framed = self._complete = False
         self._message_end = 0
         self._lost: ProxyError | None = None
         self._sink: Sink | None = None
@@ -205,9 +203,10 @@ class Exchange(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.surplus = data[upgrade.args[0] :]
-            self._pause_for_splice()
-            return
+            if self._switched:
+                self.surplus = data[upgrade.args[0] :]
+                self.pause()  # until another protocol takes over
+                return
         except httptools.HttpParserError as error:
             if not self._complete:  # bytes behind a whole message are nobody's
                 self._pass_on()
@@ -260,19 +259,25 @@ class Exchange(asyncio.Protocol):
             self._headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None  # noqa: S101 (it is the parser that calls)
-        status = self._parser.get_status_code()
+        parser = self._parser
+        assert parser is not None  # noqa: S101 (it is the parser that calls)
+        if self._has_head or self._lost is not None:
+            return  # of a second message, which nobody asked for
+        status = parser.get_status_code()
         head = ResponseHead(status, self._reason, self._headers)
         self._headers, self._reason = [], b""
+        if fault := _fault(head, parser):
+            self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {fault}"))
+            return
         if status < 200 and status != _SWITCHING_PROTOCOLS:
             if self._interim is not None:
                 self._interim(head)
             return
-        if self._head is not None and not self._has_head:
+        if self._head is not None:
             self._has_head = True
-            bodyless = self._bodyless_method or status in _BODYLESS
-            self._framed = bodyless or bool(head.get(b"content-length") or head.get(b"transfer-encoding"))
-            self._complete = bodyless
+            self._switched = status == _SWITCHING_PROTOCOLS
+            self._framed = bool(head.get(b"content-length") or head.get(b"transfer-encoding"))
+            self._complete = self._bodyless_method  # 204 and 304 the parser knows
             if not self._head.done():
                 self._head.set_result(head)
 
@@ -319,10 +324,6 @@ class Exchange(asyncio.Protocol):
         if sink is not None:
             sink.failed(error)
 
-    def _pause_for_splice(self) -> None:
-        self._complete = True
-        self.pause()
-
     def _closed(self) -> None:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
@@ -333,3 +334,14 @@ class Exchange(asyncio.Protocol):
         self._on_close = callback
         if self._transport is None:
             self._closed()
+
+
+def _fault(head: ResponseHead, parser: httptools.HttpResponseParser) -> str:
+    """What the parser let pass and is no answer to what we asked; nothing when all is well."""
+    if parser.get_http_version() not in ("1.0", "1.1") or head.status < 100:
+        return "its status line is of another protocol"
+    if [coding for coding in head.get_all(b"transfer-encoding") if coding.lower() != b"chunked"]:
+        return "it uses a transfer coding that was not asked for"
+    if head.status == _SWITCHING_PROTOCOLS and not parser.should_upgrade():
+        return "it switches protocols and names none"
+    return ""

@@ -416,6 +416,10 @@ async def _check(raw: bytes, outcome: Refused | Passed, *, split: bool) -> None:
                 assert [answer.status for answer in client.responses] == [status]
                 assert client.response.header("connection") == "close"
                 assert client.response.complete
+                refused = {"route": "_none", "method": "other", "code": str(status)}
+                routed = {"route": "all", "method": "POST", "code": str(status)}  # its body was what was wrong
+                count = "sse_proxy_requests_total"
+                assert proxy.metric(count, **refused) + proxy.metric(count, **routed) == 1
                 await soon(lambda: proxy.idle and not proxy.upstream_connections)
                 assert not [request for request in _heard(upstream) if request.complete]
             case Passed():

@@ -1,0 +1,262 @@
+"""Clients that read slowly, a little, or not at all; and what the sockets of a stream are set to."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+from sse_keepalive_proxy.proxy.relay import Relay
+from tests.support.http1 import joined
+from tests.support.instance import Instance, config
+from tests.support.raw_client import RawClient
+from tests.support.raw_upstream import (
+    GOT_REQUEST,
+    LAST_CHUNK,
+    RawUpstream,
+    UpstreamConnection,
+    chunk,
+    stream_head,
+)
+from tests.support.running import on_each_loop
+from tests.support.sockets import Ending
+
+SILENT = [GOT_REQUEST, stream_head()]
+EVENT = b"data: 1\n\n"
+COMMENT = "confirm: {form: comment}\n"
+READ = 256_000 + 4096  # of upstream, at most, at a time, by uvloop; with a block that was unfinished
+FEW = 4096  # a receive buffer that is full at once
+
+
+def blocks(count: int, size: int = 1000) -> bytes:
+    """So many events, numbered, of about `size` bytes each."""
+    return b"".join(b"data: %08d %b\n\n" % (number, b"x" * size) for number in range(count))
+
+
+def pieces(body: bytes) -> Iterator[bytes]:
+    """The body in chunks that end anywhere."""
+    return (body[at : at + 50_001] for at in range(0, len(body), 50_001))
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def relays(proxy: Instance) -> list[Relay]:
+    """The open streams, which here are all of one kind."""
+    found = list(proxy.server.streams)
+    assert all(isinstance(stream, Relay) for stream in found)
+    return found  # type: ignore[return-value]
+
+
+def waiting(relay: Relay) -> int:
+    """Bytes in this process for the client."""
+    assert relay._transport is not None
+    return relay._transport.get_write_buffer_size()
+
+
+async def asleep(proxy: Instance, **how: int) -> RawClient:
+    """A client that has its first byte and reads no further."""
+    client = await proxy.event_source(receive_buffer=FEW, **how)
+    await client.wait_for(b":ok")
+    client.pause()
+    return client
+
+
+async def passing(seconds: float, proxy: Instance) -> None:
+    """Time goes by, which is what this is about."""
+    end_at = now() + seconds
+    await proxy.until(lambda: now() >= end_at)
+
+
+# Upstream is paused.
+
+
+@on_each_loop
+async def test_past_max_buffer_upstream_is_paused_and_in_the_end_everything_is_delivered_in_order() -> None:
+    body = blocks(16_000)
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), *map(chunk, pieces(body)), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, COMMENT + "max_buffer: 256KiB")) as proxy,
+        await asleep(proxy) as client,
+    ):
+        go.set()
+        connection = await upstream.connection()
+        await connection.wait_blocked()
+        (relay,) = relays(proxy)
+        await proxy.until(lambda: relay._paused)
+        came = relay.upstream_bytes
+        assert 256 * 1024 < waiting(relay) <= 256 * 1024 + READ
+        assert relay._framer.pending < 2000
+        client.resume()
+        await client.wait_for(lambda client: len(client.received) > len(body) / 2, within=20)
+        assert relay.upstream_bytes > came
+        await client.wait_response(within=20)
+        assert client.body == b":ok\n\n" + body
+        await proxy.until_closed("upstream_end")
+
+
+@on_each_loop
+async def test_upstreams_silence_is_not_held_against_it_while_we_have_paused_it() -> None:
+    stream = COMMENT + "max_buffer: 1KiB\nstall: {after: 250ms}\nkeepalive: off"
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), chunk(blocks(8000))]) as upstream,
+        Instance(config(upstream, stream)) as proxy,
+        await asleep(proxy) as client,
+    ):
+        go.set()
+        (relay,) = relays(proxy)
+        await proxy.until(lambda: relay._paused)
+        await passing(0.75, proxy)
+        assert relay._paused
+        assert proxy.metric("upstream_stalls_total") == 0
+        client.resume()
+        await client.wait_for(lambda client: len(client.received) > 8000 * 1000, within=20)
+        await proxy.until(lambda: proxy.metric("upstream_stalls_total") == 1)  # now it is silent
+
+
+@on_each_loop
+async def test_no_ping_is_written_behind_bytes_that_still_wait() -> None:
+    body = blocks(8000)
+    stream = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 16MiB"
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), *map(chunk, pieces(body))]) as upstream,
+        Instance(config(upstream, stream)) as proxy,
+        await asleep(proxy) as client,
+    ):
+        go.set()
+        (relay,) = relays(proxy)
+        await proxy.until(lambda: relay.upstream_bytes == len(body) and waiting(relay))
+        before = relay.pings
+        await passing(0.3, proxy)
+        assert relay.pings == before
+        client.resume()
+        await client.wait_for(lambda client: client.response.body.endswith(b":ping\n\n"), within=20)
+        assert body in client.body  # in one piece
+        assert client.body.replace(body, b"").replace(b":ping\n\n", b"") == b":ok\n\n"
+
+
+@on_each_loop
+async def test_a_slow_client_harms_no_other() -> None:
+    body = blocks(8000)
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.play(SILENT)
+        for piece in pieces(body):
+            await connection.send(chunk(piece))
+
+    def pinged(client: RawClient) -> bool:
+        return client.responses[0].body.endswith(b"x\n\n" + 2 * b":ping\n\n")
+
+    stream = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 64KiB"
+    async with (
+        RawUpstream(script) as upstream,
+        Instance(config(upstream, stream)) as proxy,
+        await asleep(proxy) as slow,
+    ):
+        (relay,) = relays(proxy)
+        await proxy.until(lambda: relay._paused)
+        async with await proxy.event_source() as fast:
+            await fast.wait_head()
+            await fast.wait_for(pinged, within=20)
+            assert fast.body.replace(b":ping\n\n", b"") == b":ok\n\n" + body
+            assert relay._paused
+            assert waiting(relay) <= 64 * 1024 + READ
+        slow.resume()
+        await slow.wait_for(pinged, within=20)
+        assert slow.body.replace(b":ping\n\n", b"") == b":ok\n\n" + body
+
+
+# A client that takes nothing.
+
+
+@on_each_loop
+async def test_a_client_that_reads_nothing_is_reset_after_write_timeout_and_upstream_let_go() -> None:
+    stream = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(24_000)))]) as upstream,
+        Instance(config(upstream, stream)) as proxy,
+        await asleep(proxy) as client,
+    ):
+        go.set()
+        connection = await upstream.connection()
+        begun_at = now()
+        await connection.wait_closed()
+        assert now() - begun_at >= 0.399
+        await proxy.until_closed("client_stalled")
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        client.resume()
+        assert await client.wait_end() is Ending.RESET
+        assert not client.response.complete
+
+
+@on_each_loop
+async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_that_reads_nothing() -> None:
+    body = blocks(8000)
+    stream = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), *map(chunk, pieces(body)), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, stream)) as proxy,
+        await asleep(proxy, read_size=FEW) as client,
+    ):
+        go.set()
+        (relay,) = relays(proxy)
+        await proxy.until(lambda: relay._paused)
+        end_at = now() + 1.6
+        while now() < end_at:
+            size = len(client.received)
+            client.resume()
+            await client.wait_for(lambda client: len(client.received) > size)  # noqa: B023
+            client.pause()
+            assert relay._paused  # all the time there was more than it would take
+            await passing(0.05, proxy)
+        assert proxy.closed() == {}
+        client.resume()
+        await client.wait_response(within=20)
+        assert client.body == b":ok\n\n" + body
+
+
+@on_each_loop
+async def test_an_end_that_a_client_does_not_take_is_given_up_after_write_timeout() -> None:
+    stream = COMMENT + "max_buffer: 16MiB\nwrite_timeout: 400ms"
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(8000))), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, stream)) as proxy,
+        await asleep(proxy) as client,
+    ):
+        go.set()
+        await proxy.until_closed("upstream_end")
+        assert proxy.metric("streams_active", state="draining") == 1
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        client.resume()
+        assert await client.wait_end() is Ending.RESET
+        assert not client.response.complete
+        assert proxy.closed() == {"upstream_end": 1}
+
+
+# Sockets.
+
+
+@on_each_loop
+async def test_vanished_peers_are_left_to_the_kernel_to_find_and_no_event_waits_for_another() -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream, COMMENT + "write_timeout: 12s")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b":ok")
+        (relay,) = relays(proxy)
+        assert relay._transport is not None
+        assert relay._exchange is not None
+        assert relay._exchange._transport is not None
+        downstream = relay._transport.get_extra_info("socket")
+        up = relay._exchange._transport.get_extra_info("socket")
+        assert downstream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
+        assert up.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, interval, count = (
+            up.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + interval * count <= 120
+        for sock in (downstream, up):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

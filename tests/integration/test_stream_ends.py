@@ -1,0 +1,439 @@
+"""How a stream ends: each reason, what the client sees of it, and that upstream is let go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from sse_keepalive_proxy.demo.knobs import Knobs
+from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from sse_keepalive_proxy.proxy.stream_route import StreamRoute
+from sse_keepalive_proxy.stream.lifecycle import CloseReason
+from tests.support.http1 import joined, request
+from tests.support.instance import EVENT_SOURCE, Instance, config
+from tests.support.raw_client import RawClient
+from tests.support.raw_upstream import (
+    CLOSE,
+    GOT_REQUEST,
+    LAST_CHUNK,
+    RESET,
+    RawUpstream,
+    Step,
+    chunk,
+    stream_head,
+)
+from tests.support.running import on_each_loop
+from tests.support.sockets import Ending
+
+SILENT = [GOT_REQUEST, stream_head()]
+EVENT = b"data: 1\n\n"
+COMMENT = "confirm: {form: comment}\n"
+
+LEAVING = {"close": RawClient.close, "half-close": RawClient.half_close, "reset": RawClient.abort}
+
+
+async def leave(client: RawClient, how: str) -> None:
+    if (waiting := LEAVING[how](client)) is not None:
+        await waiting
+
+
+def reason_told(client: RawClient) -> str | None:
+    """The reason in `stream_closing`; it has to be the last event of a whole response."""
+    assert client.response.complete
+    closing = [event for event in client.events if event.type == "stream_closing"]
+    if not closing:
+        return None
+    assert client.events[-1:] == closing
+    data: dict[str, str] = json.loads(closing[0].data)
+    assert data["type"] == "stream_closing"
+    assert 1000 <= (client.stream.reconnection_time or 0) <= 5000
+    return data["reason"]
+
+
+# Every reason.
+
+
+async def until_confirmed(proxy: Instance) -> RawClient:
+    client = await proxy.event_source()
+    await client.wait_for(b"connection_confirmed")
+    return client
+
+
+async def the_client_goes(proxy: Instance, client: RawClient) -> None:
+    await client.close()
+
+
+async def the_proxy_drains(proxy: Instance, client: RawClient) -> None:
+    for stream in proxy.server.streams:
+        stream.drain(asyncio.get_running_loop().time())
+
+
+async def the_client_sleeps(proxy: Instance, client: RawClient) -> None:
+    client.pause()
+
+
+async def nothing(proxy: Instance, client: RawClient) -> None:
+    """The script or the clock does it."""
+
+
+MUCH = chunk(b"data: %b\n\n" % (b"x" * 60_000))
+PROVOKED: dict[CloseReason, tuple[list[Step], Callable[[Instance, RawClient], Awaitable[None]]]] = {
+    CloseReason.CLIENT_GONE: ([], the_client_goes),
+    CloseReason.UPSTREAM_END: ([LAST_CHUNK], nothing),
+    CloseReason.UPSTREAM_RESET: ([RESET], nothing),
+    CloseReason.STALLED: ([], nothing),
+    CloseReason.CLIENT_STALLED: ([MUCH] * 300, the_client_sleeps),
+    CloseReason.EVENT_TOO_LARGE: ([chunk(b"data: " + b"x" * 70_000)], nothing),
+    CloseReason.DRAIN: ([], the_proxy_drains),
+    CloseReason.INTERNAL: ([chunk(b"data: a fault\n\n")], nothing),
+}
+
+
+@on_each_loop
+@pytest.mark.parametrize("reason", list(CloseReason))
+async def test_every_reason_ends_a_stream_alone_and_upstream_with_it(
+    reason: CloseReason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = StreamRoute.look
+
+    def faulty(route: StreamRoute, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
+        if b"a fault" in blocks:
+            raise ZeroDivisionError
+        return look(route, blocks, alive)
+
+    monkeypatch.setattr(StreamRoute, "look", faulty)
+    stream = f"""\
+        rewrite: {{unname: [x]}}
+        max_event: 64KiB
+        max_buffer: 64KiB
+        write_timeout: 300ms
+        stall: {{after: 100ms, close_after: {"100ms" if reason is CloseReason.STALLED else "off"}}}
+    """
+    steps, provoke = PROVOKED[reason]
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), *steps], [*SILENT, EVENT]) as upstream,
+        Instance(config(upstream, stream)) as proxy,
+        await until_confirmed(proxy) as client,
+    ):
+        go.set()
+        await provoke(proxy, client)
+        await proxy.until_closed(reason)
+        await upstream.wait_all_closed()
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        opened, lived = proxy.metric("streams_opened_total"), proxy.metric("stream_duration_seconds_count")
+        assert opened == lived == 1
+        if reason not in (CloseReason.CLIENT_GONE, CloseReason.CLIENT_STALLED):
+            await client.wait_end()
+            assert client.response.complete == (reason is not CloseReason.UPSTREAM_RESET)
+        if reason in ("stalled", "event_too_large", "drain", "internal"):
+            assert reason_told(client) == reason
+        else:
+            assert b"stream_closing" not in client.received
+
+
+@on_each_loop
+async def test_a_fault_of_ours_ends_one_stream_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def faulty(route: StreamRoute, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
+        if b"a fault" in blocks:
+            raise ZeroDivisionError
+        return blocks, alive
+
+    monkeypatch.setattr(StreamRoute, "look", faulty)
+    scripts = [
+        [*SILENT, chunk(EVENT), go := asyncio.Event(), chunk(b"data: a fault\n\n")],
+        [*SILENT, go, chunk(EVENT)],
+    ]
+    async with (
+        RawUpstream(*scripts) as upstream,
+        Instance(config(upstream, COMMENT + "rewrite: {unname: [x]}")) as proxy,
+        await proxy.event_source() as first,
+    ):
+        await first.wait_for(EVENT)
+        async with await proxy.event_source() as second:
+            await second.wait_for(b":ok")
+            go.set()
+            await second.wait_for(EVENT)
+            await first.wait_response()
+            assert first.body == b":ok\n\n" + EVENT
+            assert second.ending is None
+            await proxy.until_closed("internal")
+            assert "ZeroDivisionError" in caplog.text
+
+
+@on_each_loop
+async def test_the_end_is_silent_where_the_confirm_was_a_comment() -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream, COMMENT)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b":ok")
+        await the_proxy_drains(proxy, client)
+        await client.wait_response()
+        assert client.body == b":ok\n\n"
+        await proxy.until_closed("drain")
+
+
+# Large events.
+
+
+@on_each_loop
+async def test_an_event_too_large_leaves_the_events_before_it_and_says_why() -> None:
+    blocks = b"".join(b"data: %d\n\n" % number for number in range(50))
+    async with (
+        RawUpstream([*SILENT, chunk(blocks + b"data: " + b"x" * 2000 + b"\n\n")]) as upstream,
+        Instance(config(upstream, "max_event: 1KiB")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert reason_told(client) == "event_too_large"
+        assert [event.data for event in client.events[1:-1]] == [str(number) for number in range(50)]
+        assert b"xxx" not in client.body
+        await upstream.wait_all_closed()
+        await proxy.until_closed("event_too_large")
+
+
+@on_each_loop
+async def test_an_event_of_exactly_max_event_passes_and_one_of_a_byte_more_does_not() -> None:
+    exact = b"data: " + b"x" * (1024 - 8) + b"\n\n"
+    async with (
+        RawUpstream(
+            [*SILENT, *(chunk(exact[at : at + 100]) for at in range(0, 1024, 100)), LAST_CHUNK]
+        ) as up,
+        Instance(config(up, COMMENT + "max_event: 1KiB")) as proxy,
+        Instance(config(up, COMMENT + "max_event: 1023B")) as tighter,
+        await proxy.event_source() as client,
+        await tighter.event_source() as refused,
+    ):
+        await client.wait_response()
+        assert client.body == b":ok\n\n" + exact
+        await proxy.until_closed("upstream_end")
+        await refused.wait_response()
+        assert refused.body == b":ok\n\n"
+        await tighter.until_closed("event_too_large")
+
+
+@on_each_loop
+async def test_a_line_of_four_mebibytes_in_pieces_of_sixteen_bytes_passes() -> None:
+    line = b"data: " + bytes(range(65, 91)) * 161_400
+    pieces = joined(line[at : at + 16] for at in range(0, len(line), 16))
+    async with (
+        RawUpstream([*SILENT, pieces, chunk(b"\n\n"), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, COMMENT + "max_event: 5MiB\nmax_buffer: 64KiB")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        assert len(line) > 4 << 20
+        await client.wait_response(within=20)
+        assert client.body == b":ok\n\n" + line + b"\n\n"
+        assert proxy.metric("upstream_events_total") == 1
+
+
+# Upstream ends.
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    "end",
+    [[RESET], [CLOSE], [b"5\r\nhal", CLOSE], [b"no chunk\r\n"]],
+    ids=["RST", "closed without a last chunk", "closed in a chunk", "no valid chunk"],
+)
+async def test_a_broken_upstream_is_a_cut_for_the_client_behind_all_that_was_whole(end: list[Step]) -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT + b"data: half"), go := asyncio.Event(), *end]) as upstream,
+        Instance(config(upstream, COMMENT)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(EVENT)
+        go.set()
+        assert await client.wait_end() is Ending.EOF
+        assert not client.response.complete
+        assert client.body == b":ok\n\n" + EVENT
+        await proxy.until_closed("upstream_reset")
+        kind = "invalid" if end == [b"no chunk\r\n"] else "reset"
+        assert proxy.metric("upstream_errors_total", kind=kind) == 1
+
+
+@on_each_loop
+@pytest.mark.parametrize("how", ["last chunk", "Content-Length", "connection"])
+async def test_the_tail_reaches_a_client_that_reads_slowly_after_upstream_has_gone(how: str) -> None:
+    body = b"".join(b"data: %06d %b\n\n" % (number, b"x" * 1000) for number in range(3000))
+    coded = [joined(body[at : at + 60_000] for at in range(0, len(body), 60_000)), LAST_CHUNK]
+    head, rest = {
+        "last chunk": (stream_head(), coded),
+        "Content-Length": (stream_head(f"content-length: {len(body)}", chunked=False), [body]),
+        "connection": (stream_head(chunked=False), [body]),
+    }[how]
+    async with (
+        RawUpstream([GOT_REQUEST, head, *rest, CLOSE]) as upstream,
+        Instance(config(upstream, COMMENT + "max_buffer: 64KiB")) as proxy,
+        await proxy.event_source(receive_buffer=8192) as client,
+    ):
+        client.pause()
+        await (await upstream.connection()).request()
+        await proxy.until(lambda: proxy.metric("upstream_events_total") > 100)
+        client.resume()
+        await client.wait_response(within=20)
+        assert client.body == b":ok\n\n" + body
+        await proxy.until_closed("upstream_end")
+
+
+@on_each_loop
+async def test_open_streams_outlive_a_deaf_upstream_and_new_ones_work_once_it_listens_again() -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream)) as proxy,
+        await until_confirmed(proxy) as client,
+    ):
+        upstream.refuse()
+        async with await proxy.event_source() as refused:
+            await refused.wait_response()
+            assert refused.response.status == 502
+            assert refused.body == b'route "events": upstream cannot be reached\n'
+        assert client.ending is None
+        await upstream.start()
+        async with await until_confirmed(proxy) as again:
+            assert again.ending is None
+        assert proxy.metric("upstream_errors_total", kind="refused") == 1
+
+
+@on_each_loop
+async def test_a_restart_of_upstream_breaks_its_streams_and_the_next_request_works() -> None:
+    async with RawUpstream(SILENT) as upstream, Instance(config(upstream)) as proxy:
+        async with await until_confirmed(proxy) as client:
+            upstream.refuse()
+            (await upstream.connection()).reset()
+            await client.wait_end()
+            assert not client.response.complete
+            await upstream.start()
+        async with await until_confirmed(proxy):
+            await proxy.until_closed("upstream_reset")
+
+
+# Before the head.
+
+
+@on_each_loop
+async def test_an_upstream_without_a_head_by_open_timeout_is_a_504() -> None:
+    async with (
+        RawUpstream([GOT_REQUEST]) as upstream,
+        Instance(config(upstream, "open_timeout: 150ms")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert client.response.status == 504
+        assert client.body == b'route "events": upstream took too long\n'
+        await upstream.wait_all_closed()
+        assert proxy.metric("upstream_errors_total", kind="timeout") == 1
+        assert proxy.metric("streams_opened_total") == 0
+        assert len(proxy.server.streams) == 0
+        assert proxy.closed() == {}
+
+
+@on_each_loop
+async def test_open_timeout_is_no_limit_for_a_stream_that_has_begun() -> None:
+    server = NotifyServer("silent", knobs=Knobs(header_delay=0.1))
+    await server.start()
+    stream = COMMENT + "open_timeout: 500ms\nkeepalive: {interval: 400ms}"
+    try:
+        async with (
+            Instance(config(server.url, stream)) as proxy,
+            await proxy.event_source(f"/events?access_token={server.token()}") as client,
+        ):
+            await client.wait_for(lambda client: client.body.count(b":ping") == 2)
+            assert client.ending is None
+    finally:
+        await server.stop()
+
+
+@on_each_loop
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_client_that_leaves_before_the_head_takes_upstream_with_it(how: str) -> None:
+    async with (
+        RawUpstream([GOT_REQUEST]) as upstream,
+        Instance(config(upstream)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        connection = await upstream.connection()
+        await connection.request()
+        assert proxy.metric("streams_active", state="connecting") == 1
+        await leave(client, how)
+        await connection.wait_closed(within=1)
+        await proxy.until(lambda: proxy.metric("requests_total", method="GET", code="499") == 1)
+        assert proxy.metric("streams_opened_total") == 0
+        assert proxy.closed() == {}
+        assert len(proxy.server.streams) == 0
+
+
+@on_each_loop
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_client_that_leaves_a_stream_takes_upstream_with_it(how: str) -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream)) as proxy,
+        await until_confirmed(proxy) as client,
+    ):
+        connection = await upstream.connection()
+        await leave(client, how)
+        await connection.wait_closed(within=1)
+        await proxy.until_closed("client_gone")
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+
+
+@on_each_loop
+async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind() -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, 0.02, stream_head(), 0.02, chunk(EVENT)]) as upstream,
+        Instance(config(upstream)) as proxy,
+    ):
+        for step in range(30):
+            client = await proxy.event_source()
+            await asyncio.sleep(step * 0.002)
+            client.abort()
+            await client.close()
+        await upstream.wait_all_closed()
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        opened = proxy.metric("streams_opened_total")
+        assert proxy.closed() == {"client_gone": opened}
+        assert 0 < opened < 30
+
+
+# What a client says behind its request.
+
+
+@on_each_loop
+async def test_bytes_behind_the_request_are_ignored_however_many() -> None:
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), chunk(EVENT), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, COMMENT)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b":ok")
+        client.send(b"\0anything\r\n\r\n" * 100_000)
+        await proxy.until(lambda: client.transport.get_write_buffer_size() == 0)
+        client.request("/events?second")
+        go.set()
+        await client.wait_response()
+        assert client.body == b":ok\n\n" + EVENT
+        await client.wait_end()
+        assert len(client.responses) == 1
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_a_second_request_sent_along_is_never_answered_and_reaches_no_upstream() -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, COMMENT)) as proxy,
+        await proxy.client() as client,
+    ):
+        client.send(request("/events", EVENT_SOURCE) + request("/other"))
+        await client.wait_end()
+        assert client.response.complete
+        assert client.body == b":ok\n\n" + EVENT
+        assert len(client.responses) == 1
+        assert [len(connection.requests) for connection in upstream.connections] == [1]
