@@ -37,7 +37,7 @@ class _End(asyncio.Protocol):
         if self.other is not None and not self.other.is_closing():
             self.other.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         if self.other is not None:
             self.other.close()  # behind all that came: a reset may follow a close frame and its code
         self.transport = self.other = None

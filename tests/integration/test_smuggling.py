@@ -417,7 +417,11 @@ async def _check(raw: bytes, outcome: Refused | Passed, *, split: bool) -> None:
                 assert client.response.header("connection") == "close"
                 assert client.response.complete
                 refused = {"route": "_none", "method": "other", "code": str(status)}
-                routed = {"route": "all", "method": "POST", "code": str(status)}  # its body was what was wrong
+                routed = {
+                    "route": "all",
+                    "method": "POST",
+                    "code": str(status),
+                }  # its body was what was wrong
                 count = "sse_proxy_requests_total"
                 assert proxy.metric(count, **refused) + proxy.metric(count, **routed) == 1
                 await soon(lambda: proxy.idle and not proxy.upstream_connections)

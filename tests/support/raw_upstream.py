@@ -203,7 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.ending = self.ending or Ending.EOF
         self._changes.notify()
         self._upstream.changes.notify()
-        return self.transport.get_extra_info("sslcontext") is None  # TLS knows no half-open connection
+        return self._upstream.half_opens
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -273,6 +273,11 @@ class RawUpstream:
         if self._path is not None:
             return f"unix:{os.fspath(self._path)}"
         return f"{'https' if self._ssl else 'http'}://{self.host}:{self.port}"
+
+    @property
+    def half_opens(self) -> bool:
+        """Whether it may go on after the peer's end. TLS knows no half-open connection."""
+        return self._ssl is None
 
     @property
     def open_connections(self) -> int:
