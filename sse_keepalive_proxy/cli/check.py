@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 
-from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, USAGE, Commands, load_for, report
+from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands, load_or_say, report
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides, to_yaml
-from sse_keepalive_proxy.errors import ConfigurationError
 
 __all__ = ["add_to"]
 
@@ -32,14 +30,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 when valid, 78 when not, 2 when no file was named."""
-    try:
-        loaded = load_for(args.config, Overrides())
-    except ConfigurationError as error:
-        report(error.problems)
-        return CONFIGURATION
-    if loaded is None:
-        print("check: nothing to check: give -c FILE", file=sys.stderr)
-        return USAGE
+    loaded = load_or_say(args.config, Overrides(), "check: nothing to check: give -c FILE")
+    if isinstance(loaded, int):
+        return loaded
     if args.strict and loaded.warnings:
         report(replace(problem, warning=False) for problem in loaded.warnings)
         return CONFIGURATION

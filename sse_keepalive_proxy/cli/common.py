@@ -16,9 +16,9 @@ from sse_keepalive_proxy.config import (
     from_upstream,
     load,
 )
-from sse_keepalive_proxy.errors import Problem
+from sse_keepalive_proxy.errors import ConfigurationError, Problem
 
-__all__ = ["CONFIGURATION", "FAILED", "OK", "USAGE", "Commands", "load_for", "report"]
+__all__ = ["CONFIGURATION", "FAILED", "OK", "USAGE", "Commands", "load_or_say", "report"]
 
 OK = 0
 FAILED = 1
@@ -29,11 +29,22 @@ CONFIGURATION = 78
 Commands = argparse._SubParsersAction  # noqa: SLF001 (argparse gives the type no other name)
 
 
-def load_for(file: str | None, overrides: Overrides) -> Loaded | None:
-    """The configuration that flags and environment lead to, None when they name none.
-
-    Raises `ConfigurationError`.
+def load_or_say(file: str | None, overrides: Overrides, otherwise: str) -> Loaded | int:
+    """The configuration that flags and environment lead to, or an exit code once every problem has been
+    said on stderr: 78, or 2 with `otherwise` when they name none.
     """
+    try:
+        loaded = _load(file, overrides)
+    except ConfigurationError as error:
+        report(error.problems)
+        return CONFIGURATION
+    if loaded is None:
+        print(otherwise, file=sys.stderr)
+        return USAGE
+    return loaded
+
+
+def _load(file: str | None, overrides: Overrides) -> Loaded | None:
     path = file or os.environ.get(CONFIG_VARIABLE)
     if path:
         return load(Path(path), environ=os.environ, overrides=overrides)

@@ -6,9 +6,8 @@ import argparse
 import sys
 from urllib.parse import urlsplit
 
-from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, USAGE, Commands, load_for, report
+from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands, load_or_say
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides
-from sse_keepalive_proxy.errors import ConfigurationError
 from sse_keepalive_proxy.proxy.routing import find_route
 
 __all__ = ["add_to"]
@@ -30,14 +29,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 when a route answers, 1 when none does, 2 usage, 78 configuration."""
-    try:
-        loaded = load_for(args.config, Overrides())
-    except ConfigurationError as error:
-        report(error.problems)
-        return CONFIGURATION
-    if loaded is None:
-        print("routes: give the configuration with -c FILE", file=sys.stderr)
-        return USAGE
+    loaded = load_or_say(args.config, Overrides(), "routes: give the configuration with -c FILE")
+    if isinstance(loaded, int):
+        return loaded
     try:
         url = urlsplit(args.url)
         host = url.hostname or ""

@@ -8,9 +8,9 @@ import logging
 import sys
 from dataclasses import replace
 
-from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, USAGE, Commands, load_for, report
+from sse_keepalive_proxy.cli.common import FAILED, OK, Commands, load_or_say
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, UPSTREAM_VARIABLE, Overrides, Settings
-from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
+from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.observe import log
 from sse_keepalive_proxy.serve.server import run as serve
 
@@ -40,14 +40,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 after a drain, 1 when an address cannot be listened on, 2 usage, 78 configuration."""
     overrides = Overrides(listen=args.listen, admin_listen=args.admin_listen, upstream=args.upstream)
-    try:
-        loaded = load_for(args.config, overrides)
-    except ConfigurationError as error:
-        report(error.problems)
-        return CONFIGURATION
-    if loaded is None:
-        print("run: nothing to do: give -c FILE or --upstream URL", file=sys.stderr)
-        return USAGE
+    loaded = load_or_say(args.config, overrides, "run: nothing to do: give -c FILE or --upstream URL")
+    if isinstance(loaded, int):
+        return loaded
     settings = loaded.settings
     log.configure(settings.logging.level, settings.logging.format, access=settings.logging.access)
     for warning in loaded.warnings:  # in the log's own format: it may be JSON

@@ -33,8 +33,9 @@ from sse_keepalive_proxy.errors import (
     UpstreamTimeout,
 )
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry
-from sse_keepalive_proxy.stream.lifecycle import CloseReason, State
+from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
+from sse_keepalive_proxy.stream.states import State
 
 __all__ = ["NO_ROUTE", "Metrics", "RouteMetrics"]
 

@@ -19,8 +19,9 @@ from sse_keepalive_proxy.observe.log import now_rfc3339
 from sse_keepalive_proxy.observe.registry import snapshot
 from sse_keepalive_proxy.proxy.client_socket import reset, untaken, watch
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
-from sse_keepalive_proxy.stream import lifecycle as life
-from sse_keepalive_proxy.stream.lifecycle import CloseReason, Lifecycle
+from sse_keepalive_proxy.stream import messages
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm
 from sse_keepalive_proxy.upstream.http import Exchange
 from sse_keepalive_proxy.wire.block import carries_id, tally
@@ -92,7 +93,7 @@ class Relay(asyncio.Protocol):
             self._transport = transport = take_over(self)
         except ConnectionError:
             metrics.confirm_failures.inc()
-            self._tell(life.ClientGone())
+            self._tell(messages.ClientGone())
             self.route.registry.remove(self)
             return
         transport.set_write_buffer_limits(high=0)
@@ -100,8 +101,8 @@ class Relay(asyncio.Protocol):
         if transport.get_write_buffer_size():  # of an earlier answer; its writer was told, not we
             self.pause_writing()
         wait = confirm.wait if confirm is not None and form is ConfirmForm.EVENT else 0.0
-        for command in self.life.handle(life.Opened(wait), now):
-            if isinstance(command, life.Commit):
+        for command in self.life.handle(messages.Opened(wait), now):
+            if isinstance(command, messages.Commit):
                 self._commit(head, confirm=command.confirm)
         access.info("stream open", extra=self._who())
         exchange.attach(self)
@@ -133,7 +134,7 @@ class Relay(asyncio.Protocol):
         except EventTooLarge as error:
             if error.blocks:
                 self._forward(error.blocks)
-            self._tell(life.Fault(CloseReason.EVENT_TOO_LARGE))
+            self._tell(messages.Fault(CloseReason.EVENT_TOO_LARGE))
         except Exception:  # noqa: BLE001 (it is logged)
             self._broke()
 
@@ -177,13 +178,13 @@ class Relay(asyncio.Protocol):
         """Upstream's body is whole. A block without its blank line is dropped: a client would drop it."""
         if self.events == 1:
             self.route.metrics.eof_after_first_event.inc()
-        self._tell(life.UpstreamEnded())
+        self._tell(messages.UpstreamEnded())
 
     def failed(self, error: ProxyError) -> None:
         """Upstream's body broke off."""
         if isinstance(error, UpstreamError):
             self.route.metrics.upstream_error(error)
-        self._tell(life.UpstreamEnded(reset=True))
+        self._tell(messages.UpstreamEnded(reset=True))
 
     # The client's side: asyncio's protocol.
 
@@ -192,75 +193,73 @@ class Relay(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """A half-close counts as leaving (law 8); the transport closes by itself."""
-        self._tell(life.ClientGone())
+        self._tell(messages.ClientGone())
 
     def pause_writing(self) -> None:
         if self._transport is not None:
-            self._tell(life.Blocked(self._written - untaken(self._transport)))
+            self._tell(messages.Blocked(self._written - untaken(self._transport)))
         self._mind_buffer()
 
     def resume_writing(self) -> None:
-        self._tell(life.Unblocked())
+        self._tell(messages.Unblocked())
         if self._paused and self._exchange is not None:
             self._paused = False
-            self._tell(life.Resumed())
+            self._tell(messages.Resumed())
             self._exchange.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         # A TimeoutError is TCP_USER_TIMEOUT's: the kernel may notice a stalled client before we do.
         stalled = isinstance(exc, TimeoutError)
-        self._tell(life.Fault(CloseReason.CLIENT_STALLED) if stalled else life.ClientGone())
+        self._tell(messages.Fault(CloseReason.CLIENT_STALLED) if stalled else messages.ClientGone())
         self._transport = None
         self._arm()
         self.route.registry.remove(self)
 
-    # Orders from above.
-
     def drain(self, at: float) -> None:
         """End this stream at `at` (loop time), at a block boundary."""
-        self._tell(life.DrainAt(at))
+        self._tell(messages.DrainAt(at))
 
     def cut(self) -> None:
         """End this stream now, whatever still waits for its client."""
         if self._transport is not None:
-            self._tell(life.Fault(CloseReason.DRAIN))
+            self._tell(messages.Fault(CloseReason.DRAIN))
             self._transport.abort()
 
     # What the lifecycle wants done.
 
-    def _tell(self, event: life.Event) -> None:
+    def _tell(self, event: messages.Event) -> None:
         self._do(self.life.handle(event, self._now()))
         self._arm()
 
-    def _do(self, commands: tuple[life.Command, ...]) -> None:
+    def _do(self, commands: tuple[messages.Command, ...]) -> None:
         frames, metrics = self.route.frames, self.route.metrics
         for command in commands:
             match command:
-                case life.Ping(idle_for=idle_for):
+                case messages.Ping(idle_for=idle_for):
                     self.pings += 1
                     self._inject(frames.ping(idle_for=idle_for, after_id=self._id_seen, **self._moment()))
-                case life.Confirm():
+                case messages.Confirm():
                     self._inject(frames.confirm(**self._moment()))
                     metrics.confirmed(ConfirmForm.EVENT)
-                case life.Stalled(silent_for=silent_for):
+                case messages.Stalled(silent_for=silent_for):
                     self.stalls += 1
                     self._inject(self.route.stalled(self.stream_id, silent_for, self._form, self._id_seen))
-                case life.Recovered(silent_for=silent_for):
+                case messages.Recovered(silent_for=silent_for):
                     metrics.recovered(silent_for)
-                case life.SilenceEnded(seconds=seconds):
+                case messages.SilenceEnded(seconds=seconds):
                     metrics.silence.observe(seconds)
-                case life.Close(reason=reason):
+                case messages.Close(reason=reason):
                     self._close(reason)
-                case life.Abort():
+                case messages.Abort():
                     if self._transport is not None:
                         reset(self._transport)
-                case life.Commit():
+                case messages.Commit():
                     raise AssertionError("a stream is committed once, in begin()")
 
     def _broke(self) -> None:
         """An exception that nothing foresaw ends this stream and no other."""
         logger.exception("a stream failed inside the proxy; please report this", extra=self._who())
-        self._tell(life.Fault(CloseReason.INTERNAL))
+        self._tell(messages.Fault(CloseReason.INTERNAL))
 
     def _close(self, reason: CloseReason) -> None:
         exchange, self._exchange = self._exchange, None
@@ -319,7 +318,7 @@ class Relay(asyncio.Protocol):
         if transport.get_write_buffer_size() > self.route.policy.max_buffer:
             self._paused = True
             exchange.pause()
-            self._tell(life.Paused())
+            self._tell(messages.Paused())
 
     # Time.
 

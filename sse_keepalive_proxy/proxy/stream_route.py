@@ -8,7 +8,7 @@ import random
 from sse_keepalive_proxy.observe.metrics import RouteMetrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.stream.frames import Frames
-from sse_keepalive_proxy.stream.lifecycle import CloseReason
+from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, SignOfLife, StallAction, StreamPolicy
 from sse_keepalive_proxy.wire.block import parse, split, unname
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sse_keepalive_proxy.stream.lifecycle import CloseReason
+from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
     ConfirmForm,

@@ -44,31 +44,7 @@ from sse_keepalive_proxy.stream.messages import (
 from sse_keepalive_proxy.stream.policy import StallAction, StreamPolicy
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 
-__all__ = [
-    "TRANSITIONS",
-    "Abort",
-    "Blocked",
-    "ClientGone",
-    "Close",
-    "CloseReason",
-    "Command",
-    "Commit",
-    "Confirm",
-    "DrainAt",
-    "Event",
-    "Fault",
-    "Lifecycle",
-    "Opened",
-    "Paused",
-    "Ping",
-    "Recovered",
-    "Resumed",
-    "SilenceEnded",
-    "Stalled",
-    "State",
-    "Unblocked",
-    "UpstreamEnded",
-]
+__all__ = ["Lifecycle"]
 
 _QUIET = 15.0
 """Seconds of upstream silence that count as idle where no keepalive interval says so."""

@@ -1,6 +1,6 @@
 """What a lifecycle is told, and what it answers: events in, commands out.
 
-Values only. What they do is written in `stream.lifecycle`, which gives all these names on.
+Values only. What they do is written in `stream.lifecycle`.
 Times and durations are seconds.
 """
 

@@ -101,6 +101,6 @@ def test_ctrl_c_ends_a_command_without_a_traceback(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "load_for", interrupted)
+    monkeypatch.setattr(check, "load_or_say", interrupted)
     assert main(["check", "-c", "any.yaml"]) == 130
     assert capsys.readouterr() == ("", "")

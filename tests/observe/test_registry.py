@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
-from sse_keepalive_proxy.stream.lifecycle import Lifecycle, Opened
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+from sse_keepalive_proxy.stream.messages import Opened
 from sse_keepalive_proxy.stream.policy import StreamPolicy
 
 

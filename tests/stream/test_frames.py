@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import EncodingError
 from sse_keepalive_proxy.stream.frames import OK, Frames, confirm_form
-from sse_keepalive_proxy.stream.lifecycle import CloseReason
+from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
     ConfirmForm,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sse_keepalive_proxy.stream.lifecycle import (
-    TRANSITIONS,
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+from sse_keepalive_proxy.stream.messages import (
     Abort,
     Blocked,
     ClientGone,
@@ -16,7 +16,6 @@ from sse_keepalive_proxy.stream.lifecycle import (
     DrainAt,
     Event,
     Fault,
-    Lifecycle,
     Opened,
     Paused,
     Ping,
@@ -24,11 +23,11 @@ from sse_keepalive_proxy.stream.lifecycle import (
     Resumed,
     SilenceEnded,
     Stalled,
-    State,
     Unblocked,
     UpstreamEnded,
 )
 from sse_keepalive_proxy.stream.policy import Stall, StallAction
+from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 from tests.stream.transcript import DATA, NOISE, PIECE, Step, Took, play, promise
 
 NOTHING_ON = promise()

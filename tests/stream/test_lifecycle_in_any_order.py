@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.stream.lifecycle import (
-    TRANSITIONS,
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+from sse_keepalive_proxy.stream.messages import (
     Abort,
     Blocked,
     ClientGone,
@@ -20,7 +20,6 @@ from sse_keepalive_proxy.stream.lifecycle import (
     Confirm,
     DrainAt,
     Fault,
-    Lifecycle,
     Opened,
     Paused,
     Ping,
@@ -28,11 +27,11 @@ from sse_keepalive_proxy.stream.lifecycle import (
     Resumed,
     SilenceEnded,
     Stalled,
-    State,
     Unblocked,
     UpstreamEnded,
 )
 from sse_keepalive_proxy.stream.policy import Keepalive, Stall, StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 from tests.stream.transcript import DATA, NOISE, PIECE, Sent, Step, Took, Transcript, play
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sse_keepalive_proxy.stream.lifecycle import Command, Event, Lifecycle, State
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+from sse_keepalive_proxy.stream.messages import Command, Event
 from sse_keepalive_proxy.stream.policy import Keepalive, Stall, StreamPolicy
+from sse_keepalive_proxy.stream.states import State
 
 __all__ = ["DATA", "NOISE", "PIECE", "Sent", "Step", "Took", "Transcript", "play", "promise"]
 
