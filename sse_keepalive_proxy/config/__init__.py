@@ -21,10 +21,17 @@ from sse_keepalive_proxy.config.model import (
     Settings,
     Upstream,
 )
-from sse_keepalive_proxy.config.overrides import CONFIG_VARIABLE, UPSTREAM_VARIABLE, VARIABLES, Overrides
+from sse_keepalive_proxy.config.overrides import (
+    ADMIN_LISTEN_VARIABLE,
+    CONFIG_VARIABLE,
+    UPSTREAM_VARIABLE,
+    VARIABLES,
+    Overrides,
+)
 from sse_keepalive_proxy.config.stream_section import Stream
 
 __all__ = [
+    "ADMIN_LISTEN_VARIABLE",
     "CONFIG_VARIABLE",
     "UPSTREAM_VARIABLE",
     "VARIABLES",

@@ -14,6 +14,7 @@ from sse_keepalive_proxy.config.words import shown
 from sse_keepalive_proxy.errors import Problem
 
 __all__ = [
+    "ADMIN_LISTEN_VARIABLE",
     "CONFIG_VARIABLE",
     "NO_OVERRIDES",
     "UPSTREAM_VARIABLE",

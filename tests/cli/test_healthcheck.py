@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sse_keepalive_proxy.cli import build_parser, healthcheck, main
+from sse_keepalive_proxy.cli import healthcheck, main
 from tests.support.programs import free_port
 from tests.support.proxy_process import running_proxy
 
@@ -49,8 +49,32 @@ def test_a_running_proxy_is_healthy_and_a_stopped_one_is_not(
     assert "Connection refused" in capsys.readouterr().err
 
 
-def test_it_asks_the_admin_listener_where_it_is_by_default() -> None:
-    assert build_parser().parse_args(["healthcheck"]).url == "http://127.0.0.1:9090/livez"
+@pytest.mark.parametrize(
+    ("said", "url"),
+    [
+        (None, "http://127.0.0.1:9090/livez"),
+        ("", "http://127.0.0.1:9090/livez"),
+        ("off", "http://127.0.0.1:9090/livez"),
+        ("unix:/run/admin.sock", "http://127.0.0.1:9090/livez"),
+        ("0.0.0.0:9191", "http://127.0.0.1:9191/livez"),
+        (":9191", "http://127.0.0.1:9191/livez"),
+        ("[::]:9191", "http://[::1]:9191/livez"),
+        ("10.1.2.3:9191", "http://10.1.2.3:9191/livez"),
+    ],
+)
+def test_it_asks_the_admin_listener_where_it_is_by_default_or_by_the_environment(
+    said: str | None, url: str
+) -> None:
+    environ = {} if said is None else {"SSE_KEEPALIVE_PROXY_ADMIN_LISTEN": said}
+    assert healthcheck.default_url(environ) == url
+
+
+def test_without_a_url_it_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_proxy(tmp_path, upstream="http://127.0.0.1:1") as proxy:
+        monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", f"0.0.0.0:{proxy.admin_port}")
+        assert main(["healthcheck"]) == 0
 
 
 @pytest.mark.parametrize(
