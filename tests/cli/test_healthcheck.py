@@ -69,9 +69,7 @@ def test_it_asks_the_admin_listener_where_it_is_by_default_or_by_the_environment
     assert healthcheck.default_url(environ) == url
 
 
-def test_without_a_url_it_follows_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_url_it_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_proxy(tmp_path, upstream="http://127.0.0.1:1") as proxy:
         monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", f"0.0.0.0:{proxy.admin_port}")
         assert main(["healthcheck"]) == 0
