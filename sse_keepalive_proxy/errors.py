@@ -7,7 +7,8 @@
     ├── EventTooLarge           an upstream event exceeds `max_event`
     ├── RequestBodyError        a request's body cannot be passed on
     │   ├── BodyTooLarge        it exceeds `limits.max_request_body`
-    │   └── BodyInvalid         its chunked coding is broken
+    │   ├── BodyInvalid         its chunked coding is broken
+    │   └── BodyTooLate         it did not come in time
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamRefused     no connection could be made (name, route, port, TLS)
         ├── UpstreamTimeout     no connection or no response head in time
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 __all__ = [
     "BodyInvalid",
     "BodyTooLarge",
+    "BodyTooLate",
     "CannotListen",
     "ConfigurationError",
     "EncodingError",
@@ -101,6 +103,10 @@ class BodyTooLarge(RequestBodyError):
 
 class BodyInvalid(RequestBodyError):
     """A request's body is not what its head announced: its chunked coding is broken."""
+
+
+class BodyTooLate(RequestBodyError):
+    """A request's body is not whole though upstream has begun to answer with a stream, for too long."""
 
 
 class UpstreamError(ProxyError):

@@ -7,7 +7,7 @@ too. It leaves when its connection is gone, or when its request turns out to be 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
@@ -72,6 +72,7 @@ class Registry:
         self._streams: dict[int, OpenStream] = {}
         self._connecting: set[int] = set()
         self._clients: Counter[str] = Counter()
+        self._drain_at: Callable[[], float] | None = None
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -92,8 +93,16 @@ class Registry:
             return "max_streams_per_client"
         return None
 
+    def drain(self, at: Callable[[], float]) -> None:
+        """End every stream at its own `at()`, those too that are still to come."""
+        self._drain_at = at
+        for stream in self:
+            stream.drain(at())
+
     def add(self, stream: OpenStream) -> None:
         """Count `stream` from now on, as connecting."""
+        if self._drain_at is not None:
+            stream.drain(self._drain_at())
         self._streams[id(stream)] = stream
         self._connecting.add(id(stream))
         if self._per_client is not None:

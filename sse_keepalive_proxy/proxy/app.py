@@ -9,9 +9,10 @@ from aiohttp import web
 from sse_keepalive_proxy.config import Route, Settings
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.proxy.answer import answer, log_access
 from sse_keepalive_proxy.proxy.client_socket import peer_address
 from sse_keepalive_proxy.proxy.connection import ConnectionLimits, Frontend
-from sse_keepalive_proxy.proxy.forward import Context, Forward, ReadyRoute, answer, log_access
+from sse_keepalive_proxy.proxy.forward import Context, Forward, ReadyRoute
 from sse_keepalive_proxy.proxy.headers import Trust
 from sse_keepalive_proxy.proxy.incoming import Refusal, admit
 from sse_keepalive_proxy.proxy.routing import find_route, host_name
@@ -74,14 +75,13 @@ class Proxy:
         )
 
     def _has_room(self) -> bool:
-        """Whether one more connection fits, by the configuration and by the descriptors that are left."""
+        """Whether one more connection fits, by the configuration and by the descriptors: each may come to
+        need a second one, to upstream.
+        """
         context = self._context
         own = len(context.streams) - context.streams.connecting
         clients = self.frontend.open_connections + own + len(context.spliced)
-        return (
-            clients <= context.limits.max_connections
-            and clients + context.dialer.open_connections < self._descriptors
-        )
+        return clients <= context.limits.max_connections and 2 * clients <= self._descriptors
 
     def _refused(self, status: int, peer: str) -> None:
         """Count and log what cannot be routed. It is no request that could be shown."""

@@ -11,16 +11,22 @@ import socket
 import struct
 import termios
 
-__all__ = ["peer_address", "reset", "untaken", "watch"]
+__all__ = ["has_left", "peer_address", "reset", "untaken", "watch"]
+
+_LONGEST = (1 << 31) - 1
+"""Milliseconds that TCP_USER_TIMEOUT can hold: 24 days."""
+
+_LEFT = frozenset({7, 8})
+"""TCP_CLOSE and TCP_CLOSE_WAIT of Linux's `tcp_states.h`."""
 
 
-def watch(transport: asyncio.Transport, write_timeout: float) -> None:
+def watch(transport: asyncio.BaseTransport, write_timeout: float) -> None:
     """Let the kernel end a connection whose peer has vanished: writing alone does not find out for hours
     (FACTS 6).
     """
     sock, option = _tcp(transport), getattr(socket, "TCP_USER_TIMEOUT", None)
     if sock is not None and option is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, option, round(write_timeout * 1000))
+        sock.setsockopt(socket.IPPROTO_TCP, option, min(round(write_timeout * 1000), _LONGEST))
 
 
 def reset(transport: asyncio.Transport) -> None:
@@ -46,12 +52,25 @@ def untaken(transport: asyncio.Transport) -> int:
     return waiting
 
 
+def has_left(transport: asyncio.BaseTransport) -> bool:
+    """Whether the peer has closed or broken its connection, told without reading (on Linux; else no)."""
+    sock = _tcp(transport)
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _LEFT
+    except OSError:
+        return True
+
+
 def peer_address(transport: asyncio.BaseTransport | None) -> str:
-    """The address at the other end, IPv4 as such; nothing for a unix socket, or when it has gone."""
+    """The address at the other end, IPv4 as such; nothing for a unix socket, `?` when it has gone."""
     address = transport.get_extra_info("peername") if transport is not None else None
-    return str(address[0]).removeprefix("::ffff:") if isinstance(address, tuple) else ""
+    if isinstance(address, tuple):
+        return str(address[0]).removeprefix("::ffff:")
+    return "?" if address is None else ""
 
 
-def _tcp(transport: asyncio.Transport) -> socket.socket | None:
+def _tcp(transport: asyncio.BaseTransport) -> socket.socket | None:
     sock: socket.socket | None = transport.get_extra_info("socket")
     return sock if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) else None

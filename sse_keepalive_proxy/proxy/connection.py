@@ -25,12 +25,18 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
 from sse_keepalive_proxy.errors import BodyInvalid
-from sse_keepalive_proxy.proxy.client_socket import peer_address
+from sse_keepalive_proxy.proxy.client_socket import has_left, peer_address, watch
 
 __all__ = ["Connection", "ConnectionLimits", "Frontend", "Written", "plain_error"]
 
 _KEEPALIVE_TIMEOUT = 3630.0
 """Seconds an idle connection is kept: longer than cloudflared's 90 and the CDN's 900 (FACTS 2)."""
+
+_SEND_TIMEOUT = 60.0
+"""Seconds a client may take nothing of an answer, as nginx's `send_timeout`; a stream has its own."""
+
+_LOOK_AT_PEER = 1.0
+"""Seconds between two looks whether a client is still there, while nothing is read from it."""
 
 _MOST_CODING = 16
 """Bytes of chunked coding for each byte of data, beside a head's worth: endless chunk extensions and
@@ -85,18 +91,21 @@ def plain_error(
 class Connection(web.RequestHandler):
     """One client's connection until it is closed or handed over."""
 
-    __slots__ = ("_body", "_body_size", "_head_size", "_head_timer", "_limits")
+    __slots__ = ("_body", "_body_size", "_closing", "_head_size", "_head_timer", "_limits", "_peer_timer")
 
     def __init__(self, frontend: Frontend, limits: ConnectionLimits, **settings: Any) -> None:
         super().__init__(frontend, **settings)
         self._limits = limits
         self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._peer_timer: asyncio.TimerHandle | None = None
+        self._closing = False  # once the current answer has been given
         self._body: StreamReader | None = None
         self._body_size = 0  # of the newest request's body, its coding included, at most one head more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        watch(transport, _SEND_TIMEOUT)
         if not self._limits.has_room():
             self._refuse(503, "this proxy has no room for another connection (limits.max_connections)")
             return
@@ -104,17 +113,44 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head_came()
+        if self._peer_timer is not None:
+            self._peer_timer.cancel()
         super().connection_lost(exc)
 
     def close(self) -> None:
         """Take no further request. An idle connection closes now, any other behind its answer: aiohttp's own
-        leaves an idle one open, deaf, until somebody cuts it.
+        leaves an idle one open, deaf, and throws away what is still to come of a busy one's body.
         """
         waiter = self._waiter
-        idle = not self._request_count or (waiter is not None and not waiter.done())
-        super().close()
-        if idle:
+        if not self._request_count or (waiter is not None and not waiter.done()):
+            super().close()
             self.force_close()
+        self._closing = True
+
+    def pause_reading(self) -> None:
+        """A body waits to be taken."""
+        super().pause_reading()
+        self._watch_peer()
+
+    def _pause_reading_for_buffer(self) -> None:
+        """Requests wait to be answered."""
+        super()._pause_reading_for_buffer()
+        self._watch_peer()
+
+    def _watch_peer(self) -> None:
+        """A client that leaves while nothing is read from it must be noticed all the same (law 8)."""
+        if self._peer_timer is None:
+            self._peer_timer = self._loop.call_later(_LOOK_AT_PEER, self._look_at_peer)
+
+    def _look_at_peer(self) -> None:
+        self._peer_timer = None
+        transport = self.transport
+        if transport is None or transport.is_closing() or transport.is_reading():
+            return
+        if has_left(transport):
+            transport.abort()
+        else:
+            self._watch_peer()
 
     def data_received(self, data: bytes) -> None:
         if self._upgraded:  # aiohttp keeps it, one read of it at most, until the upgrade is answered
@@ -145,6 +181,8 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """What came behind an upgrade that was refused is parsed in here: its body is the newest now."""
+        if self._closing:
+            super().close()
         parsed = self._request_count
         finished = await super().finish_response(request, resp, start_time)
         if self._request_count > parsed and self._messages:

@@ -17,7 +17,9 @@ from aiohttp import web
 
 from sse_keepalive_proxy.config import Limits, Match, UpstreamAddress
 from sse_keepalive_proxy.errors import (
+    BodyInvalid,
     BodyTooLarge,
+    BodyTooLate,
     ProxyError,
     RequestBodyError,
     UpstreamError,
@@ -27,7 +29,8 @@ from sse_keepalive_proxy.errors import (
 from sse_keepalive_proxy.observe.log import redact_target
 from sse_keepalive_proxy.observe.metrics import Metrics, RouteMetrics
 from sse_keepalive_proxy.observe.registry import Registry
-from sse_keepalive_proxy.proxy.connection import Connection, Written, plain_error
+from sse_keepalive_proxy.proxy.answer import answer, log_access
+from sse_keepalive_proxy.proxy.connection import Connection, Written
 from sse_keepalive_proxy.proxy.headers import Header, Trust, encode_head, end_to_end, stream_head
 from sse_keepalive_proxy.proxy.incoming import Incoming
 from sse_keepalive_proxy.proxy.plain import first_line, pass_back, send_body
@@ -36,12 +39,12 @@ from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.proxy.websocket import splice
 from sse_keepalive_proxy.stream.frames import confirm_form
 from sse_keepalive_proxy.upstream.dial import Dialer
-from sse_keepalive_proxy.upstream.http import Exchange, ResponseHead
+from sse_keepalive_proxy.upstream.head import ResponseHead
+from sse_keepalive_proxy.upstream.http import Exchange
 
-__all__ = ["Context", "Forward", "ReadyRoute", "answer", "log_access"]
+__all__ = ["Context", "Forward", "ReadyRoute"]
 
 logger = logging.getLogger("sse_keepalive_proxy.proxy")
-access = logging.getLogger("sse_keepalive_proxy.access")
 
 _CLIENT_GONE = 499
 """The code that nginx logs when the client leaves before the answer."""
@@ -49,6 +52,7 @@ _CLIENT_GONE = 499
 _RETRY_AFTER = (1, 10)
 """Seconds, drawn anew for each refused stream, so that they do not come back together (FACTS 7.22)."""
 
+_BODY_STATUS: dict[type[RequestBodyError], int] = {BodyInvalid: 400, BodyTooLate: 408, BodyTooLarge: 413}
 _Pump = asyncio.Task[RequestBodyError | None]
 _QUICK_TUNNEL = b".trycloudflare.com"
 _EVENT_STREAM = b"text/event-stream"
@@ -80,43 +84,10 @@ class Context:
     warned: set[str] = field(default_factory=set)
 
 
-def answer(
-    request: web.BaseRequest,
-    status: int,
-    text: str,
-    *,
-    fields: tuple[Header, ...] = (),
-    keep_alive: bool,
-) -> Written:
-    """Write one line of text as the whole answer. It ends the connection of a request whose body is still
-    on its way.
-    """
-    keep_alive = keep_alive and request.content.is_eof()
-    if request.transport is not None:
-        response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
-        if request.method == "HEAD":
-            response = response[: response.index(b"\r\n\r\n") + 4]
-        request.transport.write(response)
-    return Written(keep_alive=keep_alive)
-
-
-def log_access(incoming: Incoming, client: str, route: str, status: int, seconds: float) -> None:
-    """The line of a plain request."""
-    fields = {
-        "route": route,
-        "method": incoming.method,
-        "target": redact_target(incoming.target),
-        "status": status,
-        "seconds": round(seconds, 3),
-        "client": client,
-    }
-    access.info("request", extra={"fields": fields})
-
-
 class Forward:
     """One admitted request on its way through one route."""
 
-    __slots__ = ("_begun_at", "_client", "_context", "_incoming", "_relay", "_request", "_route")
+    __slots__ = ("_begun_at", "_client", "_context", "_incoming", "_is_plain", "_relay", "_request", "_route")
 
     def __init__(
         self, context: Context, request: web.BaseRequest, incoming: Incoming, route: ReadyRoute
@@ -125,6 +96,7 @@ class Forward:
         self._begun_at = asyncio.get_running_loop().time()
         self._client = context.trust.client(incoming.peer, incoming.headers)
         self._relay: Relay | None = None
+        self._is_plain = route.stream is None  # until its answer tells
 
     async def run(self) -> Written:
         """Answer. Whatever happens, the request is counted once and nothing is left open."""
@@ -141,7 +113,7 @@ class Forward:
             metrics.upstream_error(error)
             return self._failed(error)
         except RequestBodyError as error:
-            return self._refuse(413 if isinstance(error, BodyTooLarge) else 400, str(error), keep_alive=False)
+            return self._refuse(_BODY_STATUS[type(error)], str(error), keep_alive=False)
         except Exception:
             logger.exception("a request failed inside the proxy; please report this", extra=self._where())
             return self._refuse(500, "the proxy failed; its log says why", keep_alive=False)
@@ -237,7 +209,8 @@ class Forward:
         """A 1xx goes to the client as it is (RFC 9110 15.2), unless it would not understand it."""
         transport = self._request.transport
         if transport is not None and not self._incoming.http10:
-            transport.write(encode_head(first_line(head), end_to_end(head.headers)))
+            fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
+            transport.write(encode_head(first_line(head), fields))
 
     # Towards the client.
 
@@ -246,10 +219,10 @@ class Forward:
             if not self._incoming.upgrade or head.get(b"upgrade").lower() != b"websocket":
                 raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
             return self._switch(exchange, head)
+        self._is_plain = not _is_event_stream(head)
         if self._relay is not None and self._is_stream(head):
             if head.get(b"content-encoding").lower() in (b"", b"identity"):
-                if pump is not None and (error := await pump) is not None:
-                    raise error
+                await self._whole_body(pump)
                 return self._stream(self._relay, exchange, head)
             self._route.metrics.uninspectable.inc()
             logger.warning(
@@ -269,12 +242,23 @@ class Forward:
         self._count(head.status)
         return written
 
+    async def _whole_body(self, pump: _Pump | None) -> None:
+        """A stream's client has said all it has to say: its connection is about to be taken over."""
+        if pump is None:
+            return
+        try:
+            async with asyncio.timeout(self._route.response_timeout):
+                error = await pump
+        except TimeoutError:
+            raise BodyTooLate("the request's body took too long") from None
+        if error is not None:
+            raise error
+
     def _is_stream(self, head: ResponseHead) -> bool:
-        media_type = head.get(b"content-type").partition(b";")[0].strip().lower()
         return (
             200 <= head.status < 300
             and head.status not in (204, 205)
-            and media_type == _EVENT_STREAM
+            and _is_event_stream(head)
             and self._incoming.method != "HEAD"
         )
 
@@ -336,11 +320,16 @@ class Forward:
     def _count(self, status: int) -> None:
         seconds = asyncio.get_running_loop().time() - self._begun_at
         self._context.metrics.answered(self._route.name, self._incoming.method, status)
-        self._route.metrics.duration.observe(seconds)
+        if self._is_plain:
+            self._route.metrics.duration.observe(seconds)
         log_access(self._incoming, self._client, self._route.name, status, seconds)
 
     def _where(self) -> dict[str, dict[str, str]]:
         return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}
+
+
+def _is_event_stream(head: ResponseHead) -> bool:
+    return head.get(b"content-type").partition(b";")[0].strip().lower() == _EVENT_STREAM
 
 
 class _CutError(ConnectionError):

@@ -37,6 +37,8 @@ _HOP_BY_HOP = frozenset(
 _NEVER_NAMED = frozenset({b"host", b"content-length"})
 """Naming these in `Connection` does not take them out: framing and routing are not the client's."""
 
+_OURS = _HOP_BY_HOP | _NEVER_NAMED
+
 _STREAM_DROPS = frozenset({b"content-length", b"etag", b"content-encoding", b"x-accel-buffering"})
 _NO_BUFFERING = (b"no-cache", b"no-transform")
 
@@ -59,7 +61,7 @@ def end_to_end(headers: Sequence[Header]) -> list[Header]:
     return [
         field
         for field in headers
-        if (lower := field[0].lower()) not in dropped and not _poses_as(lower, _HOP_BY_HOP | _NEVER_NAMED)
+        if (lower := field[0].lower()) not in dropped and not _poses_as(lower, _OURS)
     ]
 
 

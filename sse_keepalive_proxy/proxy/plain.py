@@ -16,7 +16,8 @@ from sse_keepalive_proxy.proxy.client_socket import reset
 from sse_keepalive_proxy.proxy.connection import Written
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.proxy.incoming import Incoming
-from sse_keepalive_proxy.upstream.http import Exchange, ResponseHead
+from sse_keepalive_proxy.upstream.head import ResponseHead
+from sse_keepalive_proxy.upstream.http import Exchange
 
 __all__ = ["first_line", "pass_back", "send_body"]
 
@@ -136,7 +137,8 @@ def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool,
     last chunk, after a known size, or else with the connection.
     """
     headers = end_to_end(head.headers)
-    if head.get(b"transfer-encoding"):  # the length beside it, if any, is void (RFC 9112 6.3)
+    # A length beside a transfer coding is void (RFC 9112 6.3), that of a 204 has no meaning (RFC 9110 8.6).
+    if head.get(b"transfer-encoding") or head.status == 204:
         headers = [field for field in headers if field[0].lower() != b"content-length"]
     bodyless = incoming.method == "HEAD" or head.status in _NO_BODY
     sized = bodyless or any(name.lower() == b"content-length" for name, _ in headers)

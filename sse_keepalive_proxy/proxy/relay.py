@@ -16,9 +16,8 @@ from collections.abc import Callable
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError, UpstreamError
 from sse_keepalive_proxy.observe.log import now_rfc3339
-from sse_keepalive_proxy.observe.registry import snapshot
 from sse_keepalive_proxy.proxy.client_socket import reset, untaken, watch
-from sse_keepalive_proxy.proxy.stream_route import StreamRoute
+from sse_keepalive_proxy.proxy.stream_route import StreamRoute, who
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
@@ -30,7 +29,6 @@ from sse_keepalive_proxy.wire.framing import Framer
 __all__ = ["Relay"]
 
 logger = logging.getLogger("sse_keepalive_proxy.stream")
-access = logging.getLogger("sse_keepalive_proxy.access")
 
 _BROKEN = frozenset({CloseReason.UPSTREAM_RESET, CloseReason.CLIENT_STALLED})
 """Endings that must not look like the end of a whole body: no last chunk."""
@@ -69,8 +67,6 @@ class Relay(asyncio.Protocol):
         self.upstream_bytes = self.events = self.comments = self.pings = self.stalls = 0
         self.sent_upstream = self.sent_synthetic = 0
 
-    # The beginning.
-
     def begin(
         self,
         take_over: Callable[[asyncio.BaseProtocol], asyncio.Transport],
@@ -87,7 +83,7 @@ class Relay(asyncio.Protocol):
         """
         now = self._now()
         self._exchange, self._form, self._chunked = exchange, form, chunked
-        metrics, confirm = self.route.metrics, self.route.policy.confirm
+        metrics = self.route.metrics
         metrics.opened(now - self.opened_at)
         try:
             self._transport = transport = take_over(self)
@@ -96,15 +92,22 @@ class Relay(asyncio.Protocol):
             self._tell(messages.ClientGone())
             self.route.registry.remove(self)
             return
+        try:
+            self._start(transport, exchange, head, now)
+        except Exception:  # noqa: BLE001 (it is logged)
+            self._broke()
+
+    def _start(self, transport: asyncio.Transport, exchange: Exchange, head: bytes, now: float) -> None:
+        confirm = self.route.policy.confirm
         transport.set_write_buffer_limits(high=0)
         watch(transport, self.route.policy.write_timeout)
         if transport.get_write_buffer_size():  # of an earlier answer; its writer was told, not we
             self.pause_writing()
-        wait = confirm.wait if confirm is not None and form is ConfirmForm.EVENT else 0.0
+        wait = confirm.wait if confirm is not None and self._form is ConfirmForm.EVENT else 0.0
         for command in self.life.handle(messages.Opened(wait), now):
             if isinstance(command, messages.Commit):
                 self._commit(head, confirm=command.confirm)
-        access.info("stream open", extra=self._who())
+        self.route.opened(self, self.target)
         exchange.attach(self)
         if self._paused:  # by what we said ourselves; attaching has set upstream going
             exchange.pause()
@@ -128,9 +131,8 @@ class Relay(asyncio.Protocol):
             blocks = self._framer.feed(data)
             if blocks:
                 self._forward(blocks)
-            elif commands := self.life.received(self._now(), self._least == 0):
-                self._do(commands)
-                self._arm()
+            else:
+                self._received(self._now(), self._least == 0)
         except EventTooLarge as error:
             if error.blocks:
                 self._forward(error.blocks)
@@ -148,7 +150,6 @@ class Relay(asyncio.Protocol):
         if self._looks:
             blocks, alive = self.route.look(blocks, alive)
         now = self._now()
-        commands = self.life.received(now, alive)
         if not self.events:
             self._first_byte(now)
             if events:
@@ -156,9 +157,7 @@ class Relay(asyncio.Protocol):
         if events:
             self.events += events
             self.event_at = now
-        if commands:
-            self._do(commands)
-            self._arm()
+        self._received(now, alive)
         if self._lf_given:
             self._lf_given = False
             blocks = blocks.removeprefix(b"\n")
@@ -173,6 +172,12 @@ class Relay(asyncio.Protocol):
             transport.write(frame)
             if self.life.blocked:
                 self._mind_buffer()
+
+    def _received(self, now: float, alive: bool) -> None:
+        commands = self.life.received(now, alive)
+        if commands or self._timer is None:
+            self._do(commands)
+            self._arm()
 
     def end(self) -> None:
         """Upstream's body is whole. A block without its blank line is dropped: a client would drop it."""
@@ -258,7 +263,7 @@ class Relay(asyncio.Protocol):
 
     def _broke(self) -> None:
         """An exception that nothing foresaw ends this stream and no other."""
-        logger.exception("a stream failed inside the proxy; please report this", extra=self._who())
+        logger.exception("a stream failed inside the proxy; please report this", extra=who(self, self.target))
         self._tell(messages.Fault(CloseReason.INTERNAL))
 
     def _close(self, reason: CloseReason) -> None:
@@ -273,9 +278,7 @@ class Relay(asyncio.Protocol):
             elif self._chunked and reason not in _BROKEN:
                 self._put(b"0\r\n\r\n")
             transport.close()
-        now = self._now()
-        self.route.metrics.closed(self, reason.value, now - self.opened_at)
-        access.info("stream closed", extra={"fields": {"reason": reason.value, **snapshot(self, now)}})
+        self.route.closed(self, reason, self._now())
 
     # Bytes to the client.
 
@@ -320,8 +323,6 @@ class Relay(asyncio.Protocol):
             exchange.pause()
             self._tell(messages.Paused())
 
-    # Time.
-
     def _arm(self) -> None:
         """Have the timer fire at the next deadline. An earlier timer stays: it will find out."""
         due = self.life.next_deadline() if self._transport is not None else None
@@ -343,7 +344,3 @@ class Relay(asyncio.Protocol):
         except Exception:  # noqa: BLE001 (it is logged)
             self._broke()
         self._arm()
-
-    def _who(self) -> dict[str, dict[str, str]]:
-        who = {"id": self.stream_id, "route": self.route_name, "client": self.client, "target": self.target}
-        return {"fields": who}

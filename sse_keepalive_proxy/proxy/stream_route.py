@@ -6,21 +6,28 @@ import logging
 import random
 
 from sse_keepalive_proxy.observe.metrics import RouteMetrics
-from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, SignOfLife, StallAction, StreamPolicy
 from sse_keepalive_proxy.wire.block import parse, split, unname
 
-__all__ = ["StreamRoute"]
+__all__ = ["StreamRoute", "who"]
 
 logger = logging.getLogger("sse_keepalive_proxy.stream")
+access = logging.getLogger("sse_keepalive_proxy.access")
 
 _RETRY_MS = (1000, 5000)
 """A client that we send away comes back after this many milliseconds, drawn anew for each."""
 
 _OURS = frozenset({CloseReason.STALLED, CloseReason.EVENT_TOO_LARGE, CloseReason.DRAIN, CloseReason.INTERNAL})
 """Endings of our own making: these are announced with `stream_closing`. (A stalled client takes none.)"""
+
+
+def who(stream: OpenStream, target: str) -> dict[str, dict[str, str]]:
+    """What log lines say of a stream; `target` is redacted."""
+    known = {"id": stream.stream_id, "route": stream.route_name, "client": stream.client, "target": target}
+    return {"fields": known}
 
 
 class StreamRoute:
@@ -58,6 +65,15 @@ class StreamRoute:
     @property
     def _ignores(self) -> bool:
         return bool(self.least and (self._ignored_events or self._ignored_types))
+
+    def opened(self, stream: OpenStream, target: str) -> None:
+        """A stream has its response head and its first bytes."""
+        access.info("stream open", extra=who(stream, target))
+
+    def closed(self, stream: OpenStream, reason: CloseReason, now: float) -> None:
+        """A stream is over."""
+        self.metrics.closed(stream, reason.value, now - stream.opened_at)
+        access.info("stream closed", extra={"fields": {"reason": reason.value, **snapshot(stream, now)}})
 
     def stalled(self, stream_id: str, silent_for: float, form: ConfirmForm | None, after_id: bool) -> bytes:
         """Upstream gives a stream no sign of life: count it, log it. Returns what its client is told.

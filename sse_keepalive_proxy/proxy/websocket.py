@@ -55,7 +55,7 @@ def splice(
     `done` is called when the client's side is over. Returns a function that cuts both sides.
     Raises ConnectionError when the client has gone, `UpstreamError` when upstream has.
     """
-    client_end, upstream_end = _End(done), _End(lambda: None)
+    client_end, upstream_end = _End(done), _End(exchange.closed)
     upstream = exchange.splice(upstream_end)
     try:
         client, early = take_over(client_end)

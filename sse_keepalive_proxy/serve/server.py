@@ -34,9 +34,9 @@ class Server:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._descriptors = raise_descriptor_limit()
-        room = self._descriptors // 2  # a stream has two connections
+        self._room = self._descriptors // 2  # each client may come to need a connection to upstream
         self.streams = Registry(
-            min(settings.limits.max_streams, room), settings.limits.max_streams_per_client
+            min(settings.limits.max_streams, self._room), settings.limits.max_streams_per_client
         )
         self.metrics = Metrics(self.streams, self._loop.time)
         self.phase = Phase.STARTING
@@ -52,11 +52,12 @@ class Server:
     async def start(self) -> None:
         """Listen and be ready. Raises `CannotListen`; nothing stays open then."""
         limits = self._settings.limits
-        if self.streams.limit < limits.max_streams:
-            logger.warning(
-                "limits.max_streams is more than the descriptor limit allows; raise `ulimit -n`",
-                extra={"fields": {"max_streams": limits.max_streams, "allowed": self.streams.limit}},
-            )
+        for key, wanted in (("max_streams", limits.max_streams), ("max_connections", limits.max_connections)):
+            if wanted > self._room:
+                logger.warning(
+                    f"limits.{key} is more than the descriptor limit allows; raise `ulimit -n`",
+                    extra={"fields": {key: wanted, "allowed": self._room}},
+                )
         try:
             await self._listen()
         except BaseException:
@@ -114,8 +115,7 @@ class Server:
         logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
         self._stop_listening()
         now = self._loop.time()
-        for stream in self.streams:
-            stream.drain(now + random.uniform(0, drain.spread))  # noqa: S311 (spreads clients)
+        self.streams.drain(lambda: now + random.uniform(0, drain.spread))  # noqa: S311 (spreads clients)
         if proxy is not None:
             proxy.frontend.pre_shutdown()
             cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)

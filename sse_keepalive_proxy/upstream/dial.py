@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from sse_keepalive_proxy.config.address import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
-from sse_keepalive_proxy.upstream.http import Exchange, ResponseHead
+from sse_keepalive_proxy.upstream.head import ResponseHead
+from sse_keepalive_proxy.upstream.http import Exchange
 
 __all__ = ["Dialer"]
 

@@ -12,42 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamInvalid, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.upstream.head import SWITCHING_PROTOCOLS, Header, ResponseHead, fault
 
-__all__ = ["Exchange", "ResponseHead", "Sink"]
-
-Header = tuple[bytes, bytes]
+__all__ = ["Exchange", "Sink"]
 
 _READ_SIZE = 64 * 1024
 _MAX_HEAD = 256 * 1024
 _MAX_EARLY = 64 * 1024
-_SWITCHING_PROTOCOLS = 101
 
 # A vanished upstream is found in about two minutes (law 8); seconds, seconds, probes.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
-    """A response head as upstream sent it: names and values are raw bytes, in order, repeats kept."""
-
-    status: int
-    reason: bytes
-    headers: Sequence[Header]
-
-    def get(self, name: bytes) -> bytes:
-        """The first value of `name` (lower case), or nothing."""
-        return next((value for key, value in self.headers if key.lower() == name), b"")
-
-    def get_all(self, name: bytes) -> list[bytes]:
-        """Every value of `name` (lower case), in order."""
-        return [value for key, value in self.headers if key.lower() == name]
 
 
 class Sink(Protocol):
@@ -172,13 +152,14 @@ class Exchange(asyncio.Protocol):
             self._transport.abort()
 
     def splice(self, protocol: asyncio.BaseProtocol) -> asyncio.Transport:
-        """Give the connection to another protocol, after a 101. Bytes behind the head are `surplus`."""
+        """Give the connection to another protocol, after a 101. Bytes behind the head are `surplus`. The
+        protocol calls `closed` when the connection is gone.
+        """
         transport = self._transport
         if transport is None:
             raise self._lost or UpstreamReset("upstream closed the connection after its 101")
         transport.set_protocol(protocol)
         self._transport = self._parser = None
-        self._closed()
         return transport
 
     # asyncio's side.
@@ -216,14 +197,19 @@ class Exchange(asyncio.Protocol):
         if self._complete:
             del pieces[self._message_end :]  # nor is a second message, which nobody asked for
         if len(pieces) == 1 and sink is not None:
+            self._head_size = 0
             sink.data(pieces.pop())
         elif pieces:
+            self._head_size = 0
             self._pass_on()
+        elif self._has_head:
+            self._head_size += len(data)  # of a trailer, or of a chunk's head
         if self._complete:
             self._parser = None
             self._finish()
-        elif self._head_size > _MAX_HEAD and not self._has_head:
-            self.fail(UpstreamInvalid(f"upstream's response head is larger than {_MAX_HEAD} bytes"))
+        elif self._head_size > _MAX_HEAD:
+            what = "chunked coding" if self._has_head else "response head"
+            self.fail(UpstreamInvalid(f"upstream's {what} is larger than {_MAX_HEAD} bytes"))
 
     def eof_received(self) -> None:
         if self._has_head and not self._framed:
@@ -239,7 +225,7 @@ class Exchange(asyncio.Protocol):
             self.fail(UpstreamReset(f"upstream's connection broke{detail}"))
         self.resume_writing()
         self._parser = None
-        self._closed()
+        self.closed()
 
     def pause_writing(self) -> None:
         self._drained = asyncio.get_running_loop().create_future()
@@ -266,16 +252,16 @@ class Exchange(asyncio.Protocol):
         status = parser.get_status_code()
         head = ResponseHead(status, self._reason, self._headers)
         self._headers, self._reason = [], b""
-        if fault := _fault(head, parser):
-            self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {fault}"))
+        if wrong := fault(head, parser):
+            self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {wrong}"))
             return
-        if status < 200 and status != _SWITCHING_PROTOCOLS:
+        if status < 200 and status != SWITCHING_PROTOCOLS:
             if self._interim is not None:
                 self._interim(head)
             return
         if self._head is not None:
             self._has_head = True
-            self._switched = status == _SWITCHING_PROTOCOLS
+            self._switched = status == SWITCHING_PROTOCOLS
             self._framed = bool(head.get(b"content-length") or head.get(b"transfer-encoding"))
             self._complete = self._bodyless_method  # 204 and 304 the parser knows
             if not self._head.done():
@@ -324,24 +310,14 @@ class Exchange(asyncio.Protocol):
         if sink is not None:
             sink.failed(error)
 
-    def _closed(self) -> None:
+    def closed(self) -> None:
+        """The connection is gone."""
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the connection is gone or given away: now, if it is already."""
+        """Call `callback` once, when the connection is gone: now, if it is already."""
         self._on_close = callback
         if self._transport is None:
-            self._closed()
-
-
-def _fault(head: ResponseHead, parser: httptools.HttpResponseParser) -> str:
-    """What the parser let pass and is no answer to what we asked; nothing when all is well."""
-    if parser.get_http_version() not in ("1.0", "1.1") or head.status < 100:
-        return "its status line is of another protocol"
-    if [coding for coding in head.get_all(b"transfer-encoding") if coding.lower() != b"chunked"]:
-        return "it uses a transfer coding that was not asked for"
-    if head.status == _SWITCHING_PROTOCOLS and not parser.should_upgrade():
-        return "it switches protocols and names none"
-    return ""
+            self.closed()

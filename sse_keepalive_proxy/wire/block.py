@@ -17,7 +17,6 @@ from dataclasses import dataclass
 __all__ = ["Block", "carries_id", "parse", "split", "tally", "unname"]
 
 _CR = 0x0D
-_LF = 0x0A
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 _EVENT_FIELD = (b"event:", b"event\n", b"event\r")
 _MOST_DIGITS = 18
@@ -104,7 +103,7 @@ def tally(blocks: bytes) -> tuple[int, int, bool]:
     if _CR in blocks:  # how lines end changes no count
         blocks = blocks.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if blocks.startswith(b"data:"):
-        if _LF not in blocks[:-2]:
+        if blocks.find(b"\n", 0, -2) < 0:
             return 1, 0, True  # one line of data and its blank line
         count = blocks.count(b"\n\n")
         if blocks.count(b"\n\ndata:") == count - 1:

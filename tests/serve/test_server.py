@@ -349,7 +349,7 @@ async def test_the_log_says_what_is_ready_what_drains_and_what_was_cut(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="sse_keepalive_proxy.serve")
-    text = "limits: {max_streams: 2}\ndrain: {timeout: 60s, spread: 60s}"
+    text = "limits: {max_streams: 2, max_connections: 10}\ndrain: {timeout: 60s, spread: 60s}"
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream, before=text)) as proxy,

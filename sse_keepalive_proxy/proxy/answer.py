@@ -1,0 +1,49 @@
+"""Answers of our own: one line of text; and the log line of a plain request."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+
+from sse_keepalive_proxy.observe.log import redact_target
+from sse_keepalive_proxy.proxy.connection import Written, plain_error
+from sse_keepalive_proxy.proxy.headers import Header
+from sse_keepalive_proxy.proxy.incoming import Incoming
+
+__all__ = ["answer", "log_access"]
+
+access = logging.getLogger("sse_keepalive_proxy.access")
+
+
+def answer(
+    request: web.BaseRequest,
+    status: int,
+    text: str,
+    *,
+    fields: tuple[Header, ...] = (),
+    keep_alive: bool,
+) -> Written:
+    """Write one line of text as the whole answer. It ends the connection of a request whose body is still
+    on its way.
+    """
+    keep_alive = keep_alive and request.content.is_eof()
+    if request.transport is not None:
+        response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
+        if request.method == "HEAD":
+            response = response[: response.index(b"\r\n\r\n") + 4]
+        request.transport.write(response)
+    return Written(keep_alive=keep_alive)
+
+
+def log_access(incoming: Incoming, client: str, route: str, status: int, seconds: float) -> None:
+    """The line of a plain request."""
+    fields = {
+        "route": route,
+        "method": incoming.method,
+        "target": redact_target(incoming.target),
+        "status": status,
+        "seconds": round(seconds, 3),
+        "client": client,
+    }
+    access.info("request", extra={"fields": fields})

@@ -1,0 +1,46 @@
+"""A response head of upstream, and what may be wrong with it that the parser lets pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httptools
+
+__all__ = ["SWITCHING_PROTOCOLS", "Header", "ResponseHead", "fault"]
+
+Header = tuple[bytes, bytes]
+
+SWITCHING_PROTOCOLS = 101
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A response head as upstream sent it: names and values are raw bytes, in order, repeats kept."""
+
+    status: int
+    reason: bytes
+    headers: Sequence[Header]
+
+    def get(self, name: bytes) -> bytes:
+        """The first value of `name` (lower case), or nothing."""
+        return next((value for key, value in self.headers if key.lower() == name), b"")
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Every value of `name` (lower case), in order."""
+        return [value for key, value in self.headers if key.lower() == name]
+
+
+def fault(head: ResponseHead, parser: httptools.HttpResponseParser) -> str:
+    """What the parser let pass and is no answer to what we asked; nothing when all is well."""
+    if parser.get_http_version() not in ("1.0", "1.1") or head.status < 100:
+        return "its status line is of another protocol"
+    if not _REASON.fullmatch(head.reason):
+        return "its reason phrase holds a control character"
+    if [coding for coding in head.get_all(b"transfer-encoding") if coding.lower() != b"chunked"]:
+        return "it uses a transfer coding that was not asked for"
+    if head.status == SWITCHING_PROTOCOLS and not parser.should_upgrade():
+        return "it switches protocols and names none"
+    return ""
