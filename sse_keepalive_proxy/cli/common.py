@@ -18,7 +18,16 @@ from sse_keepalive_proxy.config import (
 )
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
 
-__all__ = ["CONFIGURATION", "FAILED", "OK", "USAGE", "Commands", "load_or_say", "report"]
+__all__ = [
+    "CONFIGURATION",
+    "FAILED",
+    "OK",
+    "USAGE",
+    "Commands",
+    "find_configuration",
+    "load_or_say",
+    "report",
+]
 
 OK = 0
 FAILED = 1
@@ -34,7 +43,7 @@ def load_or_say(file: str | None, overrides: Overrides, otherwise: str) -> Loade
     said on stderr: 78, or 2 with `otherwise` when they name none.
     """
     try:
-        loaded = _load(file, overrides)
+        loaded = find_configuration(file, overrides)
     except ConfigurationError as error:
         report(error.problems)
         return CONFIGURATION
@@ -44,7 +53,11 @@ def load_or_say(file: str | None, overrides: Overrides, otherwise: str) -> Loade
     return loaded
 
 
-def _load(file: str | None, overrides: Overrides) -> Loaded | None:
+def find_configuration(file: str | None, overrides: Overrides) -> Loaded | None:
+    """The configuration that flags and environment lead to, None when they name none.
+
+    Raises `ConfigurationError`.
+    """
     path = file or os.environ.get(CONFIG_VARIABLE)
     if path:
         return load(Path(path), environ=os.environ, overrides=overrides)

@@ -8,11 +8,11 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 
-from sse_keepalive_proxy.cli.common import FAILED, OK, Commands
-from sse_keepalive_proxy.config import ADMIN_LISTEN_VARIABLE
+from sse_keepalive_proxy.cli.common import FAILED, OK, Commands, find_configuration
+from sse_keepalive_proxy.config import ADMIN_LISTEN_VARIABLE, Admin, Overrides
 from sse_keepalive_proxy.config.address import parse_listen
+from sse_keepalive_proxy.errors import ConfigurationError
 
 __all__ = ["add_to"]
 
@@ -30,14 +30,17 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--url", metavar="URL", help=f"what to ask ({_DEFAULT}, or where {ADMIN_LISTEN_VARIABLE} says)"
+        "--url", metavar="URL", help=f"what to ask ({_DEFAULT}, or what environment and configuration say)"
     )
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 for an answer with status 200, 1 for anything else."""
-    url: str = default_url(os.environ) if args.url is None else args.url
+    url: str | None = default_url() if args.url is None else args.url
+    if url is None:
+        print("healthcheck: the admin listener cannot be asked over TCP: give --url", file=sys.stderr)
+        return FAILED
     if not url.startswith(("http://", "https://")):
         print(f"healthcheck: not an http URL: {url}", file=sys.stderr)
         return FAILED
@@ -54,21 +57,29 @@ def execute(args: argparse.Namespace) -> int:
     return OK
 
 
-def default_url(environ: Mapping[str, str]) -> str:
-    """Where the admin listener is when only the environment says it: a container's case."""
+def default_url() -> str | None:
+    """Where the admin listener is by the configuration that the environment leads to, as for `run`; None when
+    it is off. Without a usable one, where it is by default.
+    """
     try:
-        address = parse_listen(environ.get(ADMIN_LISTEN_VARIABLE))
-    except ValueError:
+        loaded = find_configuration(None, Overrides())
+        admin = Admin() if loaded is None else loaded.settings.admin
+        listen = parse_listen(os.environ[ADMIN_LISTEN_VARIABLE]) if loaded is None else None
+    except (ConfigurationError, ValueError, KeyError):
         return _DEFAULT
+    if admin is None:
+        return None
+    address = listen or admin.listen
     if address.unix_path is not None:
-        return _DEFAULT
+        return None
     host = _EVERYWHERE.get(address.host, address.host)
     return f"http://{f'[{host}]' if host and ':' in host else host}:{address.port}/livez"
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
+        reason = error.reason
+        return (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
         return "what answers there does not speak HTTP"  # the error itself is what it said
     return str(error)

@@ -24,8 +24,12 @@ _INTRODUCTION = """\
 
 <!-- Written by `python -m sse_keepalive_proxy.cli.reference` from the parser. Do not edit. -->
 
-`sse-keepalive-proxy COMMAND`, or `python -m sse_keepalive_proxy COMMAND`. Flags stand over the environment,
-the environment over the file. Exit code 2 is a wrong command line, 78 a wrong configuration.
+`sse-keepalive-proxy COMMAND`, or `python -m sse_keepalive_proxy COMMAND`. Flags override the environment,
+which overrides the file. Exit code 2 is a wrong command line, 78 a wrong configuration, 1 a failure in a
+command's own terms: an address that cannot be listened on, a URL that no route answers, a proxy that
+does not live.
+
+`--upstream` with a file takes the place of the url of its only upstream; with several it is an error.
 """
 
 

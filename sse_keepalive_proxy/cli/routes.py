@@ -21,7 +21,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         description="Say which route of a configuration answers URL (a path, or a whole URL).",
         allow_abbrev=False,
     )
-    parser.add_argument("url", metavar="URL")
+    parser.add_argument("url", metavar="URL", help="a path, or a whole URL")
     parser.add_argument("-c", "--config", metavar="FILE", help=f"the configuration (or {CONFIG_VARIABLE})")
     parser.add_argument("--method", metavar="M", default="GET", help="the request's method (GET)")
     parser.set_defaults(execute=execute)

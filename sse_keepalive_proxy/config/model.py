@@ -102,7 +102,7 @@ class Logging(Section):
     )
     access: bool = Field(
         default=True,
-        description="Writes one line for each request and for the end of each stream. "
+        description="Writes one line for each request, and one when a stream opens and one when it ends. "
         "Credentials are left out of it.",
     )
 
@@ -305,7 +305,7 @@ class Settings(Section):
     )
     defaults: Annotated[Stream, NULL_IS_DEFAULTS] = Field(
         default=Stream(),
-        description="Any keys of a route's `stream`, put under those of every route that has one. "
+        description="Values for `stream` that every stream route inherits unless it sets its own. "
         "They are merged key by key and alone make no route a stream route.",
     )
     routes: Annotated[tuple[Route, ...], Strict(False)] = Field(

@@ -52,7 +52,7 @@ One YAML file. `sse-keepalive-proxy check -c FILE` names every problem in it wit
   or empty; without one, an unset name is an error. It can stand in any value, not in a key, and its value can
   become a number or a text but never structure. `$${` is a literal `${`.
 - Only `true` and `false` are booleans. A key written twice, an unknown key and a YAML tag are errors.
-- Flags stand over the environment, the environment over the file. The variables are
+- Flags override the environment, which overrides the file. The variables are
   `SSE_KEEPALIVE_PROXY_CONFIG`, `SSE_KEEPALIVE_PROXY_UPSTREAM`, `SSE_KEEPALIVE_PROXY_LISTEN`,
   `SSE_KEEPALIVE_PROXY_ADMIN_LISTEN`, `SSE_KEEPALIVE_PROXY_LOG_LEVEL` and `SSE_KEEPALIVE_PROXY_LOG_FORMAT`.
 

@@ -31,7 +31,7 @@ class Life(StrEnum):
     """What one would call a stream."""
 
     CONNECTING = "connecting"  # no response head yet
-    SILENT = "silent"  # open, and not one byte so far
+    SILENT = "silent"  # open, and no event so far
     ALIVE = "alive"
     ENDED = "ended"
 
@@ -183,7 +183,7 @@ class Observer:
             return Life.ENDED
         if self._headers_after is None:
             return Life.CONNECTING
-        return Life.SILENT if self._first_byte_after is None else Life.ALIVE
+        return Life.ALIVE if self._events else Life.SILENT
 
     def _over(self, why: str) -> None:
         self._ended_at, self._end = self._clock(), why

@@ -101,7 +101,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _plain(value: object) -> str:
-    text = str(value)
+    text = "never" if value is None else str(value)
     if text and text.isascii() and text.isprintable() and " " not in text and '"' not in text:
         return text
     return json.dumps(text)

@@ -15,8 +15,8 @@ _COLUMNS = (
     ("id", "stream"),
     ("client", "client"),
     ("age_s", "age"),
-    ("since_upstream_byte_s", "upstream byte"),
-    ("since_upstream_event_s", "upstream event"),
+    ("since_upstream_byte_s", "last upstream byte"),
+    ("since_upstream_event_s", "last upstream event"),
     ("events", "events"),
     ("pings", "pings"),
     ("stalls", "stalls"),
@@ -26,7 +26,7 @@ _MOST = 500
 """Rows shown: the page is for eyes, `/streams` has all."""
 
 _STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8889}
+:root{color-scheme:light dark;--line:#8884;--soft:#59636e}
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
 h1{font-size:1.3rem;margin:0}p{margin:.3rem 0 1.2rem;color:var(--soft)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
@@ -34,12 +34,15 @@ th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--
 th{font-weight:600;color:var(--soft)}td:nth-child(n+5),th:nth-child(n+5){text-align:right}
 .chip{display:inline-block;padding:0 .6rem;border-radius:1rem;border:1px solid var(--line);margin-right:.4rem}
 .flowing{color:#1a7f37}.idle{color:#57606a}.stalled{color:#cf222e;font-weight:600}.waiting{color:#9a6700}
+div{overflow-x:auto}a{color:inherit}
+@media(prefers-color-scheme:dark){:root{--soft:#9aa4b0}
+.flowing{color:#3fb950}.idle{color:#9aa4b0}.stalled{color:#ff7b72}.waiting{color:#d29922}}
 """
 
 
 def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
     """The page as HTML. It loads itself again every two seconds."""
-    stalled_first = sorted(streams, key=lambda row: (row["state"] != "stalled", row["route"], row["id"]))
+    stalled_first = sorted(streams, key=lambda row: row["state"] != "stalled")  # then as they were opened
     states = Counter(str(row["state"]) for row in streams)
     chips = "".join(
         f'<span class="chip {escape(state)}">{count} {escape(state)}</span>'
@@ -54,7 +57,9 @@ def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
         '<meta http-equiv="refresh" content="2"><meta name="viewport" content="width=device-width">'
         f"<title>streams · {len(streams)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>sse-keepalive-proxy</h1><p>{escape(phase)} · {len(streams)} of {limit} streams</p>"
-        f"<p>{chips}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}{empty}"
+        f"<p>{chips}</p><div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'{more}{empty}<p><a href="/streams">streams</a> · <a href="/config">configuration</a> · '
+        '<a href="/metrics">metrics</a></p>'
         "</body></html>"
     )
 
@@ -73,5 +78,5 @@ def _cell(key: str, value: object) -> str:
     if value is None:
         return "never"
     if key.endswith("_s") and isinstance(value, (int, float)):
-        return f"{value:.1f}&nbsp;s"
+        return f"{value:.1f}&nbsp;s{'&nbsp;ago' if key.startswith('since_') else ''}"
     return escape(str(value))

@@ -25,8 +25,8 @@ _INTRODUCTION = f"""\
 `/metrics` on the admin listener, for Prometheus. Labels come from the configuration and from closed sets,
 never from a request: no path, no user, no token. Those sets are there from the start, at 0, but for
 `requests_total`, whose `code` is the status as three digits (499: the client left before the answer) and
-whose `method` is one of the known ones or `other`. A request that no route takes has `route="{NO_ROUTE}"`,
-and what was refused before it could be routed the method `other` besides.
+whose `method` is one of the known ones or `other`. A request that no route takes has `route="{NO_ROUTE}"`;
+one refused before routing also has `method="other"`.
 
 `streams_*`, `confirms_*`, `pings_*` and `downstream_*` count clients; `upstream_*` count connections to
 upstream. Times are seconds. The usual `process_*` metrics are there too.

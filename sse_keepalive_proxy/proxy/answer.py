@@ -36,8 +36,10 @@ def answer(
     return Written(keep_alive=keep_alive)
 
 
-def log_access(incoming: Incoming, client: str, route: str, status: int, seconds: float) -> None:
-    """The line of a plain request."""
+def log_access(
+    incoming: Incoming, client: str, route: str, status: int, seconds: float, reason: str = ""
+) -> None:
+    """The line of a plain request. `reason`: why the answer is ours."""
     fields = {
         "route": route,
         "method": incoming.method,
@@ -45,5 +47,6 @@ def log_access(incoming: Incoming, client: str, route: str, status: int, seconds
         "status": status,
         "seconds": round(seconds, 3),
         "client": client,
+        **({"reason": reason} if reason else {}),
     }
     access.info("request", extra={"fields": fields})

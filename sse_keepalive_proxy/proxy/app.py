@@ -83,22 +83,22 @@ class Proxy:
         clients = self.frontend.open_connections + own + len(context.spliced)
         return clients <= context.limits.max_connections and 2 * clients <= self._descriptors
 
-    def _refused(self, status: int, peer: str) -> None:
+    def _refused(self, status: int, reason: str, peer: str) -> None:
         """Count and log what cannot be routed. It is no request that could be shown."""
         self._context.metrics.answered(NO_ROUTE, "other", status)
-        access.info("refused", extra={"fields": {"status": status, "client": peer}})
+        access.info("refused", extra={"fields": {"status": status, "reason": reason, "client": peer}})
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         context = self._context
         incoming = admit(request, context.limits.max_request_header)
         if isinstance(incoming, Refusal):
-            self._refused(incoming.status, peer_address(request.transport))
+            self._refused(incoming.status, incoming.text, peer_address(request.transport))
             return answer(request, incoming.status, incoming.text, keep_alive=False)
         host = host_name(incoming.host.decode("latin-1"))
         route = find_route(self._routes, method=incoming.method, path=incoming.path, host=host)
         if route is None:
             client = context.trust.client(incoming.peer, incoming.headers)
             context.metrics.answered(NO_ROUTE, incoming.method, 404)
-            log_access(incoming, client, NO_ROUTE, 404, 0.0)
+            log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
             return answer(request, 404, "no route takes this request", keep_alive=incoming.keep_alive)
         return await Forward(context, request, incoming, route).run()

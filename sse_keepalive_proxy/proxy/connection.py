@@ -48,14 +48,14 @@ _LINGERING = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of every connection. Sizes are bytes, times seconds. `refused` is told the status and the peer
+    """Bounds of every connection. Sizes are bytes, times seconds. `refused` is told status, reason and peer
     of what is refused here, before there is a request that could be routed.
     """
 
     max_head: int
     head_timeout: float
     has_room: Callable[[], bool]
-    refused: Callable[[int, str], None]
+    refused: Callable[[int, str, str], None]
 
 
 class Written(web.StreamResponse):
@@ -209,7 +209,7 @@ class Connection(web.RequestHandler):
             text = "this is not a valid HTTP/1.1 request"
         else:
             text = "the proxy failed; its log says why"
-        self._limits.refused(status, peer_address(self.transport))
+        self._limits.refused(status, text, peer_address(self.transport))
         if self.transport is not None:
             self.transport.write(plain_error(status, text))
         return Written(keep_alive=False)
@@ -255,7 +255,7 @@ class Connection(web.RequestHandler):
     def _refuse(self, status: int, text: str) -> None:
         """Answer without a request, unless the answer to another one is on its way, and close."""
         if self.transport is not None and self._current_request is None:
-            self._limits.refused(status, peer_address(self.transport))
+            self._limits.refused(status, text, peer_address(self.transport))
             self.transport.write(plain_error(status, text))
         self.force_close()
 

@@ -312,17 +312,17 @@ class Forward:
     def _refuse(
         self, status: int, text: str, *, fields: tuple[Header, ...] = (), keep_alive: bool = True
     ) -> Written:
-        self._count(status)
+        self._count(status, text)
         line = f'route "{self._route.name}": {text}'
         keep_alive = keep_alive and self._incoming.keep_alive
         return answer(self._request, status, line, fields=fields, keep_alive=keep_alive)
 
-    def _count(self, status: int) -> None:
+    def _count(self, status: int, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - self._begun_at
         self._context.metrics.answered(self._route.name, self._incoming.method, status)
         if self._is_plain:
             self._route.metrics.duration.observe(seconds)
-        log_access(self._incoming, self._client, self._route.name, status, seconds)
+        log_access(self._incoming, self._client, self._route.name, status, seconds, reason)
 
     def _where(self) -> dict[str, dict[str, str]]:
         return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}

@@ -73,7 +73,8 @@ class StreamRoute:
     def closed(self, stream: OpenStream, reason: CloseReason, now: float) -> None:
         """A stream is over."""
         self.metrics.closed(stream, reason.value, now - stream.opened_at)
-        access.info("stream closed", extra={"fields": {"reason": reason.value, **snapshot(stream, now)}})
+        told = {key: value for key, value in snapshot(stream, now).items() if key != "state"}
+        access.info("stream closed", extra={"fields": {"reason": reason.value, **told}})
 
     def stalled(self, stream_id: str, silent_for: float, form: ConfirmForm | None, after_id: bool) -> bytes:
         """Upstream gives a stream no sign of life: count it, log it. Returns what its client is told.

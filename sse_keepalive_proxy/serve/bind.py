@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import resource
 import socket
 import stat
@@ -14,6 +15,12 @@ from sse_keepalive_proxy.errors import CannotListen
 __all__ = ["bind", "describe", "forget", "raise_descriptor_limit"]
 
 _BACKLOG = 4096
+_REMEDIES = {
+    errno.EADDRINUSE: "choose another address, or stop what uses this one",
+    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, a socket's folder the right to write in it",
+    errno.EADDRNOTAVAIL: "this host has no such address",
+    errno.ENOENT: "its folder does not exist",
+}
 _RESERVED = 200
 """Descriptors kept for listeners, logs, admin connections and name resolution."""
 
@@ -25,9 +32,11 @@ def bind(address: ListenAddress, key: str) -> list[socket.socket]:
     try:
         return _bind(address)
     except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "choose another address")
+        if isinstance(error, socket.gaierror):
+            remedy = "no such host name is known here"
         raise CannotListen(
-            f"{key}: cannot listen on {address}: {error.strerror or error}; "
-            "choose another address, or stop what uses this one"
+            f"{key}: cannot listen on {address}: {error.strerror or error}; {remedy}"
         ) from error
 
 

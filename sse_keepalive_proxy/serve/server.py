@@ -68,7 +68,12 @@ class Server:
         self.phase = Phase.READY
         logger.info(
             "ready",
-            extra={"fields": {"listen": ",".join(self.addresses), "admin": ",".join(self.admin_addresses)}},
+            extra={
+                "fields": {
+                    "listen": ",".join(self.addresses),
+                    "admin": ",".join(self.admin_addresses) or "off",
+                }
+            },
         )
 
     async def _listen(self) -> None:

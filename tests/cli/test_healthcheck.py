@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sse_keepalive_proxy.cli import healthcheck, main
+from sse_keepalive_proxy.config import VARIABLES
 from tests.support.programs import free_port
 from tests.support.proxy_process import running_proxy
 
@@ -55,7 +56,7 @@ def test_a_running_proxy_is_healthy_and_a_stopped_one_is_not(
         (None, "http://127.0.0.1:9090/livez"),
         ("", "http://127.0.0.1:9090/livez"),
         ("off", "http://127.0.0.1:9090/livez"),
-        ("unix:/run/admin.sock", "http://127.0.0.1:9090/livez"),
+        ("unix:/run/admin.sock", None),
         ("0.0.0.0:9191", "http://127.0.0.1:9191/livez"),
         (":9191", "http://127.0.0.1:9191/livez"),
         ("[::]:9191", "http://[::1]:9191/livez"),
@@ -63,10 +64,47 @@ def test_a_running_proxy_is_healthy_and_a_stopped_one_is_not(
     ],
 )
 def test_it_asks_the_admin_listener_where_it_is_by_default_or_by_the_environment(
-    said: str | None, url: str
+    said: str | None, url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environ = {} if said is None else {"SSE_KEEPALIVE_PROXY_ADMIN_LISTEN": said}
-    assert healthcheck.default_url(environ) == url
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if said is not None:
+        monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", said)
+    assert healthcheck.default_url() == url
+
+
+@pytest.mark.parametrize(
+    ("admin", "said", "url"),
+    [
+        ("{listen: 127.0.0.1:9191}", None, "http://127.0.0.1:9191/livez"),
+        ("{listen: 127.0.0.1:9191}", "", "http://127.0.0.1:9191/livez"),
+        ("{listen: 127.0.0.1:9191}", "0.0.0.0:9090", "http://127.0.0.1:9090/livez"),
+        ("off", "", None),
+        ("no such thing", "", "http://127.0.0.1:9090/livez"),
+    ],
+)
+def test_it_asks_where_the_configuration_puts_the_admin_listener(
+    admin: str, said: str | None, url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"admin: {admin}\nupstreams: {{a: {{url: http://a}}}}\n"
+        "routes: [{name: a, match: {path: /*}, upstream: a}]\n"
+    )
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSE_KEEPALIVE_PROXY_CONFIG", str(file))
+    if said is not None:
+        monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", said)
+    assert healthcheck.default_url() == url
+
+
+def test_a_listener_that_is_off_is_no_healthy_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(healthcheck, "default_url", lambda: None)
+    assert main(["healthcheck"]) == 1
+    assert "give --url" in capsys.readouterr().err
 
 
 def test_without_a_url_it_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,8 +71,8 @@ def test_each_stream_is_a_row_with_its_state_its_times_and_its_counts() -> None:
         "stream": "0011223344556677",
         "client": "203.0.113.7",
         "age": "3.0\u00a0s",
-        "upstream byte": "12.3\u00a0s",
-        "upstream event": "never",
+        "last upstream byte": "12.3\u00a0s\u00a0ago",
+        "last upstream event": "never",
         "events": "7",
         "pings": "3",
         "stalls": "0",
@@ -109,5 +109,7 @@ def test_the_page_asks_nobody_for_anything_and_runs_no_script() -> None:
     html = render([row(), row(state="stalled")], "ready", 10)
     page = Page(html)
     assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "img", "iframe", "object", "form"})
-    assert not any({"src", "href", "action"} & set(attributes) for _, attributes in page.elements)
+    assert not any({"src", "action"} & set(attributes) for _, attributes in page.elements)
+    links = [attributes["href"] for tag, attributes in page.elements if "href" in attributes]
+    assert links == ["/streams", "/config", "/metrics"]  # of this listener
     assert not re.search(r"https?:|//|url\(|@import", html)

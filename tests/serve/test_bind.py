@@ -119,11 +119,18 @@ def test_a_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)  # a real resolver may think about it for long
-    assert "cannot listen on nowhere.test:80: Name or service not known; " in refusal("nowhere.test:80")
+    said = "cannot listen on nowhere.test:80: Name or service not known; no such host name is known here"
+    assert said in refusal("nowhere.test:80")
 
 
 def test_an_address_of_another_machine_is_said() -> None:
-    assert "cannot listen on 203.0.113.7:80: Cannot assign requested address" in refusal("203.0.113.7:80")
+    assert "cannot listen on 203.0.113.7:80: Cannot assign requested address; this host" in (
+        refusal("203.0.113.7:80")
+    )
+
+
+def test_a_socket_in_a_folder_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    assert "No such file or directory; its folder does not exist" in refusal(f"unix:{tmp_path}/none/x.sock")
 
 
 def test_of_a_name_with_two_addresses_both_are_had_or_neither(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -360,7 +360,7 @@ async def test_the_log_says_what_is_ready_what_drains_and_what_was_cut(
             pass
         told = [(record.message, record.__dict__["fields"]) for record in caplog.records]
         assert told == [
-            ("ready", {"listen": proxy.address, "admin": ""}),
+            ("ready", {"listen": proxy.address, "admin": "off"}),
             ("draining", {"streams": 1, "timeout_s": 60.0}),
             ("stopped", {"cut": 1}),
         ]
