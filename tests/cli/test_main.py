@@ -46,8 +46,7 @@ def test_the_module_is_the_command() -> None:
 
 def test_so_is_the_script_that_is_installed() -> None:
     script = shutil.which("sse-keepalive-proxy", path=str(Path(sys.executable).parent))
-    if script is None:
-        pytest.skip("the package is not installed beside this Python: pip install -e .")
+    assert script is not None, "the package is not installed beside this Python: pip install -e '.[dev]'"
     assert started([script, "--version"]) == (0, f"sse-keepalive-proxy {__version__}\n", "")
 
 

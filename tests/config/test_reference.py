@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from sse_keepalive_proxy.config.document import read_document
@@ -41,7 +42,6 @@ def test_every_key_is_described_in_one_to_three_sentences(section: Any) -> None:
 
 
 def test_the_schema_accepts_what_the_loader_accepts() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(json_schema())
     for text in (
         VALID,
@@ -55,13 +55,11 @@ def test_the_schema_accepts_what_the_loader_accepts() -> None:
     "line", ["kepalive: off", "keepalive: {interval: 15}", "max_event: 1MB", "head: no", "open_timeout: off"]
 )
 def test_the_schema_refuses_what_the_loader_refuses(line: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(json_schema())
     assert list(validator.iter_errors(_bare(f"{VALID}      {line}\n")))
 
 
 def test_the_schema_lets_variables_stand_where_numbers_do() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(json_schema())
     document = {
         **_bare(VALID),

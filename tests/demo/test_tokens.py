@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import jwt
 import pytest
 
 from sse_keepalive_proxy.demo import tokens
@@ -46,7 +47,6 @@ def test_the_header_and_the_claims_are_those_of_notify_server() -> None:
 
 
 def test_others_can_verify_with_the_public_key() -> None:
-    jwt = pytest.importorskip("jwt")
     issuer = Ed25519Tokens()
     claims = jwt.decode(
         issuer.issue(7), issuer.public_key_pem, algorithms=["EdDSA"], audience="fechatter-web"
