@@ -39,10 +39,16 @@ class CloseReason(StrEnum):
     CLIENT_GONE = "client_gone"
     UPSTREAM_END = "upstream_end"
     UPSTREAM_RESET = "upstream_reset"
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_STATUS = "upstream_status"
     STALLED = "stalled"
+    GIVE_UP = "give_up"
     CLIENT_STALLED = "client_stalled"
     EVENT_TOO_LARGE = "event_too_large"
+    MAX_AGE = "max_age"
     DRAIN = "drain"
+    ROUTE_REMOVED = "route_removed"
+    UNAUTHORIZED = "unauthorized"
     INTERNAL = "internal"
 
 

@@ -15,13 +15,18 @@ from typing import Any
 __all__ = [
     "Confirm",
     "ConfirmForm",
+    "EarlyCommit",
+    "Identity",
     "Keepalive",
     "KeepaliveForm",
+    "Reconnect",
+    "ReconnectWhen",
     "SignOfLife",
     "Stall",
     "StallAction",
     "StreamPolicy",
     "Terminator",
+    "Verify",
 ]
 
 
@@ -61,6 +66,23 @@ class StallAction(StrEnum):
 
     OBSERVE = "observe"
     NOTIFY = "notify"
+    RECONNECT = "reconnect"
+
+
+class ReconnectWhen(StrEnum):
+    """Which streams may be opened again behind their client; never one whose request has a body.
+    `resumable`: those of an EventSource that know the id of their last event. `always`: every GET.
+    """
+
+    RESUMABLE = "resumable"
+    ALWAYS = "always"
+
+
+class Verify(StrEnum):
+    """What makes a token's claims believed: its signature, or that upstream has accepted the request."""
+
+    JWT = "jwt"
+    UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +128,61 @@ class Stall:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyCommit:
+    """A 200 for a client whose upstream has not answered `after` so many seconds."""
+
+    after: float
+    methods: frozenset[str] = frozenset({"GET"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """How an upstream that was lost is opened again.
+
+    `first_within`: how long the first opening is tried, before the client has a status; None: once.
+    `delay` is the first ceiling of the random wait before an attempt; it doubles up to `max_delay`.
+    """
+
+    when: ReconnectWhen = ReconnectWhen.RESUMABLE
+    first_within: float | None = 8.0
+    delay: float = 0.25
+    max_delay: float = 15.0
+    give_up_after: float = 300.0
+    on_status: frozenset[int] = frozenset({429, 500, 502, 503, 504})
+    announce: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is, by the claims of the JSON Web Token in `source` (`query:NAME` or `header:name`).
+
+    `public_key_file` holds a PEM public key; it and `algorithms` are for `Verify.JWT` only.
+    """
+
+    source: str = "query:access_token"
+    verify: Verify = Verify.JWT
+    public_key_file: str | None = None
+    algorithms: tuple[str, ...] = ("EdDSA",)
+    audience: str | None = None
+    issuer: str | None = None
+    close_at_expiry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StreamPolicy:
     """Everything a route's `stream` section says, with the defaults of the contract."""
 
     credential: tuple[str, ...] = ("query:access_token", "header:authorization", "header:cookie")
+    identity: Identity | None = None
     refuse_head: bool = False
     confirm: Confirm | None = field(default_factory=Confirm)
     keepalive: Keepalive | None = field(default_factory=Keepalive)
     stall: Stall | None = field(default_factory=Stall)
+    early_commit: EarlyCommit | None = None
     open_timeout: float = 300.0
+    reconnect: Reconnect | None = field(default_factory=Reconnect)
     unname: frozenset[str] = frozenset()
+    max_age: float | None = None
     max_event: int = 1 << 20
     max_buffer: int = 1 << 20
     write_timeout: float = 30.0
