@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+from sse_keepalive_proxy.stream.messages import CloseReason
 
 __all__ = ["OpenStream", "Registry", "snapshot"]
 
@@ -34,8 +35,8 @@ class OpenStream(Protocol):
     sent_upstream: int
     sent_synthetic: int
 
-    def drain(self, at: float) -> None:
-        """End it at `at`, at a block boundary."""
+    def leave(self, at: float, reason: CloseReason) -> None:
+        """End it for `reason` at `at`, at a block boundary."""
 
     def cut(self) -> None:
         """End it now, whatever still waits for its client."""
@@ -97,12 +98,12 @@ class Registry:
         """End every stream at its own `at()`, those too that are still to come."""
         self._drain_at = at
         for stream in self:
-            stream.drain(at())
+            stream.leave(at(), CloseReason.DRAIN)
 
     def add(self, stream: OpenStream) -> None:
         """Count `stream` from now on, as connecting."""
         if self._drain_at is not None:
-            stream.drain(self._drain_at())
+            stream.leave(self._drain_at(), CloseReason.DRAIN)
         self._streams[id(stream)] = stream
         self._connecting.add(id(stream))
         if self._per_client is not None:

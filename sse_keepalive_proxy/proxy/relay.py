@@ -220,9 +220,9 @@ class Relay(asyncio.Protocol):
         self._arm()
         self.route.registry.remove(self)
 
-    def drain(self, at: float) -> None:
+    def leave(self, at: float, reason: CloseReason) -> None:
         """End this stream at `at` (loop time), at a block boundary."""
-        self._tell(messages.DrainAt(at))
+        self._tell(messages.LeaveAt(at, reason))
 
     def cut(self) -> None:
         """End this stream now, whatever still waits for its client."""

@@ -28,9 +28,9 @@ from sse_keepalive_proxy.stream.messages import (
     Command,
     Commit,
     Confirm,
-    DrainAt,
     Event,
     Fault,
+    LeaveAt,
     Opened,
     Paused,
     Ping,
@@ -60,7 +60,8 @@ class Lifecycle:
         "_aborted",
         "_checked_at",
         "_confirm_at",
-        "_drain_at",
+        "_leave_at",
+        "_leave_reason",
         "_moved_at",
         "_paused_at",
         "_policy",
@@ -86,7 +87,8 @@ class Lifecycle:
         self._moved_at = self._checked_at = now
         self._taken = 0
         self._confirm_at: float | None = None
-        self._drain_at: float | None = None
+        self._leave_at: float | None = None
+        self._leave_reason = CloseReason.DRAIN
         self._paused_at: float | None = None
         self._aborted = False
 
@@ -150,8 +152,8 @@ class Lifecycle:
                 self._paused_at = now if self._paused_at is None else self._paused_at
             case Resumed():
                 self._resumed(now)
-            case DrainAt(at=at):
-                self._drain_at = max(at, now)
+            case LeaveAt(at=at, reason=reason):
+                self._leave(max(at, now), reason)
             case Fault(reason=reason):
                 return self._close(reason, now)
         return _NOTHING
@@ -163,6 +165,10 @@ class Lifecycle:
         if wait:
             self._confirm_at = now + wait
         return (Commit(confirm=not wait),)
+
+    def _leave(self, at: float, reason: CloseReason) -> None:
+        if self._leave_at is None or at < self._leave_at:
+            self._leave_at, self._leave_reason = at, reason
 
     def _blocked(self, now: float, taken: int) -> None:
         if not self.blocked:
@@ -207,7 +213,7 @@ class Lifecycle:
     def _deadlines(self) -> list[float]:
         if self.state is State.DRAINING:
             return [] if self._aborted else [self._looks_at_client()]
-        due = [at for at in (self._confirm_at, self._drain_at) if at is not None]
+        due = [at for at in (self._confirm_at, self._leave_at) if at is not None]
         if self.state is State.CONNECTING:
             return due
         if self.blocked:
@@ -246,8 +252,8 @@ class Lifecycle:
                 return _NOTHING
             self._aborted = True
             return (Abort(),)
-        if self._drain_at is not None and now >= self._drain_at:
-            return self._close(CloseReason.DRAIN, now)
+        if self._leave_at is not None and now >= self._leave_at:
+            return self._close(self._leave_reason, now)
         if self.state is State.CONNECTING:
             return _NOTHING
         if self.blocked and self._write_timed_out(now, taken):

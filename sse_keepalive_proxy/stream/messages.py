@@ -18,9 +18,9 @@ __all__ = [
     "Command",
     "Commit",
     "Confirm",
-    "DrainAt",
     "Event",
     "Fault",
+    "LeaveAt",
     "Opened",
     "Paused",
     "Ping",
@@ -101,10 +101,11 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainAt:
-    """The server ends; this stream is to be closed at `at`."""
+class LeaveAt:
+    """This stream is to be closed by us at `at`, for `reason`: the first such moment counts."""
 
     at: float
+    reason: CloseReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Fault:
     reason: CloseReason
 
 
-Event = Opened | UpstreamEnded | ClientGone | Blocked | Unblocked | Paused | Resumed | DrainAt | Fault
+Event = Opened | UpstreamEnded | ClientGone | Blocked | Unblocked | Paused | Resumed | LeaveAt | Fault
 
 
 # What is to be done.

@@ -68,7 +68,7 @@ async def the_client_goes(proxy: Instance, client: RawClient) -> None:
 
 async def the_proxy_drains(proxy: Instance, client: RawClient) -> None:
     for stream in proxy.server.streams:
-        stream.drain(asyncio.get_running_loop().time())
+        stream.leave(asyncio.get_running_loop().time(), CloseReason.DRAIN)
 
 
 async def the_client_sleeps(proxy: Instance, client: RawClient) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
-from sse_keepalive_proxy.stream.messages import Opened
+from sse_keepalive_proxy.stream.messages import CloseReason, Opened
 from sse_keepalive_proxy.stream.policy import StreamPolicy
 
 
@@ -19,7 +19,7 @@ class Stream:
         self.client, self.opened_at = client, opened_at
         self.life = Lifecycle(StreamPolicy(), opened_at)
 
-    def drain(self, at: float) -> None:
+    def leave(self, at: float, reason: CloseReason) -> None:
         raise AssertionError("nobody asked for it")
 
     cut = drain  # type: ignore[assignment]

@@ -22,6 +22,7 @@ from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.proxy.relay import Relay
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
+from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
     ConfirmForm,
@@ -236,7 +237,7 @@ class Stage:
             relay, self.upstream.sink = self.upstream.sink, None
             relay.end() if how == "upstream ends" else relay.failed(UpstreamReset("broke"))
         elif how == "drain":
-            self.relay.drain(self.clock())
+            self.relay.leave(self.clock(), CloseReason.DRAIN)
         elif how == "the client leaves":
             self.client.leave()
         self.clock.advance(0)
@@ -451,7 +452,7 @@ EVERY_ENDING = [
 
 
 def closing(stage: Stage) -> None:
-    stage.relay.drain(stage.clock())
+    stage.relay.leave(stage.clock(), CloseReason.DRAIN)
     stage.clock.advance(0)
 
 

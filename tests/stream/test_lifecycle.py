@@ -13,9 +13,9 @@ from sse_keepalive_proxy.stream.messages import (
     CloseReason,
     Commit,
     Confirm,
-    DrainAt,
     Event,
     Fault,
+    LeaveAt,
     Opened,
     Paused,
     Ping,
@@ -431,7 +431,14 @@ def test_the_first_reason_is_the_only_one(first: tuple[Event, CloseReason]) -> N
     event, reason = first
     policy = promise(ping=10, stall=Stall(after=20, close_after=20))
     later: list[tuple[float, Step]] = [(6, other) for other, _ in ENDS]
-    later += [(7, DATA), (7, DrainAt(8)), (8, Paused()), (9, Resumed()), (10, Opened()), (11, Unblocked())]
+    later += [
+        (7, DATA),
+        (7, LeaveAt(8, CloseReason.DRAIN)),
+        (8, Paused()),
+        (9, Resumed()),
+        (10, Opened()),
+        (11, Unblocked()),
+    ]
     transcript = play(policy, OPEN, (5, event), *later, until=500)
     assert transcript.said == [COMMITTED, (5, Close(reason))]
     assert transcript.life.close_reason is reason
@@ -457,21 +464,21 @@ def test_an_end_that_blocks_gives_its_client_the_whole_write_timeout() -> None:
 
 
 def test_a_drain_ends_a_stream_at_its_moment_and_keeps_it_alive_until_then() -> None:
-    transcript = play(PINGS, OPEN, (5, DrainAt(25)), until=50)
+    transcript = play(PINGS, OPEN, (5, LeaveAt(25, CloseReason.DRAIN)), until=50)
     assert transcript.said[1:] == [(10, Ping(10)), (20, Ping(20)), (25, Close(CloseReason.DRAIN))]
 
 
 def test_a_drain_that_should_have_been_is_now() -> None:
-    transcript = play(PINGS, OPEN, (5, DrainAt(1)), until=5)
+    transcript = play(PINGS, OPEN, (5, LeaveAt(1, CloseReason.DRAIN)), until=5)
     assert transcript.said[1:] == [(5, Close(CloseReason.DRAIN))]
 
 
 def test_a_drain_ends_a_stream_that_upstream_has_not_answered_yet() -> None:
-    transcript = play(PINGS, (5, DrainAt(25)), until=50)
+    transcript = play(PINGS, (5, LeaveAt(25, CloseReason.DRAIN)), until=50)
     assert transcript.said == [(25, Close(CloseReason.DRAIN))]
 
 
 def test_a_drain_that_is_due_with_everything_else_is_all_that_happens() -> None:
     policy = promise(ping=10, stall=Stall(after=10, action=StallAction.NOTIFY))
-    transcript = play(policy, (0, Opened(confirm_wait=10)), (5, DrainAt(10)), until=10)
+    transcript = play(policy, (0, Opened(confirm_wait=10)), (5, LeaveAt(10, CloseReason.DRAIN)), until=10)
     assert transcript.said[1:] == [(10, Close(CloseReason.DRAIN))]

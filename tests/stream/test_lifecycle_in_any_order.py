@@ -18,8 +18,8 @@ from sse_keepalive_proxy.stream.messages import (
     Command,
     Commit,
     Confirm,
-    DrainAt,
     Fault,
+    LeaveAt,
     Opened,
     Paused,
     Ping,
@@ -37,7 +37,7 @@ from tests.stream.transcript import DATA, NOISE, PIECE, Sent, Step, Took, Transc
 
 @dataclass(frozen=True, slots=True)
 class DrainIn:
-    """`DrainAt`, so many seconds from now."""
+    """`LeaveAt`, so many seconds from now."""
 
     seconds: float
 
@@ -202,7 +202,7 @@ class Witness:
                     assert self.life.state is state
                 return
             case DrainIn(seconds=seconds):
-                step = DrainAt(now + seconds)
+                step = LeaveAt(now + seconds, CloseReason.DRAIN)
             case Took():
                 self.moved_at = now
             case Blocked() if not self.blocked:
@@ -287,7 +287,7 @@ def fate(policy: StreamPolicy, script: Script) -> list[tuple[float, Command]]:
     for delay, step in script:
         now += delay
         if isinstance(step, DrainIn):
-            steps.append((now, DrainAt(now + step.seconds)))
+            steps.append((now, LeaveAt(now + step.seconds, CloseReason.DRAIN)))
         elif not isinstance(step, Early):
             steps.append((now, step))
     said = play(policy, *steps, until=now + 500).said
