@@ -22,7 +22,7 @@ class Stream:
     def leave(self, at: float, reason: CloseReason) -> None:
         raise AssertionError("nobody asked for it")
 
-    cut = drain  # type: ignore[assignment]
+    cut = leave  # type: ignore[assignment]
 
 
 def filled(registry: Registry, *streams: OpenStream) -> Registry:
