@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from sse_keepalive_proxy.config.address import ListenAddress, UpstreamAddress
+from sse_keepalive_proxy.config.client import Cors
 from sse_keepalive_proxy.config.dump import effective, to_yaml
 from sse_keepalive_proxy.config.load import Loaded, from_upstream, load
 from sse_keepalive_proxy.config.model import (
@@ -36,6 +37,7 @@ __all__ = [
     "UPSTREAM_VARIABLE",
     "VARIABLES",
     "Admin",
+    "Cors",
     "Drain",
     "Limits",
     "ListenAddress",

@@ -1,4 +1,4 @@
-"""What several keys must agree on.
+"""What several keys must agree on; within one route, `config.check_route` says it.
 
 Works on the tree before it is typed, so that these problems come together with all the others,
 however wrong the rest is: each check looks only at parts that are right by themselves.
@@ -6,28 +6,25 @@ however wrong the rest is: each check looks only at parts that are right by them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from sse_keepalive_proxy.config import check_route
 from sse_keepalive_proxy.config.address import Listen
+from sse_keepalive_proxy.config.check_route import Finding, valid
 from sse_keepalive_proxy.config.fields import Fault
 from sse_keepalive_proxy.config.model import Drain, Match, Settings
-from sse_keepalive_proxy.config.stream_section import Head
-from sse_keepalive_proxy.config.tree import Entry, Way, find, plain
+from sse_keepalive_proxy.config.tree import Entry, Way, find
 from sse_keepalive_proxy.config.units import format_duration
 from sse_keepalive_proxy.config.words import did_you_mean, shown
-from sse_keepalive_proxy.stream.policy import StallAction
 
 __all__ = ["disagreements", "warnings"]
 
-Finding = tuple[Way, Fault]
-_Value = TypeVar("_Value")
 _LISTEN: TypeAdapter[Any] = TypeAdapter(Listen)
 _DRAIN = TypeAdapter(Drain)
 _MATCH = TypeAdapter(Match)
-_ACTING = frozenset(StallAction) - {StallAction.OBSERVE}
 
 
 def disagreements(root: Entry) -> Iterator[Finding]:
@@ -37,7 +34,7 @@ def disagreements(root: Entry) -> Iterator[Finding]:
     yield from _unknown_upstreams(root)
     yield from _repeated_names(root)
     yield from _shadowed_routes(root)
-    yield from _actions_on_a_guess(root)
+    yield from _in_routes(root, check_route.disagreements)
 
 
 def warnings(root: Entry) -> Iterator[Finding]:
@@ -49,21 +46,13 @@ def warnings(root: Entry) -> Iterator[Finding]:
     if _keys(root, "defaults") and not any("stream" in route.keys for route in _routes(root)):
         hint = "write `stream:` under a route to make it a stream route"
         yield ("defaults",), Fault("no route has a `stream` that these defaults could apply to", hint)
-    yield from _refusals_never_made(root)
+    yield from _in_routes(root, check_route.warnings)
 
 
-def _refusals_never_made(root: Entry) -> Iterator[Finding]:
-    """A HEAD that a route does not take falls to a later one, which may well pass it on."""
+def _in_routes(root: Entry, checked: Callable[[Entry], Iterable[Finding]]) -> Iterator[Finding]:
+    """What `checked` finds in each route, with the way from the root."""
     for index, route in enumerate(_routes(root)):
-        match = _valid(_MATCH, route.keys.get("match"))
-        head, rest = find(route, ("stream", "head"))
-        refused = not rest and head.text == Head.REFUSE
-        if refused and match is not None and match.methods is not None and "HEAD" not in match.methods:
-            hint = "add HEAD to its methods"
-            yield (
-                ("routes", index, "stream", "head"),
-                Fault("this route takes no HEAD that it could refuse", hint),
-            )
+        yield from ((("routes", index, *way), fault) for way, fault in checked(route))
 
 
 def _keys(root: Entry, *way: str) -> Mapping[str, Entry]:
@@ -76,20 +65,10 @@ def _routes(root: Entry) -> list[Entry]:
     return [] if rest else list(entry.items)
 
 
-def _valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
-    """The typed value of `entry`, or None when it is missing or wrong by itself."""
-    if entry is None:
-        return None
-    try:
-        return kind.validate_python(plain(entry))
-    except ValidationError:
-        return None
-
-
 def _colliding_listeners(root: Entry) -> Iterator[Finding]:
     bound = list(Settings.model_fields["listen"].default) if "listen" not in root.keys else []
     for way, entry in _listeners(root):
-        address = _valid(_LISTEN, entry)
+        address = valid(_LISTEN, entry)
         if address is None:
             continue
         if any(address.collides_with(other) for other in bound):
@@ -112,7 +91,7 @@ def _listeners(root: Entry) -> Iterator[tuple[Way, Entry]]:
 
 
 def _spread_beyond_timeout(root: Entry) -> Iterator[Finding]:
-    drain = _valid(_DRAIN, root.keys.get("drain"))
+    drain = valid(_DRAIN, root.keys.get("drain"))
     if drain is None or drain.spread <= drain.timeout:
         return
     written = "spread" in _keys(root, "drain")
@@ -148,7 +127,7 @@ def _repeated_names(root: Entry) -> Iterator[Finding]:
 def _shadowed_routes(root: Entry) -> Iterator[Finding]:
     earlier: list[tuple[str, Match]] = []
     for index, route in enumerate(_routes(root)):
-        match = _valid(_MATCH, route.keys.get("match"))
+        match = valid(_MATCH, route.keys.get("match"))
         if match is None:
             continue
         by = next((name for name, other in earlier if other.covers(match)), None)
@@ -164,13 +143,3 @@ def _called(route: Entry, index: int) -> str:
     if name is None or name.text is None or name.expanded:
         return f"routes[{index}]"
     return f"`{shown(name.text)}`"
-
-
-def _actions_on_a_guess(root: Entry) -> Iterator[Finding]:
-    for index in range(len(_routes(root))):
-        way = ("routes", index, "stream", "stall")
-        stall, rest = find(root, way)
-        action = stall.keys.get("action")
-        if not rest and action is not None and action.text in _ACTING and "sign_of_life" not in stall.keys:
-            message = "must be written out for any action but observe"
-            yield (*way, "sign_of_life"), Fault(message, "bytes, comments or events")

@@ -27,7 +27,7 @@ def effective(settings: Settings) -> dict[str, Any]:
     `defaults` is left out, for it has been merged into the routes; so is the `stream` of a route
     that has none, because naming it would give it one.
     """
-    written = settings.model_dump(mode="json", exclude={"defaults"})
+    written = settings.model_dump(mode="json", by_alias=True, exclude={"defaults"})
     for route in written["routes"]:
         if route["stream"] is None:
             del route["stream"]

@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = ["FAULT", "NULL_IS_DEFAULTS", "OFF", "ONE_OR_MANY", "Fault", "Section", "Text", "refuse"]
+__all__ = [
+    "FAULT",
+    "NULL_IS_DEFAULTS",
+    "OFF",
+    "ONE_OR_MANY",
+    "Fault",
+    "Section",
+    "Text",
+    "refuse",
+    "written_fields",
+]
 
 FAULT = "fault"
 """The pydantic error type that carries our own words."""
@@ -48,6 +59,14 @@ class Section(BaseModel):
     """A mapping of the configuration: frozen, typed strictly, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def written_fields(section: type[Section]) -> dict[str, FieldInfo]:
+    """The fields of `section` by the keys that a file has for them, in the order of the model.
+
+    A key that is a word of Python, such as `from`, is an alias of its field.
+    """
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 class _Off:

@@ -1,7 +1,7 @@
 """A file, the environment and the flags to one valid configuration, or to every problem at once.
 
 Owns the order of things: read, override, merge, check, type. Reads the file it is given and
-nothing else; what it returns is frozen.
+the key files that it names, nothing else; what it returns is frozen.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ A concern that is off is None; durations are seconds, sizes bytes.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, Strict
@@ -19,6 +20,7 @@ from sse_keepalive_proxy.config.address import (
     UpstreamUrl,
     parse_upstream,
 )
+from sse_keepalive_proxy.config.client import Cors
 from sse_keepalive_proxy.config.fields import NULL_IS_DEFAULTS, OFF, ONE_OR_MANY, Section
 from sse_keepalive_proxy.config.shapes import (
     HeaderName,
@@ -255,6 +257,11 @@ class Route(Section):
     upstream: str = Field(
         description="The name of the upstream that requests go to. It must be one of `upstreams`.",
     )
+    cors: Annotated[Cors | None, OFF, NULL_IS_DEFAULTS] = Field(
+        default=None,
+        description="Which pages of other origins may use the route; the proxy then owns the CORS headers. "
+        "Off, preflights and headers are upstream's, or those of a hop in front: two answers break browsers.",
+    )
     stream: Annotated[Stream | None, NULL_IS_DEFAULTS] = Field(
         default=None,
         description="How event streams of this route are treated. "
@@ -299,6 +306,11 @@ class Settings(Section):
         description="How open streams are let go when the proxy is told to stop. "
         "A second signal stops it at once.",
     )
+    watch: bool = Field(
+        default=True,
+        description="Reloads the configuration when its file changes, or a file that it names. "
+        "A SIGHUP always does; what is wrong never replaces what is in force.",
+    )
     upstreams: dict[Label, Upstream] = Field(
         min_length=1,
         description="The servers that requests are passed on to, by name. Routes refer to these names.",
@@ -312,3 +324,10 @@ class Settings(Section):
         min_length=1,
         description="Which requests go where, first match first. A request that no route takes gets a 404.",
     )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the configuration names and a change of which calls for a reload, each once."""
+        identities = (route.stream.identity for route in self.routes if route.stream)
+        named = (identity.public_key_file for identity in identities if identity)
+        return tuple(dict.fromkeys(Path(name) for name in named if name is not None))

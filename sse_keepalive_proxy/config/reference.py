@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from sse_keepalive_proxy.config.fields import Section
+from sse_keepalive_proxy.config.fields import OFF, Section, written_fields
 from sse_keepalive_proxy.config.model import Settings
 from sse_keepalive_proxy.config.translate import section_in
 
@@ -28,7 +28,14 @@ _SCHEMA_FILE = _PACKAGE / "schema.json"
 _MARKDOWN_FILE = _PACKAGE.parent.parent / "docs" / "reference" / "configuration.md"
 
 _EXAMPLE_NAME = "notify"
-_ROUTE: dict[str, Any] = {"name": "a", "match": {"path": "/*"}, "upstream": _EXAMPLE_NAME, "stream": None}
+_ROUTE: dict[str, Any] = {
+    "name": "a",
+    "match": {"path": "/*"},
+    "upstream": _EXAMPLE_NAME,
+    # What is off by default has keys all the same, and they have defaults.
+    "cors": {"origins": ["*"]},
+    "stream": {"identity": None},
+}
 _SMALLEST = {"upstreams": {_EXAMPLE_NAME: {"url": "http://localhost"}}, "routes": [_ROUTE]}
 
 _VARIABLE = {
@@ -83,7 +90,7 @@ def keys(section: type[Section]) -> Iterator[Key]:
     """The keys of `section` in the order of the model."""
     schema = section.model_json_schema(schema_generator=_Schema)
     sample = _samples()[section.__name__]
-    for name, field in section.model_fields.items():
+    for name, field in written_fields(section).items():
         inner = section_in(field.annotation)
         kind = _kind(schema["properties"][name], schema.get("$defs", {}))
         default = "(required)" if field.is_required() else default_of(section, name, sample)
@@ -96,9 +103,9 @@ def default_of(section: type[Section], name: str, sample: dict[str, Any]) -> str
         return "{}"
     if name == "stream":
         return "(left out)"
-    if section_in(section.model_fields[name].annotation):
-        return "(every default)"
     value = sample[name]
+    if section_in(written_fields(section)[name].annotation) and value != "off":
+        return "(every default)"
     if isinstance(value, list) and name == "listen" and len(value) == 1:
         value = value[0]
     return value if isinstance(value, str) and value else json.dumps(value)
@@ -218,17 +225,20 @@ def _with_variables(node: Any) -> Any:
 
 def _samples() -> dict[str, dict[str, Any]]:
     """The written defaults of every section, by the name of its class."""
-    written = Settings.model_validate(_SMALLEST).model_dump(mode="json")
+    written = Settings.model_validate(_SMALLEST).model_dump(mode="json", by_alias=True)
     samples = {"Settings": written}
 
     def collect(section: type[Section], sample: dict[str, Any]) -> None:
         samples[section.__name__] = sample
-        for name, field in section.model_fields.items():
+        for name, field in written_fields(section).items():
             inner = section_in(field.annotation)
-            if inner is not None:
-                below = sample[name]
-                below = below[0] if isinstance(below, list) else below.get(_EXAMPLE_NAME, below)
-                collect(inner, below)
+            if inner is None or name == "defaults":
+                continue
+            below = sample[name]
+            below = below[0] if isinstance(below, list) else below.get(_EXAMPLE_NAME, below)
+            collect(inner, below)
+            if field.default is None and OFF in field.metadata:
+                sample[name] = "off"
 
     collect(Settings, written)
     return samples

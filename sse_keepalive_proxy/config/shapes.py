@@ -1,43 +1,47 @@
-"""Text of a certain shape: names, header fields, path patterns, hosts, networks, event data.
+"""Text of a certain shape: names, header fields, path patterns, hosts, origins, networks, algorithms.
 
-Owns the syntax of single values. What several values must agree on is in `config.check`.
+Owns the syntax of single values; the data of events is in `config.event_data`. What several values must
+agree on is in `config.check`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator
 
 from sse_keepalive_proxy.config.fields import Fault, Text, refuse
-from sse_keepalive_proxy.config.words import did_you_mean
+from sse_keepalive_proxy.config.words import did_you_mean, one_of
 
 __all__ = [
-    "PLACEHOLDERS",
+    "ALGORITHMS",
+    "Algorithm",
     "CredentialPlace",
-    "EventData",
     "EventName",
+    "FilePath",
     "HeaderName",
     "HostPattern",
     "Label",
     "Method",
     "Name",
     "Network",
+    "Origin",
     "PathPattern",
     "PlainLine",
     "Word",
 ]
 
-PLACEHOLDERS = ("stream_id", "now", "route")
-
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - RFC 9110 5.6.2, not a secret
 _PATH = re.compile(r"/[!-~]*")
 _LABEL = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*|[0-9a-f:.]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
-_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]))(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_HASHES = ("256", "384", "512")
+ALGORITHMS = ("EdDSA", *(f"{family}{size}" for family in ("ES", "RS", "PS") for size in _HASHES))
 
 
 def _text(value: object) -> str:
@@ -128,39 +132,41 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     raise refuse(Fault("the address has bits beyond its mask", "set those bits to zero"))
 
 
-def _check_data(data: dict[str, Any]) -> dict[str, Any]:
-    """Data as given, when every placeholder in it is known. Keys are not expanded."""
-    faults = [fault for at, text in _strings(data, ()) for fault in _placeholder_faults(at, text)]
-    if faults:
-        raise refuse(*faults)
-    return data
+def _origin(value: object) -> str:
+    """An origin as browsers serialize it (WHATWG HTML 7.1.1): lower case, without a default port."""
+    hint = "write it as browsers send it, e.g. https://app.example.com"
+    origin = _text(value).lower()
+    if origin == "*":
+        return origin
+    if origin == "null":
+        raise refuse(Fault("`null` is the origin of every sandboxed page, so nobody can be meant", hint))
+    scheme, separator, rest = origin.partition("://")
+    if separator and "/" in rest:
+        raise refuse(Fault("an origin has no path", "remove the / after the host and what follows"))
+    found = _ORIGIN.fullmatch(origin)
+    port = int(found[2] or 0) if found else 0
+    if found is None or (found[2] and not 1 <= port <= 65535):
+        raise refuse(Fault("not an origin", hint))
+    return found[1] if not port or port == _DEFAULT_PORTS.get(scheme) else f"{found[1]}:{port}"
 
 
-def _strings(value: Any, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every string in `value` with the way to it."""
-    match value:
-        case str():
-            yield at, value
-        case Mapping():
-            for key, inner in value.items():
-                yield from _strings(inner, (*at, key))
-        case list() | tuple():
-            for index, inner in enumerate(value):
-                yield from _strings(inner, (*at, index))
-        case _:
-            return
+def _algorithm(value: object) -> str:
+    """A signature algorithm of RFC 7518 or 8037 that a public key can check."""
+    algorithm = _text(value)
+    if algorithm in ALGORITHMS:
+        return algorithm
+    if algorithm.upper() in ("HS256", "HS384", "HS512", "NONE"):
+        message = "gives no proof: whoever knows the public key could make such a token"
+        raise refuse(Fault(message, f"write {one_of(ALGORITHMS)}", subject=algorithm))
+    near = did_you_mean(algorithm, ALGORITHMS)
+    raise refuse(Fault(f"must be {one_of(ALGORITHMS)}", near))
 
 
-def _placeholder_faults(at: tuple[str | int, ...], text: str) -> Iterator[Fault]:
-    known = f"known: {' '.join(f'{{{word}}}' for word in PLACEHOLDERS)}"
-    for found in _BRACES.finditer(text):
-        word = found[1]
-        if word is None:
-            yield Fault("doubled braces have no meaning here", known, at=at)
-        elif word not in PLACEHOLDERS:
-            near = did_you_mean(word, PLACEHOLDERS)
-            hint = f"{near} {known}".strip()
-            yield Fault("is not a placeholder", hint, subject=f"{{{word}}}", at=at)
+def _file(value: object) -> str:
+    path = _word(value)
+    if path.endswith("/"):
+        raise refuse(Fault("must be a file, not a directory"))
+    return path
 
 
 def _shape(kind: str, parse: Any, pattern: str = "") -> Text:
@@ -176,10 +182,8 @@ HostPattern = Annotated[str, _shape("host", _host)]
 CredentialPlace = Annotated[str, _shape("credential", _credential, r"^(query|header):.+$")]
 PlainLine = Annotated[str, _shape("text", _line)]
 EventName = Annotated[str, _shape("event name", _word)]
+Origin = Annotated[str, _shape("origin", _origin, r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+)$")]
+Algorithm = Annotated[str, _shape("algorithm", _algorithm, rf"^({'|'.join(ALGORITHMS)})$")]
+FilePath = Annotated[str, _shape("file", _file)]
 Word = Annotated[str, _shape("text", _word)]
 Network = Annotated[IPv4Network | IPv6Network, _shape("network", _network)]
-EventData = Annotated[
-    dict[str, Any],
-    AfterValidator(_check_data),
-    WithJsonSchema({"type": "object", "title": "JSON object"}),
-]

@@ -1,31 +1,27 @@
 """A route's `stream` section: what its streams are promised, as it is written.
 
-Owns the keys, their defaults and their documentation; `Stream.policy` turns them into the
-frozen values that the rest of the proxy works with. Durations are seconds, sizes bytes; a
-concern that is off is None.
+Owns the keys that are no section of their own, and the order of all of them; the sections are in
+`config.client`, `config.silence` and `config.opening`. `Stream.policy` turns them into the frozen
+values that the rest of the proxy works with. Durations are seconds, sizes bytes; a concern that is
+off is None.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, Strict
 
+from sse_keepalive_proxy.config.client import Identity
 from sse_keepalive_proxy.config.fields import NULL_IS_DEFAULTS, OFF, Section
-from sse_keepalive_proxy.config.shapes import CredentialPlace, EventData, EventName, PlainLine, Word
-from sse_keepalive_proxy.config.units import Duration, KeepaliveDuration, Size, StallDuration
+from sse_keepalive_proxy.config.opening import EarlyCommit, Reconnect
+from sse_keepalive_proxy.config.shapes import CredentialPlace, EventName
+from sse_keepalive_proxy.config.silence import Confirm, Keepalive, Stall
+from sse_keepalive_proxy.config.units import Duration, Size
 from sse_keepalive_proxy.stream import policy
 
-__all__ = ["Confirm", "Head", "Ignore", "Keepalive", "Rewrite", "Stall", "Stream"]
-
-# A strict model takes an enum's member only; these take its text, and nothing else.
-_ConfirmForm = Annotated[policy.ConfirmForm, Strict(False)]
-_KeepaliveForm = Annotated[policy.KeepaliveForm, Strict(False)]
-_Terminator = Annotated[policy.Terminator, Strict(False)]
-_SignOfLife = Annotated[policy.SignOfLife, Strict(False)]
-_StallAction = Annotated[policy.StallAction, Strict(False)]
-_EventNames = Annotated[tuple[EventName, ...], Strict(False)]
+__all__ = ["Head", "Rewrite", "Stream"]
 
 
 class Head(StrEnum):
@@ -35,152 +31,10 @@ class Head(StrEnum):
     REFUSE = "refuse"
 
 
-class Confirm(Section):
-    """What a client gets at once, so that no hop and no browser waits on silence."""
-
-    form: Annotated[_ConfirmForm | None, OFF] = Field(
-        default=policy.ConfirmForm.AUTO,
-        description="Whether the first bytes are an event that scripts can hear, or a comment that none can. "
-        "`auto` sends the event to a body-less GET with exactly `Accept: text/event-stream` and the comment "
-        "`:ok` to everybody else, because libraries for language models break on an unexpected event.",
-    )
-    event: PlainLine = Field(
-        default="connection_confirmed",
-        description="The name of the confirm event. "
-        'An empty name ("") makes it unnamed, the only kind that `onmessage` hears.',
-    )
-    data: EventData = Field(
-        default={"type": "connection_confirmed", "stream_id": "{stream_id}", "timestamp": "{now}"},
-        description="The JSON that the confirm event carries. "
-        "`{stream_id}`, `{now}` and `{route}` in its strings are filled in for each stream; "
-        "what is written here takes the place of the whole default.",
-    )
-    padding: Annotated[Size | None, OFF] = Field(
-        default=None,
-        description="Sends a comment of this size before anything else. "
-        "It pushes the first bytes through hops that hold a response until some KiB have come together.",
-    )
-    wait: Annotated[Duration | None, OFF] = Field(
-        default=None,
-        description="Gives upstream this long to speak first. "
-        "If it does, no confirm event is sent; `:ok` leaves with the headers in any case.",
-    )
-
-    @property
-    def policy(self) -> policy.Confirm | None:
-        """The promise, or None when `form` is off."""
-        if self.form is None:
-            return None
-        return policy.Confirm(self.form, self.event, self.data, self.padding or 0, self.wait or 0.0)
-
-
-class Keepalive(Section):
-    """What is written when a client has heard nothing for a while."""
-
-    interval: KeepaliveDuration = Field(
-        default=15.0,
-        description="How long a client may hear nothing before a ping is sent. "
-        "Keep it well under the idle limit of every hop on the way: nginx and AWS give up after 60 s, "
-        "Cloudflare after 100 s.",
-    )
-    form: _KeepaliveForm = Field(
-        default=policy.KeepaliveForm.COMMENT,
-        description="Whether a ping is a comment, which no script sees, or an event. "
-        "Choose the event only for a client that watches for pings itself.",
-    )
-    text: PlainLine = Field(
-        default="ping",
-        description="What the ping comment says after its colon. Nothing reads it but people with curl.",
-    )
-    terminator: _Terminator = Field(
-        default=policy.Terminator.AUTO,
-        description="How the ping comment ends: with a blank line or with a single newline. "
-        "`auto` writes a blank line until upstream has sent an event id and a newline from then on, "
-        "because some libraries make an empty event of an id followed by a blank line.",
-    )
-    event: PlainLine = Field(
-        default="ping",
-        description="The name of the ping when it is an event. "
-        'An empty name ("") makes it unnamed; as a comment it has none.',
-    )
-    data: EventData = Field(
-        default={"type": "ping", "timestamp": "{now}"},
-        description="The JSON that a ping carries when it is an event. "
-        "`{now}`, `{route}` and `{stream_id}` in its strings are filled in for each ping.",
-    )
-    report_idle: bool = Field(
-        default=False,
-        description="Adds to each ping comment how long upstream has been silent, "
-        "as in `:ping upstream_idle=95s`. It shows with plain curl what a ping would otherwise cover.",
-    )
-
-    @property
-    def policy(self) -> policy.Keepalive:
-        """The promise."""
-        return policy.Keepalive(**_fields(self))
-
-
-class Ignore(Section):
-    """Events that upstream sends by the clock and that prove nothing."""
-
-    events: _EventNames = Field(
-        default=(),
-        description="Names of events that do not count as a sign of life. "
-        "Name here what upstream sends by the clock.",
-    )
-    types: Annotated[tuple[Word, ...], Strict(False)] = Field(
-        default=(),
-        description="Values of `type` in an event's JSON that do not count as a sign of life. "
-        "It tells heartbeats apart where all events share one name.",
-    )
-
-
-class Stall(Section):
-    """When upstream counts as stalled, and what is done about it."""
-
-    after: StallDuration = Field(
-        default=60.0,
-        description="How long upstream may give no sign of life before the stream counts as stalled. "
-        "It shows in `/streams` and in the metrics at once, whatever the action.",
-    )
-    sign_of_life: _SignOfLife = Field(
-        default=policy.SignOfLife.EVENTS,
-        description="The least that counts as a sign of life: any bytes, a comment or an event. "
-        "It must be written out for any action but `observe`, so that nobody acts on a guess.",
-    )
-    ignore: Annotated[Ignore, NULL_IS_DEFAULTS] = Field(
-        default=Ignore(),
-        description="Events that do not count as a sign of life. "
-        "Without it, a heartbeat from a half-dead upstream looks like a healthy stream.",
-    )
-    action: _StallAction = Field(
-        default=policy.StallAction.OBSERVE,
-        description="What happens to a stalled stream besides being counted. "
-        "`notify` also sends the client an event named `stalled`.",
-    )
-    close_after: Annotated[Duration | None, OFF] = Field(
-        default=None,
-        description="How long pings may cover for a stalled upstream before the stream is closed. "
-        "The client then sees the end and can reconnect or fall back; off lets it wait for ever.",
-    )
-
-    @property
-    def policy(self) -> policy.Stall:
-        """The promise."""
-        return policy.Stall(
-            after=self.after,
-            sign_of_life=self.sign_of_life,
-            ignore_events=frozenset(self.ignore.events),
-            ignore_types=frozenset(self.ignore.types),
-            action=self.action,
-            close_after=self.close_after,
-        )
-
-
 class Rewrite(Section):
     """What is changed in upstream's own events; nothing else ever is."""
 
-    unname: _EventNames = Field(
+    unname: Annotated[tuple[EventName, ...], Strict(False)] = Field(
         default=(),
         description="Names of events whose `event:` line is dropped. "
         "A browser's `onmessage` hears unnamed events only, so this makes them audible to it.",
@@ -194,6 +48,11 @@ class Stream(Section):
         default=("query:access_token", "header:authorization", "header:cookie"),
         description="Where a client's credential is, as `query:NAME` or `header:name`. "
         "What stands there never reaches a log or a status page.",
+    )
+    identity: Annotated[Identity | None, OFF, NULL_IS_DEFAULTS] = Field(
+        default=None,
+        description="Who a client is, by the claims of its own token. "
+        "Claims can then be told to the client in its confirm event, and a stream can end with its token.",
     )
     head: Annotated[Head, Strict(False)] = Field(
         default=Head.PASS,
@@ -215,14 +74,29 @@ class Stream(Section):
         description="When upstream counts as stalled, and what then. "
         "Off means that pings can cover for a dead upstream unseen.",
     )
+    early_commit: Annotated[EarlyCommit | None, OFF, NULL_IS_DEFAULTS] = Field(
+        default=EarlyCommit(),
+        description="A 200 for a client before upstream has answered. "
+        "It is for clients that give up on an upstream whose response headers come late.",
+    )
     open_timeout: Duration = Field(
         default=300.0,
         description="How long upstream may take to send a response head. "
         "It counts from the connection on, which has a `connect_timeout` of its own.",
     )
+    reconnect: Annotated[Reconnect | None, OFF, NULL_IS_DEFAULTS] = Field(
+        default=Reconnect(),
+        description="How a lost upstream is opened again behind the live client. "
+        "Off, the end of upstream is the end of the client's stream.",
+    )
     rewrite: Annotated[Rewrite, NULL_IS_DEFAULTS] = Field(
         default=Rewrite(),
         description="What is changed in upstream's own events. By default they pass byte for byte.",
+    )
+    max_age: Annotated[Duration | None, OFF] = Field(
+        default=None,
+        description="How old a stream may become before it is closed, less up to 20 % chosen at random. "
+        "It ends after a whole event, with reason `max_age`, and lets a load balancer spread clients anew.",
     )
     max_event: Size = Field(
         default=1 << 20,
@@ -242,20 +116,28 @@ class Stream(Section):
 
     @property
     def policy(self) -> policy.StreamPolicy:
-        """The frozen promise to every stream of the route. Build it once for each route."""
+        """The frozen promise to every stream of the route. Build it once for each route.
+
+        The token of `identity` is a credential, whether or not `credential` names its place.
+        """
+        identity = self.identity.policy if self.identity else None
         return policy.StreamPolicy(
-            credential=self.credential,
+            credential=_with_identity(self.credential, identity),
+            identity=identity,
             refuse_head=self.head is Head.REFUSE,
             confirm=self.confirm.policy if self.confirm else None,
             keepalive=self.keepalive.policy if self.keepalive else None,
             stall=self.stall.policy if self.stall else None,
+            early_commit=self.early_commit.policy if self.early_commit else None,
             open_timeout=self.open_timeout,
+            reconnect=self.reconnect.policy if self.reconnect else None,
             unname=frozenset(self.rewrite.unname),
+            max_age=self.max_age,
             max_event=self.max_event,
             max_buffer=self.max_buffer,
             write_timeout=self.write_timeout,
         )
 
 
-def _fields(section: Section) -> dict[str, Any]:
-    return {name: getattr(section, name) for name in type(section).model_fields}
+def _with_identity(places: tuple[str, ...], identity: policy.Identity | None) -> tuple[str, ...]:
+    return places if identity is None or identity.source in places else (*places, identity.source)

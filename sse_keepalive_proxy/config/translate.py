@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sse_keepalive_proxy.config.fields import FAULT, Fault, Section
+from sse_keepalive_proxy.config.fields import FAULT, Fault, Section, written_fields
 from sse_keepalive_proxy.config.model import Settings
 from sse_keepalive_proxy.config.tree import Entry, Way, find, written
 from sse_keepalive_proxy.config.words import did_you_mean, one_of
@@ -109,10 +109,10 @@ def _known_keys(way: Way) -> list[str]:
         if isinstance(step, int) or named:
             named = False
             continue
-        annotation = section.model_fields[step].annotation
+        annotation = written_fields(section)[step].annotation
         named = get_origin(annotation) is dict
         section = section_in(annotation) or section
-    return list(section.model_fields)
+    return list(written_fields(section))
 
 
 def section_in(annotation: Any) -> type[Section] | None:

@@ -13,6 +13,11 @@ MANY = (
       confirm: {data: {b: "off", c: [1, null, true]}, event: "$${HOME}"}
       keepalive: {interval: 1500ms}
       stall: off
+      identity: {from: "header:x-token", verify: upstream}
+      early_commit: {after: 2s}
+      reconnect: {when: off}
+      max_age: 1h
+    cors: {origins: [https://a.com, "http://[::1]:3000"], credentials: true}
   - {name: rest, match: {path: /*, host: [a.com, "*.b.com"]}, upstream: notify}
 """
 )
@@ -28,7 +33,17 @@ def test_what_is_shown_has_units_and_off_again() -> None:
         "off",
         "1MiB",
     )
+    assert (stream["reconnect"]["when"], stream["reconnect"]["first_within"]) == ("off", "8s")
+    assert (stream["max_age"], stream["early_commit"]["after"]) == ("1h", "2s")
+    assert shown["routes"][1]["cors"] == "off"
     json.dumps(shown)
+
+
+def test_the_place_of_a_token_is_shown_by_the_key_that_names_it() -> None:
+    identity = effective(loaded(MANY).settings)["routes"][0]["stream"]["identity"]
+    assert identity["from"] == "header:x-token"
+    assert identity["audience"] == "off"
+    assert "source" not in identity
 
 
 def test_a_route_without_a_stream_is_shown_without_one() -> None:

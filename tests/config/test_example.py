@@ -1,7 +1,8 @@
 """`config.example.yaml` is valid, shows every key, and says nothing untrue.
 
 The convention: above each key stand its sentence and default as the model has them, then, where
-this file chooses something, lines that begin with "Here:".
+this file chooses something, lines that begin with "Here:". A section that is off shows its keys in
+comments below it; here they are read as if they were no comments.
 """
 
 from __future__ import annotations
@@ -19,10 +20,22 @@ from sse_keepalive_proxy.config import load
 from sse_keepalive_proxy.config.fields import Section
 from sse_keepalive_proxy.config.model import Settings
 from sse_keepalive_proxy.config.reference import Key, keys, summary
-from sse_keepalive_proxy.stream.policy import StallAction
+from sse_keepalive_proxy.stream.policy import Identity, ReconnectWhen, SignOfLife, StallAction
+from tests.config.keys import ED25519
+from tests.config.writing import loaded
 
+CLIENT_GIVES_UP = 10.0  # seconds without headers (FACTS 1)
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
-LINES = EXAMPLE.read_text(encoding="utf-8").splitlines()
+TEXT = EXAMPLE.read_text(encoding="utf-8")
+_OFF = re.compile(r"^( +)(\w+): off\n\1# (\2:\n(?:\1#   .*\n)+)", re.MULTILINE)
+
+
+def _opened(text: str) -> str:
+    """`text` with every section that is off, and shows its keys, turned on."""
+    return _OFF.sub(lambda found: found[1] + found[3].replace(f"\n{found[1]}# ", f"\n{found[1]}"), text)
+
+
+LINES = _opened(TEXT).splitlines()
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,21 @@ def test_the_example_is_valid_and_gives_no_warning() -> None:
     assert load(EXAMPLE, environ={}).warnings == ()
 
 
+def test_what_the_example_shows_in_comments_is_valid_too(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(ED25519)
+    text = _opened(TEXT).replace("/etc/sse-keepalive-proxy/fechatter.pem", str(key))
+    configured = loaded(text)
+    assert configured.warnings == ()
+    assert configured.settings.files == (key,)
+    events, _ = configured.settings.routes
+    assert events.cors is not None
+    assert events.stream is not None
+    assert events.stream.policy.identity == Identity(
+        public_key_file=str(key), audience="fechatter-web", issuer="fechatter-server"
+    )
+
+
 def test_the_example_heals_notify_server_for_its_browser_client() -> None:
     settings = load(EXAMPLE, environ={}).settings
     events, rest = settings.routes
@@ -103,11 +131,28 @@ def test_the_example_heals_notify_server_for_its_browser_client() -> None:
     assert policy.keepalive.interval == 15.0
     assert policy.stall is not None
     assert policy.stall.ignore_types == {"heartbeat", "connection_confirmed"}
-    assert policy.stall.action is StallAction.OBSERVE
+    assert policy.stall.sign_of_life is SignOfLife.EVENTS
+    assert policy.stall.action is StallAction.RECONNECT
+    assert policy.stall.close_after is None
+    assert policy.early_commit is not None
+    assert policy.reconnect is not None
+    assert policy.reconnect.when is ReconnectWhen.ALWAYS
+    assert (policy.identity, policy.max_age, events.cors) == (None, None, None)
     assert policy.unname == {"Generic"}
     assert (rest.match.path, rest.stream) == ("/*", None)
 
 
+def test_the_example_answers_before_its_client_gives_up() -> None:
+    events = load(EXAMPLE, environ={}).settings.routes[0]
+    assert events.stream is not None
+    policy = events.stream.policy
+    assert policy.early_commit is not None
+    assert policy.reconnect is not None
+    assert policy.reconnect.first_within is not None
+    assert max(policy.early_commit.after, policy.reconnect.first_within) < CLIENT_GIVES_UP
+
+
 def test_the_lines_of_the_example_can_be_read() -> None:
-    assert max(map(len, LINES)) <= 102
-    assert not any(re.search(r"\s$", line) for line in LINES)
+    lines = TEXT.splitlines()
+    assert max(map(len, lines)) <= 102
+    assert not any(re.search(r"\s$", line) for line in lines)

@@ -33,6 +33,12 @@ _SCALARS = (
             "header:a",
             "[::]:1",
             "GET",
+            "{claim.a}",
+            "reconnect",
+            "upstream",
+            "jwt",
+            "EdDSA",
+            "/dev/zero",
             "events",
             "9" * 400,
         ]
@@ -74,6 +80,20 @@ _KEYS = st.sampled_from(
         "rewrite",
         "[key]",
         "trusted_proxies",
+        "cors",
+        "origins",
+        "identity",
+        "from",
+        "verify",
+        "public_key_file",
+        "algorithms",
+        "reconnect",
+        "when",
+        "on_status",
+        "delay",
+        "early_commit",
+        "after",
+        "open_timeout",
     ]
 ) | st.text(max_size=4)
 _JUNK = st.recursive(

@@ -60,15 +60,15 @@ def test_seven_mistakes_are_seven_problems_each_with_its_line() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["early_commit", "reconnect", "share", "identity", "post_as_get", "bridge", "max_age"],
+    ["share", "post_as_get", "bridge"],
 )
 def test_a_key_of_a_later_version_is_unknown_in_a_stream(key: str) -> None:
     (problem,) = stream_problems(f"{key}: off")
     assert problem.startswith(f":8: routes[0].stream.{key}: unknown key (")
 
 
-@pytest.mark.parametrize("key", ["tls", "watch", "cors"])
-def test_a_key_of_a_later_version_is_unknown_at_the_top(key: str) -> None:
+@pytest.mark.parametrize("key", ["tls", "cors"])
+def test_a_key_of_a_later_version_or_of_a_route_is_unknown_at_the_top(key: str) -> None:
     (problem,) = said(refused(f"{key}: off\n{VALID}"))
     assert problem.startswith(f":1: {key}: unknown key (known here: listen, admin, ")
 
@@ -102,7 +102,53 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         ("rewrite: {unname: ['']}", "must not be empty"),
         ("keepalive: {form: coment}", "must be comment or event (did you mean comment?)"),
         ("keepalive: {form: 3}", "must be comment or event"),
-        ("stall: {action: reconnect}", "must be observe or notify"),
+        ("stall: {action: restart}", "must be observe, notify or reconnect"),
+        ("reconnect: {when: allways}", "must be resumable or always (did you mean always?)"),
+        ("reconnect: {on_status: [200]}", "not the status of a failure (a number from 400 to 599)"),
+        ("reconnect: {on_status: [600]}", "not the status of a failure (a number from 400 to 599)"),
+        (
+            "reconnect: {on_status: ['503']}",
+            "must be a whole number (without quotes and without a unit)",
+        ),
+        (
+            "reconnect: {give_up_after: off}",
+            "cannot be off (every wait has a bound; write a long one, e.g. 1h)",
+        ),
+        ("reconnect: {first_witin: 8s}", "unknown key (did you mean first_within?)"),
+        ("early_commit: {methods: []}", "must not be empty"),
+        ("early_commit: {methods: [get]}", "methods are upper-case (e.g. GET)"),
+        ("early_commit: {after: 5}", "a duration needs a unit (write it like 250ms, 15s, 2m or 1h)"),
+        ("max_age: 0s", "a duration cannot be zero (write it like 250ms, 15s, 2m or 1h)"),
+        (
+            "identity: {verify: upstream, from: cookie}",
+            "not a place of a credential (write query:NAME or header:name)",
+        ),
+        ("identity: {verify: upstream, form: 'query:t'}", "unknown key (did you mean from?)"),
+        (
+            "identity: {verify: upstream, source: 'query:t'}",
+            (
+                "unknown key (known here: from, verify, public_key_file, algorithms, audience, issuer, "
+                "close_at_expiry)"
+            ),
+        ),
+        ("identity: {verify: upstream, algorithms: []}", "must not be empty"),
+        ("identity: {verify: upstream, algorithms: EdDSA}", "must be a list (write it like [a, b])"),
+        (
+            "identity: {verify: upstream, algorithms: [HS256]}",
+            (
+                "HS256 gives no proof: whoever knows the public key could make such a token (write EdDSA, "
+                "ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384 or PS512)"
+            ),
+        ),
+        (
+            "identity: {verify: upstream, algorithms: [eddsa]}",
+            "must be EdDSA, ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384 or PS512",
+        ),
+        ("identity: {verify: upstream, public_key_file: /etc/}", "must be a file, not a directory"),
+        (
+            "identity: {verify: upstream, issuer: }",
+            "nothing is written here (leave the key out for its default, or write off)",
+        ),
         ("keepalive: {interval: off}", "cannot be off (write `keepalive: off` instead)"),
         ("keepalive: {interval: }", "nothing is written here (leave the key out for its default)"),
         ("keepalive: {text: }", "nothing is written here (leave the key out for its default)"),
@@ -122,15 +168,22 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         ("credential: ['query:']", "not the name of a query parameter (e.g. query:access_token)"),
         (
             "confirm: {data: {a: '{{now}}'}}",
-            "doubled braces have no meaning here (known: {stream_id} {now} {route})",
+            "doubled braces have no meaning here (known: {stream_id} {now} {route} {claim.NAME})",
         ),
         (
             "confirm: {data: {a: [1, '{nwo}']}}",
-            "{nwo} is not a placeholder (did you mean now? known: {stream_id} {now} {route})",
+            "{nwo} is not a placeholder (did you mean now? known: {stream_id} {now} {route} {claim.NAME})",
         ),
         (
-            "confirm: {data: {a: '{claim.user.id}'}}",
-            "{claim.user.id} is not a placeholder (known: {stream_id} {now} {route})",
+            "confirm: {data: {a: '{claim.}'}}",
+            "{claim.} is not a placeholder (write names with dots between them, e.g. {claim.user.id})",
+        ),
+        (
+            "keepalive: {data: {a: '{claim.user.id}'}}",
+            (
+                "{claim.user.id} is not a placeholder (a claim can stand in `confirm.data` only; "
+                "known: {stream_id} {now} {route})"
+            ),
         ),
     ],
 )
@@ -138,6 +191,50 @@ def test_a_wrong_value_is_refused_in_plain_words(line: str, problem: str) -> Non
     (found,) = stream_problems(line)
     assert found.startswith(":8: routes[0].stream.")
     assert found.split(": ", 2)[2] == problem
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("{}", "origins: this key is required"),
+        ("{origins: []}", "origins: must not be empty"),
+        ("{origins: '*'}", "origins: must be a list (write it like [a, b])"),
+        (
+            "{origins: [https://a.com], credential: true}",
+            "credential: unknown key (did you mean credentials?)",
+        ),
+        (
+            "{origins: [https://a.com/]}",
+            "origins[0]: an origin has no path (remove the / after the host and what follows)",
+        ),
+        (
+            "{origins: ['null']}",
+            (
+                "origins[0]: `null` is the origin of every sandboxed page, so nobody can be meant "
+                "(write it as browsers send it, e.g. https://app.example.com)"
+            ),
+        ),
+        *(
+            (
+                f"{{origins: ['{wrong}']}}",
+                "origins[0]: not an origin (write it as browsers send it, e.g. https://app.example.com)",
+            )
+            for wrong in (
+                "a.com",
+                "https://",
+                "https://*.a.com",
+                "https://a.com:0",
+                "https://a.com:65536",
+                "https://u@a.com",
+                "https://é.com",
+                "https://a.com?b",
+            )
+        ),
+    ],
+)
+def test_a_wrong_cors_section_is_refused_in_plain_words(lines: str, problem: str) -> None:
+    (found,) = said(refused(VALID.replace("    stream:\n", f"    cors: {lines}\n")))
+    assert found == f":7: routes[0].cors.{problem}"
 
 
 def test_every_wrong_placeholder_is_found_at_its_place() -> None:

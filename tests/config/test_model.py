@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from sse_keepalive_proxy.config import Match
-from sse_keepalive_proxy.stream.policy import ConfirmForm, StallAction, StreamPolicy
+from sse_keepalive_proxy.config import Cors, Match
+from sse_keepalive_proxy.stream.policy import (
+    ConfirmForm,
+    EarlyCommit,
+    Identity,
+    Reconnect,
+    ReconnectWhen,
+    StallAction,
+    StreamPolicy,
+    Verify,
+)
 from tests.config.writing import VALID, loaded, refused, said, stream_of
 
 
@@ -25,11 +35,32 @@ def test_a_policy_says_what_the_file_says() -> None:
         keepalive: {interval: 5s, text: hi, report_idle: true}
         stall: {after: 2m, sign_of_life: bytes, action: notify, close_after: 1h,
                 ignore: {events: [a], types: [b]}}
+        identity: {from: "query:t", verify: upstream, algorithms: [ES256, RS256], audience: a, issuer: i,
+                   close_at_expiry: true}
+        early_commit: {after: 2s, methods: [GET, POST]}
+        open_timeout: 1m
+        reconnect: {when: always, first_within: off, delay: 1s, max_delay: 2s, give_up_after: 3s,
+                    on_status: [503], announce: false}
+        max_age: 1h
         rewrite: {unname: [Generic]}
         max_event: 2MiB
         """
     ).policy
-    assert policy.credential == ("header:x-token", "query:Token")
+    assert policy.credential == ("header:x-token", "query:Token", "query:t")
+    assert policy.identity == Identity(
+        source="query:t",
+        verify=Verify.UPSTREAM,
+        algorithms=("ES256", "RS256"),
+        audience="a",
+        issuer="i",
+        close_at_expiry=True,
+    )
+    assert policy.early_commit == EarlyCommit(2.0, frozenset({"GET", "POST"}))
+    assert policy.open_timeout == 60.0
+    assert policy.reconnect == Reconnect(
+        ReconnectWhen.ALWAYS, None, 1.0, 2.0, 3.0, frozenset({503}), announce=False
+    )
+    assert policy.max_age == 3600.0
     assert policy.refuse_head
     assert policy.confirm is not None
     assert (policy.confirm.form, policy.confirm.event, policy.confirm.data) == (
@@ -49,6 +80,75 @@ def test_a_policy_says_what_the_file_says() -> None:
     assert (policy.stall.action, policy.stall.close_after) == (StallAction.NOTIFY, 3600.0)
     assert policy.unname == {"Generic"}
     assert policy.max_event == 2 << 20
+
+
+@pytest.mark.parametrize("line", ["reconnect: off", "reconnect: {when: off}"])
+def test_reconnect_can_be_off(line: str) -> None:
+    assert stream_of(line).policy.reconnect is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "early_commit: off", "early_commit:", "early_commit: {after: off}", "max_age: off", "identity: off"],
+)
+def test_what_is_off_by_default_can_be_said_to_be_off(line: str) -> None:
+    policy = stream_of(line).policy
+    assert (policy.early_commit, policy.max_age, policy.identity) == (None, None, None)
+
+
+def test_the_token_of_an_identity_is_a_credential_once() -> None:
+    named = "identity: {from: 'query:access_token', verify: upstream}"
+    assert stream_of(named).policy.credential == StreamPolicy().credential
+    elsewhere = "credential: ['header:cookie']\nidentity: {from: 'header:X-Token', verify: upstream}"
+    assert stream_of(elsewhere).policy.credential == ("header:cookie", "header:x-token")
+
+
+def test_the_token_of_an_identity_is_where_access_tokens_are_unless_said_otherwise() -> None:
+    identity = stream_of("identity: {verify: upstream}").policy.identity
+    assert identity is not None
+    assert identity.source == "query:access_token"
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("https://App.Example.com", "https://app.example.com"),
+        ("https://a.com:443", "https://a.com"),
+        ("https://a.com:8443", "https://a.com:8443"),
+        ("http://a.com:443", "http://a.com:443"),
+        ("http://a.com:080", "http://a.com"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_is_kept_as_browsers_send_it(written: str, sent: str) -> None:
+    text = VALID.replace("    stream:\n", f"    cors: {{origins: ['{written}']}}\n")
+    (route,) = loaded(text).settings.routes
+    assert route.stream is None
+    assert route.cors == Cors(origins=(sent,), credentials=False)
+
+
+def test_cors_is_off_by_default() -> None:
+    assert loaded(VALID).settings.routes[0].cors is None
+    assert loaded(VALID.replace("    stream:\n", "    cors: off\n")).settings.routes[0].cors is None
+
+
+@pytest.mark.parametrize(
+    ("line", "watched"), [("", True), ("watch: true\n", True), ("watch: false\n", False)]
+)
+def test_the_file_is_watched_unless_said_otherwise(line: str, watched: bool) -> None:
+    assert loaded(line + VALID).settings.watch is watched
+
+
+def test_the_files_of_a_configuration_are_its_key_files_each_once() -> None:
+    identity = "identity: {verify: upstream, public_key_file: "
+    text = VALID + f"      {identity}/a.pem}}\n"
+    for name, path in (("second", "/b.pem"), ("third", "/a.pem")):
+        route = f"name: {name}, match: {{path: /{name}}}, upstream: notify, stream: {{{identity}{path}}}}}"
+        text += f"  - {{{route}}}\n"
+    assert loaded(text).settings.files == (Path("/a.pem"), Path("/b.pem"))
+    assert loaded(VALID).settings.files == ()
 
 
 @pytest.mark.parametrize("line", ["confirm: off", "confirm: {form: off}"])

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from sse_keepalive_proxy.config.document import read_document
-from sse_keepalive_proxy.config.model import Settings
+from sse_keepalive_proxy.config.model import Route, Settings
 from sse_keepalive_proxy.config.reference import json_schema, keys, markdown
 from sse_keepalive_proxy.config.tree import plain
 from tests.config.writing import VALID
@@ -41,18 +41,48 @@ def test_every_key_is_described_in_one_to_three_sentences(section: Any) -> None:
         assert 1 <= len(re.findall(r"\.(?:\s|$)", key.description.replace("e.g. ", ""))) <= 3, key.name
 
 
+def test_a_section_that_is_off_by_default_shows_what_its_keys_default_to() -> None:
+    stream = next(key.section for key in keys(Route) if key.name == "stream")
+    assert stream is not None
+    identity = next(key for key in keys(stream) if key.name == "identity")
+    assert identity.default == "off"
+    assert identity.section is not None
+    defaults = {key.name: key.default for key in keys(identity.section)}
+    assert (defaults["from"], defaults["verify"], defaults["audience"]) == (
+        "query:access_token",
+        "jwt",
+        "off",
+    )
+    cors = next(key for key in keys(Route) if key.name == "cors")
+    assert cors.default == "off"
+    assert json_schema()["$defs"]["Stream"]["properties"]["identity"]["default"] == "off"
+
+
 def test_the_schema_accepts_what_the_loader_accepts() -> None:
     validator = jsonschema.Draft202012Validator(json_schema())
     for text in (
         VALID,
         (ROOT / "config.example.yaml").read_text(encoding="utf-8"),
-        "listen: [':1']\nadmin: off\n" + VALID,
+        "listen: [':1']\nadmin: off\nwatch: false\n" + VALID,
+        VALID + "      identity: {from: 'query:t', verify: upstream, algorithms: [ES256], audience: off}\n",
+        VALID
+        + "      reconnect: {when: off, on_status: [500], first_within: off}\n    cors: {origins: ['*']}\n",
     ):
         assert list(validator.iter_errors(_bare(text))) == []
 
 
 @pytest.mark.parametrize(
-    "line", ["kepalive: off", "keepalive: {interval: 15}", "max_event: 1MB", "head: no", "open_timeout: off"]
+    "line",
+    [
+        "kepalive: off",
+        "keepalive: {interval: 15}",
+        "max_event: 1MB",
+        "head: no",
+        "open_timeout: off",
+        "reconnect: {on_status: [200]}",
+        "identity: {source: 'query:t'}",
+        "identity: {algorithms: [HS256]}",
+    ],
 )
 def test_the_schema_refuses_what_the_loader_refuses(line: str) -> None:
     validator = jsonschema.Draft202012Validator(json_schema())

@@ -1,0 +1,226 @@
+"""What the keys of one route must agree on, each with its line and its remedy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.config.keys import ED25519
+from tests.config.writing import VALID, loaded, refused, said, stream_of, stream_problems
+
+NO_FILE = "there is no such file (a relative path counts from where the proxy is started)"
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key.pem"
+    path.write_bytes(ED25519)
+    return path
+
+
+def warned(stream: str, *, cors: str = "") -> list[str]:
+    """The warnings of a configuration with this line in its stream and `cors` before it."""
+    text = VALID.replace("    stream:\n", f"{cors}    stream:\n") + f"      {stream}\n"
+    return said(loaded(text).warnings)
+
+
+@pytest.mark.parametrize("reconnect", ["reconnect: off", "reconnect: {when: off}"])
+def test_a_stalled_upstream_cannot_be_opened_again_with_reconnect_off(reconnect: str) -> None:
+    assert stream_problems(f"stall: {{sign_of_life: events, action: reconnect}}\n{reconnect}") == [
+        (
+            ":8: routes[0].stream.stall.action: `reconnect` is off, so nothing can be opened again "
+            "(write reconnect: {when: resumable} or {when: always}, or action: observe)"
+        )
+    ]
+
+
+@pytest.mark.parametrize("reconnect", ["", "reconnect:", "reconnect: {when: resumable}"])
+def test_a_stalled_upstream_can_be_opened_again_otherwise(reconnect: str) -> None:
+    assert stream_of(f"stall: {{sign_of_life: events, action: reconnect}}\n{reconnect}").policy.reconnect
+
+
+def test_reconnect_off_in_the_defaults_is_said_of_the_action_that_needs_it() -> None:
+    problems = stream_problems(
+        "stall: {sign_of_life: events, action: reconnect}", before="defaults: {reconnect: off}\n"
+    )
+    assert [problem.split(": ")[:2] for problem in problems] == [[":9", "routes[0].stream.stall.action"]]
+
+
+def test_opening_again_needs_the_sign_of_life_written_out() -> None:
+    (problem,) = stream_problems("stall: {action: reconnect}")
+    assert problem.startswith(":8: routes[0].stream.stall.sign_of_life: must be written out")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("delay: 20s", "delay: must not exceed the max_delay of 15s"),
+        ("delay: 2s, max_delay: 1s", "delay: must not exceed the max_delay of 1s"),
+        (
+            "max_delay: 100ms",
+            "max_delay: is less than the delay's default of 250ms (write one, e.g. delay: 100ms)",
+        ),
+    ],
+)
+def test_a_delay_beyond_its_maximum_is_refused(line: str, problem: str) -> None:
+    assert stream_problems(f"reconnect: {{{line}}}") == [f":8: routes[0].stream.reconnect.{problem}"]
+
+
+def test_a_delay_may_be_its_own_maximum() -> None:
+    assert stream_of("reconnect: {delay: 1s, max_delay: 1s}")
+
+
+@pytest.mark.parametrize(
+    "identity", ["", "{}", "{verify: jwt}", "{public_key_file: off}", "{audience: a, issuer: b}"]
+)
+def test_a_signature_cannot_be_checked_without_a_key(identity: str) -> None:
+    assert stream_problems(f"identity: {identity}") == [
+        (
+            ":8: routes[0].stream.identity.public_key_file: `verify: jwt` needs the public key of the tokens "
+            "(name its PEM file; or write verify: upstream where upstream authenticates by this token)"
+        )
+    ]
+
+
+def test_a_key_file_is_looked_into(key: Path) -> None:
+    assert stream_of(f"identity: {{public_key_file: {key}}}").policy.identity
+    at = ":8: routes[0].stream.identity.public_key_file:"
+    assert stream_problems("identity: {public_key_file: /nowhere.pem}") == [f"{at} {NO_FILE}"]
+    assert stream_problems(f"identity: {{public_key_file: {key}, algorithms: [ES256]}}") == [
+        f"{at} the key does not fit ES256 (it is one for EdDSA)"
+    ]
+    key.write_text("hunter2")
+    (problem,) = stream_problems(f"identity: {{public_key_file: {key}}}")
+    assert problem.startswith(f"{at} holds no usable public key")
+    assert "hunter2" not in problem
+
+
+def test_a_key_file_named_by_the_environment_is_looked_into_and_not_quoted() -> None:
+    text = VALID + "      identity: {public_key_file: '${KEY}'}\n"
+    (problem,) = said(refused(text, environ={"KEY": "/hunter2.pem"}))
+    assert problem == f":8: routes[0].stream.identity.public_key_file: {NO_FILE}"
+
+
+def test_a_wrong_algorithm_and_a_missing_key_are_two_problems() -> None:
+    problems = stream_problems("identity:\n  algorithms:\n    - HS256\n")
+    assert [problem.split(": ")[:2] for problem in problems] == [
+        [":8", "routes[0].stream.identity.public_key_file"],
+        [":10", "routes[0].stream.identity.algorithms[0]"],
+    ]
+
+
+def test_a_wrong_algorithm_does_not_hide_a_wrong_key() -> None:
+    problems = stream_problems("identity:\n  public_key_file: /nowhere.pem\n  algorithms: [none]\n")
+    assert [problem.split(": ")[:2] for problem in problems] == [
+        [":9", "routes[0].stream.identity.public_key_file"],
+        [":10", "routes[0].stream.identity.algorithms[0]"],
+    ]
+
+
+@pytest.mark.parametrize("identity", ["on", "[]", "{verify: jwd}"])
+def test_an_identity_that_is_wrong_by_itself_is_complained_about_once(identity: str) -> None:
+    assert len(stream_problems(f"identity: {identity}")) == 1
+
+
+@pytest.mark.parametrize("verify", ["jwt", "upstream"])
+def test_an_identity_needs_its_extra(verify: str, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = f", public_key_file: {key}" if verify == "jwt" else ""
+    line = f"identity: {{verify: {verify}{file}}}"
+    assert stream_of(line)
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    assert stream_problems(line) == [
+        (
+            ":8: routes[0].stream.identity: needs the extra `jwt`, which is not installed "
+            "(pip install 'sse-keepalive-proxy[jwt]')"
+        )
+    ]
+    assert stream_of("identity: off")
+
+
+def test_a_key_beside_verify_upstream_is_a_warning() -> None:
+    assert warned("identity: {verify: upstream, public_key_file: /nowhere.pem}") == [
+        (
+            ":8: warning: routes[0].stream.identity.public_key_file: `verify: upstream` checks no signature, "
+            "so this key is not used (remove it, or write verify: jwt)"
+        )
+    ]
+    assert warned("identity: {verify: upstream, public_key_file: off}") == []
+
+
+@pytest.mark.parametrize("identity", ["", "identity: off\n"])
+def test_a_claim_without_an_identity_is_refused_where_it_stands(identity: str) -> None:
+    confirm = "confirm:\n  data:\n    a: [1, 'user {claim.user.id} of {now}']\n"
+    lines = 9 + bool(identity)
+    assert stream_problems(identity + confirm) == [
+        (
+            f":{lines + 1}: routes[0].stream.confirm.data.a[1]: a claim needs `identity`, which is off on "
+            "this route (say where the token is: identity: {from: …})"
+        )
+    ]
+
+
+def test_a_claim_with_an_identity_is_allowed() -> None:
+    confirm = "confirm: {data: {id: '{claim.user.id}', at: '{now}'}}"
+    stream = stream_of(f"identity: {{verify: upstream}}\n{confirm}")
+    assert stream.confirm is not None
+    assert stream.confirm.data["id"] == "{claim.user.id}"
+    assert stream_of(confirm, before="defaults: {identity: {verify: upstream}}\n")
+
+
+def test_credentials_cannot_be_for_everybody() -> None:
+    for origins in ("['*']", "[https://a.com, '*']"):
+        text = VALID.replace("    stream:\n", f"    cors: {{origins: {origins}, credentials: true}}\n")
+        assert said(refused(text)) == [
+            (
+                ":7: routes[0].cors.credentials: cannot be true for the origin `*`: browsers refuse such an "
+                "answer (write the origins out, or credentials: false)"
+            )
+        ]
+        assert loaded(text.replace("true", "false")).warnings == ()
+
+
+LOST = (
+    ":8: warning: routes[0].stream.early_commit.after: an early commit cannot carry upstream's CORS headers "
+    "(set the route's `cors`; or write `cors: off` where a hop adds them or no other origin comes)"
+)
+
+
+@pytest.mark.parametrize(
+    ("early", "cors", "expected"),
+    [
+        ("{after: 2s}", "", [LOST]),
+        ("{after: 2s}", "    cors: {origins: ['*']}\n", []),
+        ("{after: 2s}", "    cors: off\n", []),
+        ("{after: off}", "", []),
+        ("off", "", []),
+        ("", "", []),
+    ],
+)
+def test_an_early_commit_that_nobody_thought_of_cors_for_is_a_warning(
+    early: str, cors: str, expected: list[str]
+) -> None:
+    assert warned(f"early_commit: {early}", cors=cors) == expected
+
+
+@pytest.mark.parametrize(
+    ("after", "timeout", "never"),
+    [("5m", "", "5m"), ("6m", "", "5m"), ("2s", ", open_timeout: 1s", "1s"), ("4m", "", None)],
+)
+def test_an_early_commit_after_the_wait_is_over_is_a_warning(
+    after: str, timeout: str, never: str | None
+) -> None:
+    route = VALID.replace(
+        "    stream:\n", f"    cors: off\n    stream: {{early_commit: {{after: {after}}}{timeout}}}"
+    )
+    warnings = said(loaded(route).warnings)
+    if never is None:
+        assert warnings == []
+    else:
+        assert warnings == [
+            (
+                f":8: warning: routes[0].stream.early_commit.after: never happens: the open_timeout of "
+                f"{never} ends the wait before (write less, or a longer open_timeout)"
+            )
+        ]
