@@ -20,6 +20,14 @@ _INTRODUCTION = """\
 
 `stream/lifecycle.py` is told what happened and when, and answers with what is to be done. It reads no clock
 and owns no timer: `next_deadline` says when it wants to be asked again.
+
+An upstream that ends, breaks off or is given up as stalled is not the end of the client's stream where
+`reopens` says that it may be asked again. The stream is `reconnecting` then, pings go on, and half a block
+is thrown away. `stream/backoff.py` says when upstream is asked: after what it demands itself (`retry`,
+`Retry-After`) and a random part of a ceiling, which doubles with every attempt and is small again only
+after a sign of life. Every opening but the first is announced with the gap before it. A stream that is to
+leave (drain, `max_age`, an expired token) does so between two blocks: in the middle of one it waits up to a
+second for its end.
 """
 
 
@@ -41,13 +49,25 @@ _CLOCKS = (
         "`upstream_at`, `alive_at`",
         "bytes of upstream; those that are a sign of life (`stall.sign_of_life`, `stall.ignore`)",
         "`idle` after an interval; `stalled` after `stall.after`, the end after `stall.close_after`",
-        "anything we write; they stand still while we have paused upstream",
+        "anything we write, opening upstream again; they stand still while we have paused upstream",
     ),
     _Clock(
         "`moved_at`",
         "bytes that the client takes of those that wait for it",
         "the end after `write_timeout`: `client_stalled`, or a cut where the stream has ended already",
         "anything we write",
+    ),
+    _Clock(
+        "`began_at` of the outage",
+        "upstream being lost, each time anew",
+        "the end after `reconnect.give_up_after`: `give_up`",
+        "attempts that fail; what upstream demands before the next one",
+    ),
+    _Clock(
+        "`opened_at`",
+        "upstream answering with an event stream, each time anew",
+        "another upstream (`stall.action: reconnect`): a `stalled` one had `stall.after` to show life",
+        "anything that it sends; it stands still while we have paused upstream",
     ),
 )
 
@@ -76,7 +96,7 @@ def _states() -> Iterator[str]:
 
 
 def _clocks() -> Iterator[str]:
-    yield from ("## Three clocks", "", "None of them ever stands for another.", "")
+    yield from ("## The clocks", "", "None of them ever stands for another.", "")
     yield from ("| clock | moved by | its silence makes | never moved by |", "|---|---|---|---|")
     for clock in _CLOCKS:
         yield f"| {' | '.join(clock)} |"

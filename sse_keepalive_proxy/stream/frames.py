@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sse_keepalive_proxy.stream import claims as claims_
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
@@ -46,6 +47,7 @@ class Frames:
     """The frames of one route."""
 
     __slots__ = (
+        "_confirm_claims",
         "_confirm_data",
         "_confirm_name",
         "_keepalive",
@@ -59,26 +61,40 @@ class Frames:
         confirm = policy.confirm or Confirm()
         self._confirm_name = confirm.event
         self._confirm_data = _template(confirm.data, route)
+        self._confirm_claims = claims_.names(confirm.data)
         self._padding = _padding(confirm.padding)
         self._keepalive = keepalive = policy.keepalive or Keepalive()
         self._ping = encode.comment(keepalive.text)
         self._ping_newline = encode.comment(keepalive.text, blank=False)
         self._ping_data = _template(keepalive.data, route)
 
-    def first(self, form: ConfirmForm | None, *, confirm: bool, stream_id: str, now: str) -> bytes:
+    def first(
+        self,
+        form: ConfirmForm | None,
+        *,
+        confirm: bool,
+        stream_id: str,
+        now: str,
+        claims: Mapping[str, Any] | None = None,
+    ) -> bytes:
         """The body bytes that leave with the response head: padding, then the confirm or `:ok`.
 
-        `confirm` is false while the confirm event still waits for upstream to speak first.
+        `confirm` is false while the confirm event still waits for upstream to answer, or to speak first.
         """
         if form is None:
             return b""
         if form is ConfirmForm.EVENT and confirm:
-            return self._padding + self.confirm(stream_id, now)
+            return self._padding + self.confirm(stream_id, now, claims)
         return self._padding + OK
 
-    def confirm(self, stream_id: str, now: str) -> bytes:
-        """The confirm event. `now` is RFC 3339."""
-        return encode.event(self._confirm_name, _fill(self._confirm_data, stream_id, now))
+    def confirm(self, stream_id: str, now: str, claims: Mapping[str, Any] | None = None) -> bytes:
+        """The confirm event. `now` is RFC 3339, `claims` those of the client's token."""
+        data = self._confirm_data
+        if self._confirm_claims:
+            data = claims_.fill(data, {"stream_id": stream_id, "now": now}, claims or {})
+        else:
+            data = _fill(data, stream_id, now)
+        return encode.event(self._confirm_name, data)
 
     def ping(self, *, after_id: bool, idle_for: float, stream_id: str, now: str) -> bytes:
         """One ping. `after_id`: upstream has sent a non-empty id (FACTS 5); `idle_for` in seconds."""
@@ -99,6 +115,26 @@ class Frames:
             return encode.comment(f"stalled silent_for={silent_for:.0f}s", blank=blank)
         data = {"type": "stalled", "silent_ms": round(silent_for * 1000)}
         return encode.event("stalled", encode.json_line(data))
+
+    def recovered(
+        self, *, event: bool, reason: CloseReason, gap: float, resumed: bool, after_id: bool
+    ) -> bytes:
+        """Tells the client that upstream was lost for `reason` and `gap` seconds: what it would have sent in
+        them is missing, unless it is `resumed` and sends it now. As an event or as a comment; `after_id` as
+        for `ping`.
+        """
+        data = {"reason": reason.value, "gap_ms": round(gap * 1000), "resumed": resumed}
+        if event:
+            return encode.event("stream_recovered", encode.json_line(data))
+        text = " ".join(f"{name}={encode.json_line(value).strip(chr(34))}" for name, value in data.items())
+        return encode.comment(f"stream_recovered {text}", blank=_ends_blank(self._keepalive, after_id))
+
+    def error(self, status: int, message: str) -> bytes:
+        """Tells a client whose response had begun what upstream answered in truth: the status that it would
+        have got, and what that was. Always an event: to say nothing would be to lie (law 6).
+        """
+        data = {"type": "proxy_error", "status": status, "message": message}
+        return encode.event("proxy_error", encode.json_line(data))
 
     def closing(self, reason: CloseReason, retry: int) -> bytes:
         """The last block where the proxy itself ends a stream. `retry`: milliseconds, jittered by the

@@ -6,41 +6,25 @@ The rules, each a law of `docs/reference/behaviour.md`:
   `upstream_at` (upstream sent anything) with `alive_at` (upstream gave a sign of life that the
   policy counts), and `moved_at` (the client took some of the bytes that wait for it).
 - Downstream silence makes a ping. Upstream silence makes a stall. A ping never moves an upstream
-  clock, so it cannot hide a dead upstream.
+  clock, so it cannot hide a dead upstream; nor does opening upstream again.
 - While we have paused upstream ourselves its clocks stand still.
+- An upstream that is lost is opened again where `reopens` allows it; how long that may take, and how
+  the attempts are spread, is the `Outage`'s. Its waits grow until upstream gives a sign of life.
 - The first reason to close is the only one. After it the client may still take what waits, as long as
   it does take something.
 
 The lifecycle holds no bytes, no socket and no timer. It is told what happened and when, and answers
-with what is to be done; `next_deadline` says when it wants to be asked again. Deadlines are lazy:
-moving `written_at` or `alive_at` re-arms nothing, the timer that fires too early finds out.
-Times are seconds on one monotonic clock, handed in.
+with what is to be done; `next_deadline` says when it wants to be asked again. Deadlines are lazy: moving
+`written_at` or `alive_at` re-arms nothing, the timer that fires too early finds out. Times are seconds.
 """
 
 from __future__ import annotations
 
-from sse_keepalive_proxy.stream.messages import (
-    Abort,
-    Blocked,
-    ClientGone,
-    Close,
-    CloseReason,
-    Command,
-    Commit,
-    Confirm,
-    Event,
-    Fault,
-    LeaveAt,
-    Opened,
-    Paused,
-    Ping,
-    Recovered,
-    Resumed,
-    SilenceEnded,
-    Stalled,
-    Unblocked,
-    UpstreamEnded,
-)
+from collections.abc import Callable
+
+from sse_keepalive_proxy.stream import messages
+from sse_keepalive_proxy.stream.backoff import Outage
+from sse_keepalive_proxy.stream.messages import CloseReason, Command
 from sse_keepalive_proxy.stream.policy import StallAction, StreamPolicy
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 
@@ -49,48 +33,46 @@ __all__ = ["Lifecycle"]
 _QUIET = 15.0
 """Seconds of upstream silence that count as idle where no keepalive interval says so."""
 
+_UNFINISHED, _LOOK = 1.0, 1 / 16
+"""A stream that is to leave in the middle of a block waits for its end: so long, looking so often."""
 
 _NOTHING: tuple[Command, ...] = ()
 
 
 class Lifecycle:
-    """One stream's states, clocks and deadlines. See the module for the rules."""
+    """One stream's states, clocks and deadlines. See the module for the rules.
+
+    `reopens`: whether a lost upstream may be asked again, which may depend on ids; `retry`: the seconds
+    that it wants to be left alone for then. `draw` gives numbers evenly spread over 0 to 1.
+    """
 
     __slots__ = (
-        "_aborted",
-        "_checked_at",
-        "_confirm_at",
-        "_leave_at",
-        "_leave_reason",
-        "_moved_at",
-        "_paused_at",
-        "_policy",
-        "_quiet",
-        "_taken",
-        "alive_at",
-        "blocked",
-        "close_reason",
-        "stalled_since",
-        "state",
-        "upstream_at",
-        "written_at",
-    )
+        "_aborted", "_checked_at", "_committed", "_confirm_at", "_draw", "_leave_at", "_leave_by",
+        "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_taken", "alive_at",
+        "blocked", "close_reason", "opened_at", "reopens", "retry", "stalled_since", "state",
+        "upstream_at", "written_at",
+    )  # fmt: skip
 
-    def __init__(self, policy: StreamPolicy, now: float) -> None:
+    def __init__(self, policy: StreamPolicy, now: float, draw: Callable[[], float] = lambda: 0.5) -> None:
         self._policy = policy
+        self._draw = draw
         self._quiet = policy.keepalive.interval if policy.keepalive else _QUIET
         self.state = State.CONNECTING
+        self.reopens, self.retry = False, 0.0
         self.written_at = self.upstream_at = self.alive_at = now
         self.stalled_since: float | None = None
         self.close_reason: CloseReason | None = None
         self.blocked = False  # whether bytes wait for the client
+        self._committed = self._aborted = False
         self._moved_at = self._checked_at = now
         self._taken = 0
+        self.opened_at: float | None = None  # upstream's newest answer with a stream
         self._confirm_at: float | None = None
         self._leave_at: float | None = None
+        self._leave_by: float | None = None  # whether or not upstream has finished its block
         self._leave_reason = CloseReason.DRAIN
         self._paused_at: float | None = None
-        self._aborted = False
+        self._outage: Outage | None = None
 
     def silent_for(self, now: float) -> float:
         """Seconds since upstream's last sign of life, not counting what we were paused."""
@@ -102,13 +84,15 @@ class Lifecycle:
 
     # The way of every byte.
 
-    def received(self, now: float, alive: bool) -> tuple[Command, ...]:
-        """Upstream sent something; `alive` when it is a sign of life in the policy's sense."""
+    def received(self, now: float, alive: bool) -> tuple[Command, ...] | None:
+        """Upstream sent something; `alive` when it is a sign of life in the policy's sense. None when nothing
+        has changed: no state, no deadline.
+        """
         if self.state is State.FLOWING and self._paused_at is None and now - self.upstream_at < self._quiet:
             self.upstream_at = now
             if alive:
                 self.alive_at = now
-            return _NOTHING
+            return None
         return self._woken(now, alive)
 
     def _woken(self, now: float, alive: bool) -> tuple[Command, ...]:
@@ -120,10 +104,10 @@ class Lifecycle:
         upstream_now = self._upstream_time(now)
         silence = upstream_now - self.upstream_at
         if silence >= self._quiet:
-            commands.append(SilenceEnded(silence))
+            commands.append(messages.SilenceEnded(silence))
         if alive:
             if self.stalled_since is not None:
-                commands.append(Recovered(upstream_now - self.alive_at))
+                commands.append(messages.Recovered(upstream_now - self.alive_at))
                 self.stalled_since = None
             self.alive_at = upstream_now
         self.upstream_at = upstream_now
@@ -133,41 +117,76 @@ class Lifecycle:
 
     # Control.
 
-    def handle(self, event: Event, now: float) -> tuple[Command, ...]:
+    def handle(self, event: messages.Event, now: float) -> tuple[Command, ...]:
         """Take one event; return what is to be done, in order."""
         match event:
-            case ClientGone():
+            case messages.ClientGone():
                 return self._close(CloseReason.CLIENT_GONE, now)
-            case Blocked(taken=taken):
+            case messages.Blocked(taken=taken):
                 self._blocked(now, taken)
-            case Unblocked():
+            case messages.Unblocked():
                 self._unblocked(now)
             case _ if self.state is State.DRAINING:
                 pass
-            case Opened(confirm_wait=wait):
-                return self._opened(wait, now)
-            case UpstreamEnded(reset=reset):
-                return self._close(CloseReason.UPSTREAM_RESET if reset else CloseReason.UPSTREAM_END, now)
-            case Paused():
+            case messages.CommitEarly():
+                return self._commit(now, confirm=False)
+            case messages.Opened(confirm_wait=wait, resumed=resumed):
+                return self._opened(wait, resumed, now)
+            case messages.NotOpened():
+                return self._not_opened(event, now)
+            case messages.UpstreamLost(reason=reason, at_least=at_least):
+                return self._lost(reason, at_least, now)
+            case messages.Paused():
                 self._paused_at = now if self._paused_at is None else self._paused_at
-            case Resumed():
+            case messages.Resumed():
                 self._resumed(now)
-            case LeaveAt(at=at, reason=reason):
+            case messages.LeaveAt(at=at, reason=reason):
                 self._leave(max(at, now), reason)
-            case Fault(reason=reason):
+            case messages.Fault(reason=reason):
                 return self._close(reason, now)
         return _NOTHING
 
-    def _opened(self, wait: float, now: float) -> tuple[Command, ...]:
-        self._enter(State.WAITING)
+    def _commit(self, now: float, *, confirm: bool) -> tuple[Command, ...]:
+        self._committed = True
         self.written_at = now
-        self.upstream_at = self.alive_at = self._upstream_time(now)
+        return (messages.Commit(confirm),)
+
+    def _opened(self, wait: float, resumed: bool, now: float) -> tuple[Command, ...]:
+        again, outage = self.opened_at is not None, self._outage
+        self._enter(State.WAITING if self.stalled_since is None else State.STALLED)
+        self.opened_at = self._upstream_time(now)
+        if outage is None:
+            self.upstream_at = self.alive_at = self.opened_at
+        if again and outage is not None:
+            return (messages.Announce(outage.reason, now - outage.began_at, resumed),)
         if wait:
             self._confirm_at = now + wait
-        return (Commit(confirm=not wait),)
+        if self._committed:
+            return _NOTHING if wait else (messages.Confirm(),)
+        return self._commit(now, confirm=not wait)
+
+    def _lost(self, reason: CloseReason, at_least: float, now: float) -> tuple[Command, ...]:
+        """Upstream is gone: ask for another, or end as it did."""
+        if not self.reopens or self._policy.reconnect is None:
+            return self._close(reason, now)
+        self._resumed(now)
+        outage = self._outage = self._outage or Outage(self._policy.reconnect, self._draw)
+        outage.begin(reason, self.alive_at, now)
+        self._enter(State.RECONNECTING)
+        return self._ask_again(outage, at_least, now)
+
+    def _not_opened(self, failed: messages.NotOpened, now: float) -> tuple[Command, ...]:
+        if not failed.again:
+            return self._close(failed.reason, now)
+        if self.state is State.RECONNECTING and self._outage is not None:
+            return self._ask_again(self._outage, failed.at_least, now)
+        return self._lost(failed.reason, failed.at_least, now)
+
+    def _ask_again(self, outage: Outage, at_least: float, now: float) -> tuple[Command, ...]:
+        return _NOTHING if outage.ask_again(at_least, now) else self._close(CloseReason.GIVE_UP, now)
 
     def _leave(self, at: float, reason: CloseReason) -> None:
-        if self._leave_at is None or at < self._leave_at:
+        if self._leave_at is None or (at < self._leave_at and self._leave_by is None):
             self._leave_at, self._leave_reason = at, reason
 
     def _blocked(self, now: float, taken: int) -> None:
@@ -188,6 +207,10 @@ class Lifecycle:
         self._paused_at = None
         self.upstream_at += stood_still
         self.alive_at += stood_still
+        if self.opened_at is not None:
+            self.opened_at += stood_still
+        if self._outage is not None and self._outage.alive_at is not None:
+            self._outage.alive_at += stood_still
         if self.stalled_since is not None:
             self.stalled_since += stood_still
 
@@ -197,7 +220,7 @@ class Lifecycle:
         self.close_reason = reason
         self._enter(State.DRAINING)
         self._moved_at = self._checked_at = now
-        return (Close(reason),)
+        return (messages.Close(reason),)
 
     def _enter(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:
@@ -214,7 +237,7 @@ class Lifecycle:
         if self.state is State.DRAINING:
             return [] if self._aborted else [self._looks_at_client()]
         due = [at for at in (self._confirm_at, self._leave_at) if at is not None]
-        if self.state is State.CONNECTING:
+        if not self._committed:
             return due
         if self.blocked:
             due.append(self._looks_at_client())
@@ -223,44 +246,55 @@ class Lifecycle:
         if self._paused_at is None:
             if self.state is State.FLOWING:
                 due.append(self.upstream_at + self._quiet)
-            if (stalls_at := self._stalls_at()) is not None:
-                due.append(stalls_at)
+            due += [at for at in (self._stalls_at(), self._replaces_at()) if at is not None]
+            if self.state is State.RECONNECTING and (outage := self._outage) is not None:
+                due.append(outage.due_at)
         return due
 
     def _looks_at_client(self) -> float:
-        """When to see whether the client has taken something: four times within the limit, so that one
-        that has not is found at the latest a quarter after it.
-        """
+        """When to see whether the client has taken something: four times within the limit."""
         limit = self._policy.write_timeout
         return min(self._moved_at + limit, self._checked_at + limit / 4)
 
     def _stalls_at(self) -> float | None:
         """When upstream counts as stalled or, once it does, when the stream ends for it."""
         stall = self._policy.stall
-        if stall is None:
+        if stall is None or self.state is State.CONNECTING:
             return None
         if self.stalled_since is None:
             return self.alive_at + stall.after
         return None if stall.close_after is None else self.stalled_since + stall.close_after
 
-    def handle_timer(self, now: float, taken: int = 0) -> tuple[Command, ...]:
+    def _replaces_at(self) -> float | None:
+        """When a stalled upstream is given up for another one: each has had its time to show life."""
+        stall = self._policy.stall
+        if stall is None or stall.action is not StallAction.RECONNECT or not self.reopens:
+            return None
+        if self.state is not State.STALLED or self.stalled_since is None or self.opened_at is None:
+            return None
+        return max(self.stalled_since, self.opened_at + stall.after)
+
+    def handle_timer(self, now: float, taken: int = 0, *, unfinished: bool = False) -> tuple[Command, ...]:
         """Do what is due at `now`. `taken`: how many bytes the client has taken in all, read by the
-        caller while the stream is blocked; a client that takes any is slow, not stalled.
+        caller while the stream is blocked; a client that takes any is slow, not stalled. `unfinished`:
+        upstream is in the middle of a block.
         """
         if self.state is State.DRAINING:
             if self._aborted or not self._write_timed_out(now, taken):
                 return _NOTHING
             self._aborted = True
-            return (Abort(),)
+            return (messages.Abort(),)
         if self._leave_at is not None and now >= self._leave_at:
-            return self._close(self._leave_reason, now)
-        if self.state is State.CONNECTING:
+            self._leave_by = self._leave_by or now + _UNFINISHED
+            if not unfinished or now >= self._leave_by:
+                return self._close(self._leave_reason, now)
+            self._leave_at = now + _LOOK
+        if not self._committed:
             return _NOTHING
         if self.blocked and self._write_timed_out(now, taken):
             return self._close(CloseReason.CLIENT_STALLED, now)
         commands: list[Command] = []
-        if self._paused_at is None and self._upstream_due(now, commands):
-            return tuple(commands)
+        self._upstream_due(now, commands)
         self._downstream_due(now, commands)
         return tuple(commands)
 
@@ -271,30 +305,46 @@ class Lifecycle:
             self._moved_at = now
         return now >= self._moved_at + self._policy.write_timeout
 
-    def _upstream_due(self, now: float, commands: list[Command]) -> bool:
-        """What upstream's silence asks for; true when the stream ends for it."""
+    def _upstream_due(self, now: float, commands: list[Command]) -> None:
+        """What upstream's silence or absence asks for."""
+        if self._paused_at is not None:
+            return
         if self.state is State.FLOWING and now >= self.upstream_at + self._quiet:
             self._enter(State.IDLE)
-        stall, stalls_at = self._policy.stall, self._stalls_at()
-        if stall is None or stalls_at is None or now < stalls_at:
-            return False
-        if self.stalled_since is not None:
-            commands.extend(self._close(CloseReason.STALLED, now))
-            return True
+        stalls_at = self._stalls_at()
+        if stalls_at is not None and now >= stalls_at:
+            if self.stalled_since is not None:
+                commands.extend(self._close(CloseReason.STALLED, now))
+                return
+            self._stall(now, commands)
+        replaces_at, outage = self._replaces_at(), self._outage
+        if replaces_at is not None and now >= replaces_at:
+            commands.append(messages.Drop())
+            commands.extend(self._lost(CloseReason.STALLED, self.retry, now))
+        elif self.state is State.RECONNECTING and outage is not None:
+            if now >= outage.gives_up_at:
+                commands.extend(self._close(CloseReason.GIVE_UP, now))
+            elif outage.reopens_at is not None and now >= outage.reopens_at:
+                outage.reopens_at = None
+                commands.append(messages.Reopen())
+
+    def _stall(self, now: float, commands: list[Command]) -> None:
         self.stalled_since = now
-        self._enter(State.STALLED)
-        commands.append(Stalled(now - self.alive_at))
-        if stall.action is StallAction.NOTIFY:
+        if self.state is not State.RECONNECTING:
+            self._enter(State.STALLED)
+        commands.append(messages.Stalled(now - self.alive_at))
+        if (stall := self._policy.stall) and stall.action is StallAction.NOTIFY:
             self.written_at = now  # the notice ends downstream's silence: no ping right behind it
-        return False
 
     def _downstream_due(self, now: float, commands: list[Command]) -> None:
         """What the client's silence asks for: no ping behind bytes that still wait (law 3)."""
+        if self.close_reason is not None:
+            return
         if self._confirm_at is not None and now >= self._confirm_at:
             self._confirm_at = None
             self.written_at = now
-            commands.append(Confirm())
+            commands.append(messages.Confirm())
         keepalive = self._policy.keepalive
         if keepalive and not self.blocked and now >= self.written_at + keepalive.interval:
             self.written_at = now
-            commands.append(Ping(self._upstream_time(now) - self.upstream_at))
+            commands.append(messages.Ping(self._upstream_time(now) - self.upstream_at))

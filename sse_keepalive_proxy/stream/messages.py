@@ -11,25 +11,30 @@ from enum import StrEnum
 
 __all__ = [
     "Abort",
+    "Announce",
     "Blocked",
     "ClientGone",
     "Close",
     "CloseReason",
     "Command",
     "Commit",
+    "CommitEarly",
     "Confirm",
+    "Drop",
     "Event",
     "Fault",
     "LeaveAt",
+    "NotOpened",
     "Opened",
     "Paused",
     "Ping",
     "Recovered",
+    "Reopen",
     "Resumed",
     "SilenceEnded",
     "Stalled",
     "Unblocked",
-    "UpstreamEnded",
+    "UpstreamLost",
 ]
 
 
@@ -56,19 +61,38 @@ class CloseReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """Upstream answered 2xx with an event stream: the client's response can begin. The confirm event,
-    where there is one, gives upstream `confirm_wait` seconds to speak first.
-    """
-
-    confirm_wait: float = 0.0
+class CommitEarly:
+    """Upstream has not answered, and the client shall wait no longer for its response to begin."""
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamEnded:
-    """Upstream's body is over, or broke off: `reset`."""
+class Opened:
+    """Upstream answered 2xx with an event stream, for the first time or again. The first time the confirm
+    event, where there is one, gives it `confirm_wait` seconds to speak first. `resumed`: it was told the id
+    of the last event.
+    """
 
-    reset: bool = False
+    confirm_wait: float = 0.0
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NotOpened:
+    """Upstream, asked behind a client whose response has begun, gave no event stream. `again`: it may be
+    asked once more, `at_least` seconds from now; else the stream ends, for `reason`.
+    """
+
+    reason: CloseReason
+    again: bool
+    at_least: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamLost:
+    """Upstream's body is over, or broke off: `reason`. It wants to be left alone for `at_least` seconds."""
+
+    reason: CloseReason
+    at_least: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +139,19 @@ class Fault:
     reason: CloseReason
 
 
-Event = Opened | UpstreamEnded | ClientGone | Blocked | Unblocked | Paused | Resumed | LeaveAt | Fault
+Event = (
+    CommitEarly
+    | Opened
+    | NotOpened
+    | UpstreamLost
+    | ClientGone
+    | Blocked
+    | Unblocked
+    | Paused
+    | Resumed
+    | LeaveAt
+    | Fault
+)
 
 
 # What is to be done.
@@ -131,6 +167,27 @@ class Commit:
 @dataclass(frozen=True, slots=True)
 class Confirm:
     """Write the confirm event: upstream let its `wait` pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Let upstream go, and with it the block it has not finished: another will be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Ask upstream again, now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Upstream is back: tell the client that for `gap` seconds, since upstream was lost for `reason`, events
+    may be missing. `resumed` as in `Opened`.
+    """
+
+    reason: CloseReason
+    gap: float
+    resumed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,4 +232,6 @@ class Abort:
     """The end itself was not taken in time: drop the client's connection."""
 
 
-Command = Commit | Confirm | Ping | Stalled | Recovered | SilenceEnded | Close | Abort
+Command = (
+    Commit | Confirm | Drop | Reopen | Announce | Ping | Stalled | Recovered | SilenceEnded | Close | Abort
+)

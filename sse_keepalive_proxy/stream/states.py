@@ -30,25 +30,48 @@ class State(StrEnum):
     FLOWING = "flowing", "upstream sent something within the last keepalive interval"
     IDLE = "idle", "upstream sent nothing for that long, which is normal"
     STALLED = "stalled", "upstream gave no sign of life for `stall.after`"
+    RECONNECTING = "reconnecting", "upstream was lost, and is asked again behind the live client"
     DRAINING = "draining", "ended; the last bytes are on their way to the client"
 
 
 _LIFELESS = "no sign of life for stall.after"
 _CLOSED = "the first reason to close"
+_LOST = "upstream ends or breaks"
 
 TRANSITIONS: dict[State, dict[State, str]] = {
     State.CONNECTING: {
         State.WAITING: "upstream answers with an event stream",
+        State.RECONNECTING: "it fails behind an early commit",
         State.DRAINING: "it ends before it began",
     },
-    State.WAITING: {State.FLOWING: "the first bytes", State.STALLED: _LIFELESS, State.DRAINING: _CLOSED},
+    State.WAITING: {
+        State.FLOWING: "the first bytes",
+        State.STALLED: _LIFELESS,
+        State.RECONNECTING: _LOST,
+        State.DRAINING: _CLOSED,
+    },
     State.FLOWING: {
         State.IDLE: "an interval without bytes",
         State.STALLED: _LIFELESS,
+        State.RECONNECTING: _LOST,
         State.DRAINING: _CLOSED,
     },
-    State.IDLE: {State.FLOWING: "bytes", State.STALLED: _LIFELESS, State.DRAINING: _CLOSED},
-    State.STALLED: {State.FLOWING: "a sign of life", State.DRAINING: _CLOSED},
+    State.IDLE: {
+        State.FLOWING: "bytes",
+        State.STALLED: _LIFELESS,
+        State.RECONNECTING: _LOST,
+        State.DRAINING: _CLOSED,
+    },
+    State.STALLED: {
+        State.FLOWING: "a sign of life",
+        State.RECONNECTING: "upstream ends or breaks, or is given up for another (stall.action)",
+        State.DRAINING: _CLOSED,
+    },
+    State.RECONNECTING: {
+        State.WAITING: "upstream answers with an event stream",
+        State.STALLED: "it does, and has given no sign of life for long",
+        State.DRAINING: _CLOSED,
+    },
     State.DRAINING: {},
 }
 """Every change of state there is, and what brings it about."""

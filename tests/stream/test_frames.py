@@ -85,6 +85,14 @@ def spoken(draw: st.DrawFn) -> bytes:
                 said.confirm(**MOMENT),
                 said.ping(after_id=after_id, idle_for=seconds, **MOMENT),
                 said.stalled(event=draw(st.booleans()), silent_for=seconds, after_id=after_id),
+                said.recovered(
+                    event=draw(st.booleans()),
+                    reason=draw(st.sampled_from(CloseReason)),
+                    gap=seconds,
+                    resumed=draw(st.booleans()),
+                    after_id=after_id,
+                ),
+                said.error(draw(st.integers(100, 999)), draw(st.text())),
             ]
         )
     )
@@ -217,6 +225,45 @@ def test_without_a_confirm_there_is_no_padding_either() -> None:
     assert frames(Confirm(padding=100)).first(None, confirm=True, **MOMENT) == b""
 
 
+# The claims of a client's token.
+
+CLAIMS = {"user": {"id": 2, "fullname": 'Zoë "Z"\n\ndata: x'}, "sub": "{now}"}
+WITH_CLAIMS = Confirm(
+    data={"type": "hello", "user": "{claim.user.id}", "name": "I am {claim.user.fullname}", "at": "{now}"}
+)
+
+
+def test_the_confirm_may_say_what_the_clients_token_claims() -> None:
+    said = frames(WITH_CLAIMS)
+    assert said.first(ConfirmForm.EVENT, confirm=True, claims=CLAIMS, **MOMENT) == said.confirm(
+        claims=CLAIMS, **MOMENT
+    )
+    event = only_event(said.confirm(claims=CLAIMS, **MOMENT))
+    assert json.loads(event.data) == {
+        "type": "hello",
+        "user": 2,
+        "name": 'I am Zoë "Z"\n\ndata: x',
+        "at": NOW,
+    }
+
+
+@pytest.mark.parametrize("claims", [None, {}, {"user": 2}])
+def test_a_client_without_the_claim_gets_null_and_no_placeholder(claims: dict[str, Any] | None) -> None:
+    event = only_event(frames(WITH_CLAIMS).confirm(claims=claims, **MOMENT))
+    assert json.loads(event.data) == {"type": "hello", "user": None, "name": "I am ", "at": NOW}
+
+
+def test_what_a_token_claims_is_said_only_where_it_is_asked_for() -> None:
+    said = frames(Confirm())
+    assert said.confirm(claims=CLAIMS, **MOMENT) == said.confirm(**MOMENT)
+    assert said.first(ConfirmForm.COMMENT, confirm=True, claims=CLAIMS, **MOMENT) == OK
+
+
+def test_a_placeholder_in_a_claim_stays_what_it_is() -> None:
+    event = only_event(frames(Confirm(data={"who": "{claim.sub} {now}"})).confirm(claims=CLAIMS, **MOMENT))
+    assert json.loads(event.data) == {"who": f"{{now}} {NOW}"}
+
+
 # Pings.
 
 
@@ -261,6 +308,41 @@ def test_where_no_event_is_wanted_a_stall_is_a_comment_that_ends_like_a_ping(
     assert frame == b":stalled silent_for=61s" + end
     newline = frames(keepalive=Keepalive(terminator=Terminator.NEWLINE))
     assert newline.stalled(event=False, silent_for=61.2, after_id=after_id) == b":stalled silent_for=61s\n"
+
+
+@pytest.mark.parametrize("after_id", [True, False])
+@pytest.mark.parametrize("resumed", ["true", "false"])
+@pytest.mark.parametrize("reason", CloseReason)
+def test_a_gap_is_told_as_an_event_with_milliseconds(
+    reason: CloseReason, resumed: str, after_id: bool
+) -> None:
+    said = frames(keepalive=Keepalive(terminator=Terminator.NEWLINE))
+    frame = said.recovered(
+        event=True, reason=reason, gap=1.23449, resumed=resumed == "true", after_id=after_id
+    )
+    data = f'{{"reason":"{reason}","gap_ms":1234,"resumed":{resumed}}}'
+    assert frame == f"event: stream_recovered\ndata: {data}\n\n".encode()
+
+
+@pytest.mark.parametrize(("after_id", "end"), [(False, b"\n\n"), (True, b"\n")])
+@pytest.mark.parametrize("resumed", [True, False])
+def test_where_no_event_is_wanted_a_gap_is_a_comment_that_ends_like_a_ping(
+    resumed: bool, after_id: bool, end: bytes
+) -> None:
+    frame = frames().recovered(
+        event=False, reason=CloseReason.UPSTREAM_RESET, gap=61.2, resumed=resumed, after_id=after_id
+    )
+    told = b":stream_recovered reason=upstream_reset gap_ms=61200 resumed="
+    assert frame == told + (b"true" if resumed else b"false") + end
+
+
+@pytest.mark.parametrize("form", ConfirmForm)
+def test_what_upstream_answered_behind_an_early_commit_is_told_as_an_event_always(form: ConfirmForm) -> None:
+    frame = frames(Confirm(form=form)).error(404, "upstream answered with status 404")
+    assert frame == (
+        b"event: proxy_error\n"
+        b'data: {"type":"proxy_error","status":404,"message":"upstream answered with status 404"}\n\n'
+    )
 
 
 @pytest.mark.parametrize("reason", CloseReason)

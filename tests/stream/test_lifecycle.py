@@ -24,7 +24,7 @@ from sse_keepalive_proxy.stream.messages import (
     SilenceEnded,
     Stalled,
     Unblocked,
-    UpstreamEnded,
+    UpstreamLost,
 )
 from sse_keepalive_proxy.stream.policy import Stall, StallAction
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
@@ -60,7 +60,9 @@ def test_whatever_upstream_says_during_the_wait_spares_the_confirm(first: Step) 
 
 
 def test_an_end_during_the_wait_spares_the_confirm() -> None:
-    transcript = play(NOTHING_ON, (0, Opened(confirm_wait=2)), (1, UpstreamEnded()), until=10)
+    transcript = play(
+        NOTHING_ON, (0, Opened(confirm_wait=2)), (1, UpstreamLost(CloseReason.UPSTREAM_END)), until=10
+    )
     assert transcript.said == [(0, Commit(confirm=False)), (1, Close(CloseReason.UPSTREAM_END))]
 
 
@@ -411,8 +413,8 @@ def test_upstreams_bytes_do_not_help_a_client_that_takes_nothing() -> None:
 
 ENDS: list[tuple[Event, CloseReason]] = [
     (ClientGone(), CloseReason.CLIENT_GONE),
-    (UpstreamEnded(), CloseReason.UPSTREAM_END),
-    (UpstreamEnded(reset=True), CloseReason.UPSTREAM_RESET),
+    (UpstreamLost(CloseReason.UPSTREAM_END), CloseReason.UPSTREAM_END),
+    (UpstreamLost(CloseReason.UPSTREAM_RESET), CloseReason.UPSTREAM_RESET),
     *((Fault(reason), reason) for reason in CloseReason),
 ]
 
@@ -445,7 +447,7 @@ def test_the_first_reason_is_the_only_one(first: tuple[Event, CloseReason]) -> N
 
 
 def test_a_client_that_does_not_take_the_end_is_cut_after_the_write_timeout() -> None:
-    transcript = play(LIMITED, OPEN, (5, Blocked()), (7, UpstreamEnded()), until=1000)
+    transcript = play(LIMITED, OPEN, (5, Blocked()), (7, UpstreamLost(CloseReason.UPSTREAM_END)), until=1000)
     assert transcript.said[1:] == [(7, Close(CloseReason.UPSTREAM_END)), (47, Abort())]
     assert transcript.life.next_deadline() is None
     transcript.fire(2000)
@@ -454,12 +456,18 @@ def test_a_client_that_does_not_take_the_end_is_cut_after_the_write_timeout() ->
 
 def test_a_client_may_take_the_end_slowly() -> None:
     slow = [(at, Took()) for at in range(10, 500, 30)]
-    transcript = play(LIMITED, OPEN, (5, Blocked()), (7, UpstreamEnded()), *slow, until=500)
+    transcript = play(
+        LIMITED, OPEN, (5, Blocked()), (7, UpstreamLost(CloseReason.UPSTREAM_END)), *slow, until=500
+    )
     assert transcript.said[1:] == [(7, Close(CloseReason.UPSTREAM_END))]
 
 
 def test_an_end_that_blocks_gives_its_client_the_whole_write_timeout() -> None:
-    script: list[tuple[float, Step]] = [(1, Took(9)), (7, UpstreamEnded()), (7, Blocked(taken=9))]
+    script: list[tuple[float, Step]] = [
+        (1, Took(9)),
+        (7, UpstreamLost(CloseReason.UPSTREAM_END)),
+        (7, Blocked(taken=9)),
+    ]
     assert play(LIMITED, OPEN, *script, until=100).said[2:] == [(47, Abort())]
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import ClassVar, get_args
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import (
     Abort,
     Blocked,
@@ -17,9 +24,12 @@ from sse_keepalive_proxy.stream.messages import (
     CloseReason,
     Command,
     Commit,
+    CommitEarly,
     Confirm,
+    Event,
     Fault,
     LeaveAt,
+    NotOpened,
     Opened,
     Paused,
     Ping,
@@ -28,11 +38,12 @@ from sse_keepalive_proxy.stream.messages import (
     SilenceEnded,
     Stalled,
     Unblocked,
-    UpstreamEnded,
+    UpstreamLost,
 )
-from sse_keepalive_proxy.stream.policy import Keepalive, Stall, StallAction, StreamPolicy
-from sse_keepalive_proxy.stream.states import TRANSITIONS, State
-from tests.stream.transcript import DATA, NOISE, PIECE, Sent, Step, Took, Transcript, play
+from sse_keepalive_proxy.stream.policy import Keepalive, Reconnect, Stall, StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.states import State
+from tests.stream.transcript import DATA, NOISE, PIECE, Reopens, Step, Took, play
+from tests.stream.witness import Upstream, Witness
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,8 @@ Script = list[tuple[float, Step | DrainIn | Early]]
 delays = st.sampled_from([0, 0.25, 1, 4, 5, 9.75, 10, 14.75, 15, 30, 61, 150])
 ENDS: list[Step] = [
     ClientGone(),
-    UpstreamEnded(),
-    UpstreamEnded(reset=True),
+    UpstreamLost(CloseReason.UPSTREAM_END),
+    UpstreamLost(CloseReason.UPSTREAM_RESET),
     Fault(CloseReason.INTERNAL),
     Fault(CloseReason.EVENT_TOO_LARGE),
 ]
@@ -74,6 +85,23 @@ scripts: st.SearchStrategy[Script] = st.builds(
 )
 """Something may happen before upstream answers; then anything, some of it after the end; then the end."""
 
+REFUSALS = [
+    CloseReason.UPSTREAM_REFUSED,
+    CloseReason.UPSTREAM_RESET,
+    CloseReason.UPSTREAM_STATUS,
+    CloseReason.UNAUTHORIZED,
+]
+LOSSES = [CloseReason.UPSTREAM_END, CloseReason.UPSTREAM_RESET]
+DEPARTURES = [
+    CloseReason.MAX_AGE,
+    CloseReason.DRAIN,
+    CloseReason.ROUTE_REMOVED,
+    CloseReason.UNAUTHORIZED,
+]
+mostly = st.sampled_from([*[True] * 12, False])
+minimums = st.sampled_from([0, 0, 0, 0.25, 5, 90])
+lags = st.sampled_from([0, 0, 0, 0.25, 3])
+
 stalls = st.builds(
     Stall,
     after=st.sampled_from([4, 15, 60]),
@@ -88,188 +116,43 @@ policies = st.builds(
     stall=st.none() | stalls,
     write_timeout=st.sampled_from([4, 30, 100]),
 )
+reconnects = st.builds(
+    Reconnect,
+    delay=st.sampled_from([0.25, 1, 8]),
+    max_delay=st.sampled_from([8, 15]),
+    give_up_after=st.sampled_from([4, 60, 300]),
+)
+reopening_policies = st.builds(
+    replace,
+    policies,
+    write_timeout=st.sampled_from([30, 100]),
+    stall=st.none()
+    | stalls
+    | st.builds(Stall, after=st.sampled_from([4, 15]), action=st.just(StallAction.RECONNECT)),
+    reconnect=st.sampled_from([None, Reconnect()]) | reconnects | reconnects,
+)
+short_delays = st.sampled_from([0, 0.25, 1, 4, 5, 9.75, 10, 15, 30])
 
 
-def reachable(start: State) -> set[State]:
-    """The states that one turn may end in: it may go two steps, from flowing over idle to stalled."""
-    near = {start, *TRANSITIONS[start]}
-    return near | {target for state in near for target in TRANSITIONS[state]}
-
-
-@dataclass(slots=True)
-class Witness:
-    """Goes along with a stream, keeps its own clocks the plain way, and holds every answer against them.
-
-    `lag`: how late every timer fires. Silences grow by what passes while upstream is not paused.
-    """
-
-    policy: StreamPolicy
-    lag: float
-    transcript: Transcript = field(init=False)
-    written_at: float | None = None
-    blocked: bool = False
-    paused: bool = False
-    opened_at: float | None = None
-    lifeless: float = 0.0  # upstream's silence, in signs of life
-    byteless: float = 0.0  # upstream's silence, in bytes
-    stalled_for: float | None = None
-    moved_at: float = 0.0
-    closed: bool = False
-    aborted: bool = False
-
-    def __post_init__(self) -> None:
-        self.transcript = Transcript(Lifecycle(self.policy, 0.0), 0.0)
-
-    @property
-    def life(self) -> Lifecycle:
-        return self.transcript.life
-
-    def play(self, script: Script) -> None:
-        """Play it, and what the end of the stream brings."""
-        for delay, step in script:
-            self.pass_time(self.transcript.now + delay)
-            self.take(step)
-        assert self.closed
-        self.pass_time(self.transcript.now + 2 * self.policy.write_timeout)
-        assert self.aborted
-        assert self.life.next_deadline() is None
-
-    def pass_time(self, until: float) -> None:
-        """The timer fires whenever it is due, `lag` late."""
-        fired, began = 0, self.transcript.now
-        while (due := self.life.next_deadline()) is not None:
-            at = max(due + self.lag, self.transcript.now)
-            if at > until:
-                break
-            self.go_to(at)
-            self.turn(lambda at=at: self.transcript.fire(at))
-            fired += 1
-            later = self.life.next_deadline()
-            assert later is None or later > at, "a timer that has fired moves on"
-        self.go_to(until)
-        shortest = min(self.policy.write_timeout / 4, self.interval or 4)
-        assert fired <= 8 + 2 * (until - began) / shortest, "no deadline spins"
-
-    @property
-    def interval(self) -> float | None:
-        return self.policy.keepalive.interval if self.policy.keepalive else None
-
-    def go_to(self, now: float) -> None:
-        """Time passes with nothing happening: nothing may be overdue at its end."""
-        passed = now - self.transcript.now
-        self.transcript.now = now
-        if not self.paused:
-            self.lifeless += passed
-            self.byteless += passed
-            if self.stalled_for is not None:
-                self.stalled_for += passed
-        limit = 1.25 * self.policy.write_timeout + 2 * self.lag
-        if self.closed:
-            assert self.aborted or now - self.moved_at <= limit
-            return
-        if self.opened_at is None:
-            return
-        if self.blocked:
-            assert now - max(self.moved_at, self.opened_at) <= limit
-        elif self.interval is not None:
-            assert self.written_at is not None
-            assert now - self.written_at <= self.interval + self.lag, "never silent longer than the interval"
-        if (stall := self.policy.stall) and not self.paused:
-            assert self.stalled_for is not None or self.lifeless <= stall.after + self.lag
-            if self.stalled_for is not None and stall.close_after is not None:
-                assert self.stalled_for <= stall.close_after + self.lag
-
-    def turn(self, act: Callable[[], None]) -> None:
-        """One call of the lifecycle: look at what it answered and what became of its state."""
-        state, heard = self.life.state, len(self.transcript.said)
-        act()
-        assert self.life.state in reachable(state)
-        for _, command in self.transcript.said[heard:]:
-            assert not self.closed or isinstance(command, Abort), "after the end there is nothing but the cut"
-            self.hear(command, self.transcript.now)
-        assert self.closed is (self.life.close_reason is not None) is (self.life.state is State.DRAINING)
-        assert self.life.blocked is self.blocked
-        assert (self.life.stalled_since is not None) is (self.stalled_for is not None)
-
-    def take(self, step: Step | DrainIn | Early) -> None:
-        """Keep the witness's own books of a step, then let the stream have it."""
-        now = self.transcript.now
+def play_out(witness: Witness, script: Script) -> None:
+    """Play a script, and what the end of the stream brings."""
+    for delay, step in script:
+        witness.pass_time(witness.now + delay)
         match step:
             case Early():
-                due, state = self.life.next_deadline(), self.life.state
-                if due is None or due > now:
-                    assert self.life.handle_timer(now, self.transcript.taken) == ()
-                    assert self.life.state is state
-                return
+                witness.fire_early()
             case DrainIn(seconds=seconds):
-                step = LeaveAt(now + seconds, CloseReason.DRAIN)
-            case Took():
-                self.moved_at = now
-            case Blocked() if not self.blocked:
-                step = Blocked(self.transcript.taken)
-                self.blocked, self.moved_at = True, now
-            case Unblocked() if self.blocked:
-                self.blocked, self.moved_at, self.written_at = False, now, now
-            case Opened() if not self.closed:
-                self.opened_at, self.lifeless, self.byteless = now, 0.0, 0.0
-            case Paused() if not self.closed:
-                self.paused = True
-            case Resumed() if not self.closed:
-                self.paused = False
+                witness.take(LeaveAt(witness.now + seconds, CloseReason.DRAIN))
             case _:
-                pass
-        final_step = step
-        self.turn(lambda: self.transcript.take(final_step))
-        if isinstance(step, Sent) and not self.closed:
-            self.byteless = 0.0
-            self.lifeless = 0.0 if step.alive else self.lifeless
-            self.written_at = now if step.whole else self.written_at
-
-    def hear(self, command: Command, now: float) -> None:
-        """Hold one answer against the books."""
-        stall, limit = self.policy.stall, self.policy.write_timeout
-        match command:
-            case Commit() | Confirm():
-                self.written_at = now
-            case Ping(idle_for=idle_for):
-                assert not self.blocked
-                assert idle_for == self.byteless
-                assert self.written_at is not None
-                assert self.interval is not None
-                assert now - self.written_at >= self.interval, "never earlier"
-                self.written_at = now
-            case Stalled(silent_for=silent_for):
-                assert stall is not None
-                assert silent_for == self.lifeless >= stall.after
-                assert self.stalled_for is None
-                self.stalled_for = 0.0
-                if stall.action is StallAction.NOTIFY:
-                    self.written_at = now
-            case Recovered(silent_for=silent_for):
-                assert silent_for == self.lifeless
-                assert self.stalled_for is not None
-                self.stalled_for = None
-            case SilenceEnded(seconds=seconds):
-                assert seconds == self.byteless >= (self.interval or 15)
-            case Close(reason=reason):
-                assert self.life.close_reason is reason
-                if reason is CloseReason.STALLED:
-                    assert stall is not None
-                    assert stall.close_after is not None
-                    assert self.stalled_for is not None
-                    assert self.stalled_for >= stall.close_after
-                elif reason is CloseReason.CLIENT_STALLED:
-                    assert self.blocked
-                    assert now - self.moved_at >= limit
-                self.closed, self.moved_at = True, now
-            case Abort():
-                assert not self.aborted
-                assert now - self.moved_at >= limit
-                self.aborted = True
+                witness.take(step)
+    assert witness.closed
+    witness.pass_time(witness.now + 2 * witness.policy.write_timeout)
+    assert witness.aborted
+    assert witness.life.next_deadline() is None
 
 
 @settings(max_examples=600, deadline=None)
-@given(policies, scripts, st.sampled_from([0, 0, 0, 0.25, 3]))
+@given(policies, scripts, lags)
 @example(StreamPolicy(), [(0, Opened()), (0, Paused()), (40, NOISE), (40, Resumed()), (40, ClientGone())], 0)
 @example(
     StreamPolicy(), [(0, Blocked()), (0, Paused()), (5, Opened()), (9, Unblocked()), (9, ClientGone())], 0
@@ -277,7 +160,7 @@ class Witness:
 def test_a_stream_keeps_its_promises_in_any_order_of_events(
     policy: StreamPolicy, script: Script, lag: float
 ) -> None:
-    Witness(policy, lag).play(script)
+    play_out(Witness(policy, lag), script)
 
 
 def fate(policy: StreamPolicy, script: Script) -> list[tuple[float, Command]]:
@@ -303,19 +186,153 @@ def test_pings_change_nothing_of_what_is_told_about_upstream(stall: Stall, scrip
     assert fate(pinged, script) == fate(silent, script)
 
 
-def test_the_scripts_lead_to_every_answer_and_every_state() -> None:
-    """The properties above are only worth what their scripts reach."""
-    heard: set[type[Command]] = set()
-    states: set[State] = set()
+class LifeOfAStream(RuleBasedStateMachine):
+    """A stream behind which upstream is lost and found, at random moments. Time passes before every step."""
 
-    @settings(max_examples=400, deadline=None, derandomize=True, database=None)
+    heard: ClassVar[set[type[Command]]] = set()
+    states: ClassVar[set[State]] = set()
+    ends: ClassVar[set[CloseReason]] = set()
+
+    @initialize(
+        policy=reopening_policies,
+        lag=lags,
+        draws=st.lists(st.sampled_from([0, 0.25, 0.5, 0.9375]), min_size=1, max_size=6),
+        first=st.sampled_from([None, CommitEarly(), Opened(), Opened(confirm_wait=5)]),
+    )
+    def request(self, policy: StreamPolicy, lag: float, draws: list[float], first: Event | None) -> None:
+        self.witness = Witness(policy, lag, cycle(draws).__next__)
+        if policy.reconnect is not None:
+            self.witness.take(Reopens())
+        if first is not None:
+            self.witness.take(first)
+
+    def step(self, delay: float, step: Step) -> None:
+        """The timer may end the stream first, or change how it stands with upstream: then the moment for the
+        step has passed.
+        """
+        witness = self.witness
+        before = (witness.closed, witness.upstream)
+        witness.pass_time(witness.now + delay)
+        if before == (witness.closed, witness.upstream):
+            witness.take(step)
+
+    def is_committed(self) -> bool:
+        return self.witness.committed_at is not None and not self.witness.closed
+
+    def is_open(self) -> bool:
+        return self.witness.upstream is Upstream.OPEN and not self.witness.closed
+
+    def is_away(self) -> bool:
+        return self.witness.upstream is not Upstream.OPEN and not self.witness.closed
+
+    def upstream_says(self, delay: float, answer: Step) -> None:
+        """Upstream says something, once it is asked."""
+        witness = self.witness
+        if witness.upstream is Upstream.LOST and witness.outage is not None:
+            witness.pass_time(max(witness.now, witness.outage.not_after + witness.lag))
+        if witness.upstream is Upstream.ASKED:
+            self.step(delay, answer)
+
+    # Upstream.
+
+    @precondition(lambda self: self.is_away() and not self.is_committed())
+    @rule(delay=short_delays)
+    def commit_early(self, delay: float) -> None:
+        self.step(delay, CommitEarly())
+
+    @precondition(is_away)
+    @rule(delay=short_delays, wait=st.sampled_from([0, 0, 0.25, 5]), resumed=st.booleans())
+    def answer(self, delay: float, wait: float, resumed: bool) -> None:
+        self.upstream_says(delay, Opened(wait, resumed))
+
+    @precondition(lambda self: self.is_away() and self.is_committed())
+    @rule(delay=short_delays, reason=st.sampled_from(REFUSALS), again=mostly, at_least=minimums)
+    def refuse(self, delay: float, reason: CloseReason, again: bool, at_least: float) -> None:
+        self.upstream_says(delay, NotOpened(reason, again, at_least))
+
+    @precondition(is_open)
+    @rule(delay=short_delays, reason=st.sampled_from(LOSSES), at_least=minimums)
+    def lose(self, delay: float, reason: CloseReason, at_least: float) -> None:
+        self.step(delay, UpstreamLost(reason, at_least))
+
+    @precondition(is_open)
+    @rule(delay=short_delays, sent=st.sampled_from([DATA, DATA, NOISE, PIECE]))
+    def send(self, delay: float, sent: Step) -> None:
+        self.step(delay, sent)
+
+    @precondition(lambda self: not self.witness.closed and self.witness.policy.reconnect is not None)
+    @rule(allowed=mostly, retry=minimums)
+    def learn(self, allowed: bool, retry: float) -> None:
+        if not self.witness.out:  # an id comes with blocks
+            self.step(0, Reopens(allowed, retry))
+
+    @precondition(is_open)
+    @rule(delay=short_delays)
+    def pause_or_resume(self, delay: float) -> None:
+        self.step(delay, Resumed() if self.witness.paused else Paused())
+
+    # The client, and ourselves.
+
+    @rule(delay=short_delays)
+    def block_or_unblock(self, delay: float) -> None:
+        self.step(delay, Unblocked() if self.witness.blocked else Blocked())
+
+    @rule(delay=short_delays)
+    def take_some(self, delay: float) -> None:
+        self.step(delay, Took())
+
+    @rule(delay=short_delays)
+    def wait(self, delay: float) -> None:
+        self.witness.pass_time(self.witness.now + delay)
+        self.witness.fire_early()
+
+    @precondition(lambda self: self.witness.now > 60)
+    @rule(seconds=st.sampled_from([-5, 0, 4, 30, 300, 300, 1000]), reason=st.sampled_from(DEPARTURES))
+    def leave(self, seconds: float, reason: CloseReason) -> None:
+        self.witness.take(LeaveAt(self.witness.now + seconds, reason))
+
+    def teardown(self) -> None:
+        witness = self.witness
+        witness.take(ClientGone())
+        assert witness.closed
+        witness.pass_time(witness.now + 2 * witness.policy.write_timeout)
+        assert witness.aborted
+        assert witness.life.next_deadline() is None
+        self.heard.update(type(command) for _, command in witness.transcript.said)
+        self.states.update(state for _, state in witness.transcript.states)
+        self.ends.update(
+            command.reason for _, command in witness.transcript.said if isinstance(command, Close)
+        )
+
+
+TestLifeOfAStream = LifeOfAStream.TestCase
+TestLifeOfAStream.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+def test_scripts_and_machine_lead_to_every_answer_every_state_and_every_end() -> None:
+    """The properties above are only worth what they reach."""
+    heard: set[type[Command]] = set()
+
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
     @given(policies, scripts)
     def look(policy: StreamPolicy, script: Script) -> None:
         witness = Witness(policy, 0)
-        witness.play(script)
+        play_out(witness, script)
         heard.update(type(command) for _, command in witness.transcript.said)
-        states.update(state for _, state in witness.transcript.states)
 
     look()
     assert heard == {Abort, Close, Commit, Confirm, Ping, Recovered, SilenceEnded, Stalled}
-    assert states == set(State)
+
+    class Seen(LifeOfAStream):
+        heard, states, ends = set(), set(), set()
+
+    always_the_same = settings(
+        max_examples=500, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    )
+    run_state_machine_as_test(Seen, settings=always_the_same)
+    assert Seen.heard == set(get_args(Command))
+    assert Seen.states == set(State)
+    for some in (REFUSALS, LOSSES, DEPARTURES):
+        assert Seen.ends.intersection(some)
+    ours = {CloseReason.STALLED, CloseReason.GIVE_UP, CloseReason.CLIENT_STALLED}
+    assert Seen.ends >= ours | {CloseReason.CLIENT_GONE}

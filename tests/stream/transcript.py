@@ -1,18 +1,31 @@
 """Plays a script to a lifecycle and writes down what it answers, so that tests read as transcripts.
 
-Stands in for the relay: it asks at every `next_deadline`, and what it is told to write is written at once.
+Stands in for the stream: it asks at every `next_deadline`, and what it is told to write is written at once.
+Upstream is asked and answers as the script says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
-from sse_keepalive_proxy.stream.messages import Command, Event
-from sse_keepalive_proxy.stream.policy import Keepalive, Stall, StreamPolicy
+from sse_keepalive_proxy.stream.messages import Announce, Command, Confirm, Drop, Event, UpstreamLost
+from sse_keepalive_proxy.stream.policy import Keepalive, Reconnect, Stall, StreamPolicy
 from sse_keepalive_proxy.stream.states import State
 
-__all__ = ["DATA", "NOISE", "PIECE", "Sent", "Step", "Took", "Transcript", "play", "promise"]
+__all__ = [
+    "DATA",
+    "NOISE",
+    "PIECE",
+    "Reopens",
+    "Sent",
+    "Step",
+    "Took",
+    "Transcript",
+    "play",
+    "promise",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +50,17 @@ class Took:
     count: int = 1
 
 
-Step = Event | Sent | Took
+@dataclass(frozen=True, slots=True)
+class Reopens:
+    """From now on upstream may be asked again when it is lost, or may not. It wants to be left alone for
+    `retry` seconds then.
+    """
+
+    allowed: bool = True
+    retry: float = 0.0
+
+
+Step = Event | Sent | Took | Reopens
 
 
 @dataclass(slots=True)
@@ -49,11 +72,12 @@ class Transcript:
     said: list[tuple[float, Command]] = field(default_factory=list)
     states: list[tuple[float, State]] = field(default_factory=list)
     taken: int = 0
+    unfinished: bool = False  # whether upstream is in the middle of a block
 
     def wait_until(self, at: float) -> None:
         """Let time pass until `at`, with a timer that is never late."""
         while (due := self.life.next_deadline()) is not None and due <= at:
-            self.fire(due)
+            self.fire(max(due, self.now))
             later = self.life.next_deadline()
             assert later is None or later > due, "a timer that has fired moves on"
         self.now = at
@@ -61,32 +85,60 @@ class Transcript:
     def fire(self, at: float) -> None:
         """The timer fires at `at`, whether it is due or not."""
         self.now = at
-        self.write_down(self.life.handle_timer(at, self.taken))
+        self.write_down(self.life.handle_timer(at, self.taken, unfinished=self.unfinished))
 
     def take(self, step: Step) -> None:
         """One step of the script, now."""
         match step:
             case Took(count=count):
                 self.taken += count
+            case Reopens(allowed=allowed, retry=retry):
+                self.life.reopens, self.life.retry = allowed, retry
             case Sent(alive=alive, whole=whole):
-                self.write_down(self.life.received(self.now, alive))
+                self.receive(alive)
+                self.unfinished = not whole
                 if whole:
                     self.life.written_at = self.now
             case _:
                 self.write_down(self.life.handle(step, self.now))
+                self.unfinished = self.unfinished and not isinstance(step, UpstreamLost)
+
+    def receive(self, alive: bool) -> None:
+        """Bytes of upstream, on their short way where that is open to them."""
+        state, due = self.life.state, self.life.next_deadline()
+        commands = self.life.received(self.now, alive)
+        if commands is not None:
+            self.write_down(commands)
+            return
+        assert self.life.state is state
+        later = self.life.next_deadline()
+        assert due is None or later is None or later >= due, "nobody was told to wake earlier"
 
     def write_down(self, commands: tuple[Command, ...]) -> None:
         """Keep what was answered, and the state when it is another one."""
-        self.said += [(self.now, command) for command in commands]
+        for command in commands:
+            self.said.append((self.now, command))
+            match command:
+                case Confirm() | Announce():
+                    self.life.written_at = self.now
+                case Drop():
+                    self.unfinished = False
+                case _:
+                    pass
         if not self.states or self.states[-1][1] is not self.life.state:
             self.states.append((self.now, self.life.state))
 
 
-def play(policy: StreamPolicy, *script: tuple[float, Step], until: float) -> Transcript:
+def play(
+    policy: StreamPolicy,
+    *script: tuple[float, Step],
+    until: float,
+    draw: Callable[[], float] = lambda: 0.5,
+) -> Transcript:
     """Play a script of steps and their times, beginning with a request at 0. At one and the same moment the
-    timer comes first.
+    timer comes first. `draw` is the lifecycle's.
     """
-    transcript = Transcript(Lifecycle(policy, 0.0), 0.0)
+    transcript = Transcript(Lifecycle(policy, 0.0, draw), 0.0)
     for at, step in script:
         transcript.wait_until(at)
         transcript.take(step)
@@ -95,8 +147,12 @@ def play(policy: StreamPolicy, *script: tuple[float, Step], until: float) -> Tra
 
 
 def promise(
-    *, ping: float | None = None, stall: Stall | None = None, write_timeout: float = 1000.0
+    *,
+    ping: float | None = None,
+    stall: Stall | None = None,
+    reconnect: Reconnect | None = None,
+    write_timeout: float = 1000.0,
 ) -> StreamPolicy:
     """A policy with nothing on but what is named. `ping`: the keepalive's interval."""
     keepalive = None if ping is None else Keepalive(interval=ping)
-    return StreamPolicy(keepalive=keepalive, stall=stall, write_timeout=write_timeout)
+    return StreamPolicy(keepalive=keepalive, stall=stall, reconnect=reconnect, write_timeout=write_timeout)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.wire.block import Block, carries_id, parse, split, tally, unname
+from sse_keepalive_proxy.wire.block import Block, last_id, last_retry, parse, split, tally, unname
 from tests.support import sse_reference
-from tests.wire.bodies import cut_blocks, whole_bodies
+from tests.wire.bodies import cut_blocks, released_by, whole_bodies
 from tests.wire.effort import grows_no_faster_than_linear
 
 ENDINGS = pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
@@ -158,29 +158,91 @@ def test_the_lf_of_a_cr_lf_that_was_cut_counts_for_nothing() -> None:
     assert tally(b"\n") == (0, 0, False)
 
 
-# carries_id
+# last_id and last_retry
+
+NUMBERED = [
+    b"id:1\n",
+    b"id: 2\n",
+    b"id:  3 \n",
+    b"id:\n",
+    b"id: \n",
+    b"id\n",
+    b"id: a\0b\n",
+    b"id:4\r",
+    b"id: 5\r\n",
+    b"id\r",
+    b"identity: 6\n",
+    b"id : 7\n",
+    b" id: 8\n",
+    b":id: 9\n",
+    b"data:\n",
+    b"data: \nid: 10\n",
+    b"data: id: 11\n",
+    b"retry: 250\n",
+    b"retry:0099\n",
+    b"retry: 1x\n",
+    b"retry\n",
+    b"retry:\r\n",
+    b"retry:7\r",
+    b"retry:  8\n",
+    b"retrying: 9\n",
+    b"\n",
+    b"\n",
+    b"\n",
+    b"\r",
+]
+numbered = (
+    st.lists(st.sampled_from(NUMBERED), max_size=14).map(b"".join).map(lambda body: body[: released_by(body)])
+)
+"""Whole blocks that say little but ids and retries, in every shape that counts or does not."""
 
 
-@given(whole_bodies)
-def test_an_id_is_seen_where_a_client_would_keep_a_non_empty_one(blocks: bytes) -> None:
-    assert carries_id(blocks) == any(reference(block).last_event_id for block in split(blocks))
+def known_after(blocks: bytes) -> str | None:
+    """The id that a client knows afterwards: two clients, that knew another one before, do not agree where
+    it is theirs still.
+    """
+    after = [sse_reference.parse(b"id: %b\n\n" % before + blocks).last_event_id for before in (b"x", b"y")]
+    return after[0] if after[0] == after[1] else None
+
+
+@given(whole_bodies | numbered)
+@example(b"data: 1\nid: 1\n\n\nid:\n\n")
+@example(b"data: 1\nid:\nid\n\n")
+@example(b"data: 1\nid: 1\nid\n\n")
+@example(b"id\ndata: 1\nid: 1\n\n")
+@example(b"id: 1\n\nid: a\0b\n\n")
+@example(b"data: 1\nid: 1\n\ndata: 2\rid\r\r")
+@example(b"id: " + b"7" * 5000 + b"\n\n")
+def test_the_last_id_is_the_one_a_client_knows_afterwards(blocks: bytes) -> None:
+    known = last_id(blocks)
+    assert (None if known is None else text(known)) == known_after(blocks)
+
+
+@given(whole_bodies | numbered)
+@example(b"retry: 10\n\nretry: 1x\n\n")
+@example(b"data: 1\rretry: 10\r\r")
+@example(b"retry: 0\n\n")
+def test_the_last_retry_is_the_one_a_client_goes_by_afterwards(blocks: bytes) -> None:
+    assert last_retry(blocks) == reference(blocks).reconnection_time
 
 
 @pytest.mark.parametrize(
-    ("blocks", "seen"),
+    ("blocks", "known"),
     [
-        (b"id: 1\ndata: x\n\n", True),
-        (b"data: x\r\rdata: y\rid:1\r\r", True),
-        (b"id: 1\n\n", True),
-        (b"id\ndata: x\n\n", False),
-        (b"id: a\0b\ndata: x\n\n", False),
-        (b"id: 1\nid:\ndata: x\n\n", False),
-        (b"data: 1\nidentity: 5\n\n", False),
-        (b"data: id: 5\n\n", False),
+        (b"id: 1\ndata: x\n\n", b"1"),
+        (b"data: x\r\rdata: y\rid:1\r\r", b"1"),
+        (b"data: x\n\nid: 1\n\nid: 2\n\n: bye\n\n", b"2"),
+        (b"id: 1\n\n", b"1"),
+        (b"id\ndata: x\n\n", b""),
+        (b"id: a\0b\ndata: x\n\n", None),
+        (b"id: 1\nid:\ndata: x\n\n", b""),
+        (b"data: 1\nidentity: 5\n\n", None),
+        (b"data: id: 5\n\n", None),
+        (b"", None),
     ],
 )
-def test_an_id_counts_only_with_a_value_that_clients_keep(blocks: bytes, seen: bool) -> None:
-    assert carries_id(blocks) is seen
+def test_an_id_counts_only_as_clients_count_it(blocks: bytes, known: bytes | None) -> None:
+    assert last_id(blocks) == known
 
 
 # unname
@@ -232,12 +294,24 @@ def test_unname_without_a_name_in_sight_returns_the_same_bytes() -> None:
 # effort
 
 
-@pytest.mark.parametrize("block", [b"id: 1\ndata: x\n\n", b"data: x\r\n\r\n", b":\r\r"], ids=repr)
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"id: 1\ndata: x\n\n",
+        b"id: 1\r\ndata: x\r\n\r\n",
+        b"id: \0\ndata: x\n\n",
+        b"retry: 1\n\n",
+        b"data: x\r\n\r\n",
+        b":\r\r",
+    ],
+    ids=repr,
+)
 def test_many_blocks_in_one_read_take_linear_time(block: bytes) -> None:
     def look(blocks: int) -> None:
         read = block * blocks
         tally(read)
-        carries_id(read)
+        last_id(read)
+        last_retry(read)
         unname(read, GENERIC)
         assert sum(1 for _ in split(read)) == blocks
 

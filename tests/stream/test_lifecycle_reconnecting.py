@@ -1,0 +1,616 @@
+"""Streams that upstream is lost to, as transcripts: what happens when, and what is answered.
+
+Half of every ceiling is drawn: the waits are 1, 2, 4, 8 and 8 seconds.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
+from sse_keepalive_proxy.stream.messages import (
+    Abort,
+    Announce,
+    Blocked,
+    ClientGone,
+    Close,
+    CloseReason,
+    Command,
+    Commit,
+    CommitEarly,
+    Confirm,
+    Drop,
+    Fault,
+    LeaveAt,
+    NotOpened,
+    Opened,
+    Paused,
+    Ping,
+    Recovered,
+    Reopen,
+    Resumed,
+    SilenceEnded,
+    Stalled,
+    Unblocked,
+    UpstreamLost,
+)
+from sse_keepalive_proxy.stream.policy import Reconnect, Stall, StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.states import State
+from tests.stream.transcript import DATA, NOISE, PIECE, Reopens, Step, Transcript, play, promise
+
+RECONNECT = Reconnect(delay=2, max_delay=16, give_up_after=100)
+LASTING = promise(reconnect=RECONNECT)
+PINGED = promise(ping=10, reconnect=RECONNECT)
+REPLACED = Stall(after=60, action=StallAction.RECONNECT)
+
+END, RESET = CloseReason.UPSTREAM_END, CloseReason.UPSTREAM_RESET
+REFUSED, STATUS = CloseReason.UPSTREAM_REFUSED, CloseReason.UPSTREAM_STATUS
+LOST = UpstreamLost(END)
+AGAIN = NotOpened(REFUSED, again=True)
+REOPENED = Opened(resumed=True)
+
+OPEN: list[tuple[float, Step]] = [(0, Reopens()), (0, Opened())]
+COMMITTED = (0, Commit(confirm=True))
+EARLY: list[tuple[float, Step]] = [(0, Reopens()), (5, CommitEarly())]
+COMMITTED_EARLY = (5, Commit(confirm=False))
+
+
+def told(transcript: Transcript, *kinds: type[Command]) -> list[tuple[float, Command]]:
+    return [line for line in transcript.said if isinstance(line[1], kinds)]
+
+
+# Lost and found.
+
+
+@pytest.mark.parametrize("reason", [END, RESET])
+@pytest.mark.parametrize("resumed", [True, False])
+def test_an_upstream_that_is_lost_is_asked_again_and_the_gap_is_told(
+    reason: CloseReason, resumed: bool
+) -> None:
+    transcript = play(
+        LASTING,
+        *OPEN,
+        (5, DATA),
+        (8, UpstreamLost(reason)),
+        (11, Opened(resumed=resumed)),
+        (12, DATA),
+        until=1000,
+    )
+    assert transcript.said == [COMMITTED, (9, Reopen()), (11, Announce(reason, 3, resumed))]
+    assert transcript.states[1:] == [
+        (5, State.FLOWING),
+        (8, State.RECONNECTING),
+        (11, State.WAITING),
+        (12, State.FLOWING),
+        (27, State.IDLE),
+    ]
+
+
+@pytest.mark.parametrize("reason", [END, RESET])
+@pytest.mark.parametrize(
+    ("policy", "may"), [(LASTING, Reopens(allowed=False)), (promise(), Reopens())], ids=["stream", "policy"]
+)
+def test_where_it_may_not_be_asked_again_the_stream_ends_as_upstream_did(
+    policy: StreamPolicy, may: Reopens, reason: CloseReason
+) -> None:
+    transcript = play(policy, (0, may), (0, Opened()), (8, UpstreamLost(reason)), until=1000)
+    assert transcript.said == [COMMITTED, (8, Close(reason))]
+
+
+def test_whether_it_may_is_decided_when_it_is_lost() -> None:
+    learns: list[tuple[float, Step]] = [(0, Opened()), (5, Reopens()), (8, LOST)]
+    assert play(LASTING, *learns, until=10).said[1:] == [(9, Reopen())]
+    forgets: list[tuple[float, Step]] = [*OPEN, (5, Reopens(allowed=False)), (8, LOST)]
+    assert play(LASTING, *forgets, until=10).said[1:] == [(8, Close(END))]
+
+
+@pytest.mark.parametrize("reason", [REFUSED, RESET, STATUS])
+def test_an_attempt_that_fails_is_followed_by_the_next_one(reason: CloseReason) -> None:
+    failed = NotOpened(reason, again=True)
+    script: list[tuple[float, Step]] = [(8, LOST), (10, failed), (14, failed), (18, failed), (27, REOPENED)]
+    assert play(LASTING, *OPEN, *script, until=1000).said[1:] == [
+        (9, Reopen()),
+        (12, Reopen()),
+        (18, Reopen()),
+        (26, Reopen()),
+        (27, Announce(END, 19, resumed=True)),
+    ]
+
+
+def test_one_attempt_at_a_time() -> None:
+    assert play(LASTING, *OPEN, (8, LOST), until=100).said[1:] == [(9, Reopen())]
+
+
+@pytest.mark.parametrize("reason", [CloseReason.UNAUTHORIZED, STATUS])
+def test_an_answer_that_cannot_be_tried_again_ends_the_stream(reason: CloseReason) -> None:
+    transcript = play(LASTING, *OPEN, (8, LOST), (10, NotOpened(reason, again=False)), until=1000)
+    assert transcript.said[1:] == [(9, Reopen()), (10, Close(reason))]
+
+
+def test_what_upstream_demands_is_waited_for_and_comes_on_top() -> None:
+    script: list[tuple[float, Step]] = [
+        (8, UpstreamLost(END, at_least=3)),
+        (13, NotOpened(STATUS, again=True, at_least=20)),
+        (36, AGAIN),
+    ]
+    assert play(LASTING, *OPEN, *script, until=41).said[1:] == [
+        (12, Reopen()),
+        (35, Reopen()),
+        (40, Reopen()),
+    ]
+
+
+def test_a_wait_may_be_none_at_all() -> None:
+    transcript = play(LASTING, *OPEN, (8, LOST), (9, AGAIN), until=10, draw=lambda: 0.0)
+    assert transcript.said[1:] == [(8, Reopen()), (9, Reopen())]
+
+
+def test_an_event_stream_that_was_opened_cannot_be_opened_again_unless_it_was_lost() -> None:
+    transcript = play(LASTING, *OPEN, (8, LOST), (10, REOPENED), until=11)
+    with pytest.raises(AssertionError, match="no way from waiting to waiting"):
+        transcript.take(REOPENED)
+
+
+# Pings, confirm, the client (laws 3 and 4).
+
+
+def test_pings_go_on_while_upstream_is_away() -> None:
+    transcript = play(PINGED, *OPEN, (5, DATA), (8, LOST), (30, AGAIN), (47, REOPENED), until=60)
+    assert transcript.said[1:] == [
+        (9, Reopen()),
+        (15, Ping(10)),
+        (25, Ping(20)),
+        (32, Reopen()),
+        (35, Ping(30)),
+        (45, Ping(40)),
+        (47, Announce(END, 39, resumed=True)),
+        (57, Ping(52)),
+    ]
+
+
+def test_a_gap_that_nobody_is_told_of_ends_no_silence() -> None:
+    transcript = play(PINGED, *OPEN, (8, LOST), until=9)
+    transcript.now = 9.5
+    transcript.life.handle(REOPENED, 9.5)  # whatever is written for it, it is not the lifecycle that knows
+    transcript.wait_until(10)
+    assert transcript.said[-1] == (10, Ping(10))
+
+
+def test_a_confirm_that_waits_is_not_put_off_by_an_outage() -> None:
+    script: list[tuple[float, Step]] = [(0, Reopens()), (0, Opened(confirm_wait=5)), (2, LOST)]
+    assert play(LASTING, *script, until=100).said == [
+        (0, Commit(confirm=False)),
+        (3, Reopen()),
+        (5, Confirm()),
+    ]
+
+
+@pytest.mark.parametrize("first", [DATA, NOISE, PIECE])
+def test_another_upstream_that_speaks_during_the_wait_spares_the_confirm(first: Step) -> None:
+    script: list[tuple[float, Step]] = [
+        (0, Reopens()),
+        (0, Opened(confirm_wait=5)),
+        (2, LOST),
+        (3, REOPENED),
+        (4, first),
+    ]
+    assert play(LASTING, *script, until=10).said[1:] == [(3, Reopen()), (3, Announce(END, 1, resumed=True))]
+
+
+def test_the_confirm_waits_for_the_first_upstream_only() -> None:
+    transcript = play(LASTING, *OPEN, (8, LOST), (9, Opened(confirm_wait=5)), until=100)
+    assert told(transcript, Confirm) == []
+
+
+def test_no_ping_goes_behind_bytes_that_wait_during_an_outage_either() -> None:
+    script: list[tuple[float, Step]] = [(5, Blocked()), (8, LOST), (30, Unblocked())]
+    transcript = play(PINGED, *OPEN, *script, until=45)
+    assert transcript.said[1:] == [(9, Reopen()), (40, Ping(40))]
+
+
+def test_a_client_that_takes_nothing_is_closed_during_an_outage_as_well() -> None:
+    policy = promise(reconnect=RECONNECT, write_timeout=40)
+    transcript = play(policy, *OPEN, (5, Blocked()), (8, LOST), until=60)
+    assert transcript.said[1:] == [(9, Reopen()), (45, Close(CloseReason.CLIENT_STALLED))]
+
+
+@pytest.mark.parametrize("at", [8.5, 20])
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [(ClientGone(), CloseReason.CLIENT_GONE), (Fault(CloseReason.INTERNAL), CloseReason.INTERNAL)],
+)
+def test_an_outage_outlives_no_client(event: ClientGone | Fault, reason: CloseReason, at: float) -> None:
+    transcript = play(LASTING, *OPEN, (8, LOST), (at, event), (30, AGAIN), (31, REOPENED), until=5000)
+    assert told(transcript, Close, Abort) == [(at, Close(reason)), (at + 1000, Abort())]
+    assert len(told(transcript, Reopen)) == (at > 9)
+    assert transcript.life.next_deadline() is None
+
+
+# Giving up.
+
+
+def test_an_upstream_that_never_answers_is_given_up() -> None:
+    transcript = play(PINGED, *OPEN, (8, LOST), until=5000)
+    assert transcript.said[-2:] == [(108, Close(CloseReason.GIVE_UP)), (1108, Abort())]
+
+
+def test_an_upstream_that_always_fails_is_given_up_when_no_attempt_is_left() -> None:
+    transcript = play(LASTING, *OPEN, (8, LOST), until=9)
+    while transcript.life.close_reason is None:
+        transcript.take(AGAIN)
+        transcript.wait_until(transcript.now + 8)
+    (closed_at, close) = told(transcript, Close)[-1]
+    assert close == Close(CloseReason.GIVE_UP)
+    assert 100 < closed_at <= 108
+    attempts = [at for at, _ in told(transcript, Reopen)]
+    assert max(attempts) < 108
+    assert [after - before for before, after in pairwise(attempts)][3:] == [8] * (len(attempts) - 4)
+
+
+def test_a_demand_that_reaches_past_giving_up_is_not_waited_for() -> None:
+    script: list[tuple[float, Step]] = [(8, LOST), (10, NotOpened(STATUS, again=True, at_least=98))]
+    assert play(LASTING, *OPEN, *script, until=50).said[-1] == (10, Close(CloseReason.GIVE_UP))
+    transcript = play(LASTING, *OPEN, (8, UpstreamLost(END, at_least=1e15)), until=50)
+    assert transcript.said[1:] == [(8, Close(CloseReason.GIVE_UP))]
+
+
+def test_every_loss_has_its_whole_time_before_it_is_given_up() -> None:
+    script: list[tuple[float, Step]] = [(8, LOST), (100, REOPENED), (101, LOST)]
+    transcript = play(LASTING, *OPEN, *script, until=250)
+    assert transcript.said[-1] == (201, Close(CloseReason.GIVE_UP))
+
+
+# Waits start over after a sign of life, and after nothing else.
+
+
+def reopened_after(*between: Step, times: int, stall: Stall | None = None) -> list[float]:
+    """The waits of a stream that is lost a second after every opening, and what it is sent in between."""
+    transcript = play(promise(stall=stall, reconnect=RECONNECT), *OPEN, until=0)
+    waits = []
+    for _ in range(times):
+        for step in between:
+            transcript.wait_until(transcript.now + 0.5)
+            transcript.take(step)
+        transcript.wait_until(transcript.now + 0.5)
+        transcript.take(LOST)
+        lost_at = transcript.now
+        transcript.wait_until(lost_at + 8)
+        assert transcript.said[-1][1] == Reopen()
+        waits.append(transcript.said[-1][0] - lost_at)
+        transcript.take(REOPENED)
+    return waits
+
+
+def test_neither_headers_nor_reopenings_make_waits_short_again() -> None:
+    assert reopened_after(times=7) == [1, 2, 4, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("step", [NOISE, PIECE, Paused()])
+def test_nor_does_what_is_no_sign_of_life(step: Step) -> None:
+    assert reopened_after(step, times=6) == [1, 2, 4, 8, 8, 8]
+
+
+def test_nor_does_time_or_a_pause() -> None:
+    assert reopened_after(Paused(), Resumed(), times=6) == [1, 2, 4, 8, 8, 8]
+    assert reopened_after(*[Resumed()] * 40, times=6) == [1, 2, 4, 8, 8, 8]
+
+
+@pytest.mark.parametrize("script", [[DATA], [NOISE, DATA], [DATA, PIECE], [Paused(), DATA]])
+def test_a_sign_of_life_does(script: list[Step]) -> None:
+    assert reopened_after(*script, times=4) == [1, 1, 1, 1]
+
+
+def test_two_streams_that_evict_each_other_come_to_do_so_seldom() -> None:
+    """A server with one place per user: whoever is let in ends the stream of the other."""
+    one, other = (play(LASTING, *OPEN, until=0) for _ in range(2))
+    other.take(LOST)
+    evictions: list[float] = []
+    while len(evictions) < 20:
+        asks_at = {id(stream): stream.life.next_deadline() for stream in (one, other)}
+        away = other if other.life.state is State.RECONNECTING else one
+        here = one if away is other else other
+        at = asks_at[id(away)]
+        assert at is not None
+        away.wait_until(at)
+        assert away.said[-1] == (at, Reopen())
+        away.take(REOPENED)
+        here.wait_until(at)
+        here.take(LOST)
+        evictions.append(at)
+    assert [after - before for before, after in pairwise(evictions)][-10:] == [8] * 10
+
+
+# An early commit.
+
+
+def test_a_client_that_waits_no_longer_gets_its_head_and_then_pings() -> None:
+    transcript = play(PINGED, *EARLY, until=26)
+    assert transcript.said == [COMMITTED_EARLY, (15, Ping(15)), (25, Ping(25))]
+    assert transcript.states == [(5, State.CONNECTING)]
+
+
+def test_the_confirm_follows_upstreams_answer() -> None:
+    transcript = play(LASTING, *EARLY, (30, Opened()), until=100)
+    assert transcript.said == [COMMITTED_EARLY, (30, Confirm())]
+    transcript = play(LASTING, *EARLY, (30, Opened(confirm_wait=2)), until=100)
+    assert transcript.said == [COMMITTED_EARLY, (32, Confirm())]
+    transcript = play(LASTING, *EARLY, (30, Opened(confirm_wait=2)), (31, DATA), until=100)
+    assert told(transcript, Confirm) == []
+
+
+def test_the_time_upstream_took_to_answer_counts_as_nobodys_silence_behind_an_early_commit_either() -> None:
+    policy = promise(stall=Stall(after=60), reconnect=RECONNECT)
+    transcript = play(policy, *EARLY, (200, Opened()), until=261)
+    assert transcript.said == [COMMITTED_EARLY, (200, Confirm()), (260, Stalled(60))]
+
+
+@pytest.mark.parametrize("reason", [REFUSED, RESET, STATUS, CloseReason.UNAUTHORIZED])
+@pytest.mark.parametrize("may", [True, False])
+def test_any_other_answer_ends_the_stream(reason: CloseReason, may: bool) -> None:
+    failed = NotOpened(reason, again=not may)  # the answer is final, or the stream is
+    transcript = play(LASTING, (0, Reopens(allowed=may)), (5, CommitEarly()), (6, failed), until=100)
+    assert transcript.said == [COMMITTED_EARLY, (6, Close(reason))]
+
+
+def test_behind_an_early_commit_a_fault_is_tried_again_and_no_gap_is_told() -> None:
+    transcript = play(PINGED, *EARLY, (8, AGAIN), (10, AGAIN), (13, Opened()), until=24)
+    assert transcript.said == [
+        COMMITTED_EARLY,
+        (9, Reopen()),
+        (12, Reopen()),
+        (13, Confirm()),
+        (23, Ping(23)),
+    ]
+    assert transcript.states[1:] == [(8, State.RECONNECTING), (13, State.WAITING)]
+
+
+def test_the_next_loss_is_told_and_its_waits_go_on_growing() -> None:
+    transcript = play(LASTING, *EARLY, (8, AGAIN), (10, Opened()), (20, LOST), (23, REOPENED), until=24)
+    assert transcript.said[1:] == [
+        (9, Reopen()),
+        (10, Confirm()),
+        (22, Reopen()),
+        (23, Announce(END, 3, resumed=True)),
+    ]
+
+
+def test_behind_an_early_commit_upstream_is_given_up_as_well() -> None:
+    transcript = play(LASTING, *EARLY, (8, AGAIN), until=200)
+    assert transcript.said[1:] == [(9, Reopen()), (108, Close(CloseReason.GIVE_UP))]
+
+
+def test_while_its_first_answer_is_awaited_nothing_gives_upstream_up() -> None:
+    transcript = play(promise(stall=Stall(after=60, close_after=60), reconnect=RECONNECT), *EARLY, until=5000)
+    assert transcript.said == [COMMITTED_EARLY]
+    assert transcript.life.next_deadline() is None
+
+
+# Stalls and outages (law 5).
+
+WATCHED = promise(stall=Stall(after=60), reconnect=RECONNECT)
+
+
+def test_a_reopening_is_no_sign_of_life() -> None:
+    script: list[tuple[float, Step]] = [(10, DATA), (20, LOST), (30, REOPENED), (65, NOISE)]
+    transcript = play(WATCHED, *OPEN, *script, until=1000)
+    assert told(transcript, Stalled) == [(70, Stalled(60))]
+    assert transcript.life.state is State.STALLED
+
+
+def test_an_upstream_may_stall_while_it_is_away_and_is_stalled_when_it_is_back() -> None:
+    script: list[tuple[float, Step]] = [(20, LOST), (80, REOPENED), (90, NOISE), (95, DATA)]
+    transcript = play(WATCHED, *OPEN, *script, until=96)
+    assert transcript.said[1:] == [
+        (21, Reopen()),
+        (60, Stalled(60)),
+        (80, Announce(END, 60, resumed=True)),
+        (90, SilenceEnded(90)),
+        (95, Recovered(95)),
+    ]
+    assert transcript.states[1:] == [
+        (20, State.RECONNECTING),
+        (80, State.STALLED),
+        (95, State.FLOWING),
+    ]
+
+
+def test_a_stalled_upstream_that_ends_stays_the_same_stall() -> None:
+    transcript = play(WATCHED, *OPEN, (70, LOST), (80, REOPENED), (200, LOST), (210, REOPENED), until=1000)
+    assert told(transcript, Stalled, Recovered) == [(60, Stalled(60))]
+    assert transcript.life.stalled_since == 60
+
+
+@pytest.mark.parametrize("back_at", [None, 80])
+def test_the_bound_of_a_stall_holds_across_outages(back_at: float | None) -> None:
+    policy = promise(stall=Stall(after=60, close_after=30), reconnect=RECONNECT)
+    back: list[tuple[float, Step]] = [] if back_at is None else [(back_at, REOPENED)]
+    transcript = play(policy, *OPEN, (70, LOST), *back, until=1000)
+    assert transcript.said[-1] == (90, Close(CloseReason.STALLED))
+
+
+def test_a_notice_of_a_stall_during_an_outage_ends_the_clients_silence() -> None:
+    policy = promise(ping=10, stall=Stall(after=25, action=StallAction.NOTIFY), reconnect=RECONNECT)
+    transcript = play(policy, *OPEN, (18, LOST), until=36)
+    assert transcript.said[2:] == [(19, Reopen()), (20, Ping(20)), (25, Stalled(25)), (35, Ping(35))]
+
+
+def test_a_pause_ends_with_the_upstream_that_was_paused() -> None:
+    script: list[tuple[float, Step]] = [(10, Paused()), (50, LOST), (55, REOPENED), (60, Resumed())]
+    transcript = play(WATCHED, *OPEN, *script, until=101)
+    assert transcript.said[1:] == [
+        (51, Reopen()),
+        (55, Announce(END, 5, resumed=True)),
+        (100, Stalled(60)),
+    ]
+
+
+# A stalled upstream is given up for another (stall.action: reconnect).
+
+
+def test_a_stalled_upstream_is_dropped_and_another_is_asked_for() -> None:
+    policy = promise(stall=REPLACED, reconnect=RECONNECT)
+    transcript = play(policy, *OPEN, (5, DATA), (70, REOPENED), (71, DATA), until=72)
+    assert transcript.said[1:] == [
+        (65, Stalled(60)),
+        (65, Drop()),
+        (66, Reopen()),
+        (70, Announce(CloseReason.STALLED, 5, resumed=True)),
+        (71, SilenceEnded(66)),
+        (71, Recovered(66)),
+    ]
+    assert transcript.states[1:] == [
+        (5, State.FLOWING),
+        (20, State.IDLE),
+        (65, State.RECONNECTING),
+        (70, State.STALLED),
+        (71, State.FLOWING),
+    ]
+
+
+def test_each_upstream_has_its_time_to_show_life_and_the_waits_grow() -> None:
+    policy = promise(stall=REPLACED, reconnect=RECONNECT)
+    script: list[tuple[float, Step]] = [(61, REOPENED), (123, REOPENED), (187, REOPENED)]
+    transcript = play(policy, *OPEN, *script, until=248)
+    assert told(transcript, Drop, Reopen) == [
+        (60, Drop()),
+        (61, Reopen()),
+        (121, Drop()),
+        (123, Reopen()),
+        (183, Drop()),
+        (187, Reopen()),
+        (247, Drop()),
+    ]
+    assert told(transcript, Stalled, Recovered) == [(60, Stalled(60))]
+    assert transcript.life.stalled_since == 60
+
+
+def test_what_upstream_wants_is_waited_for_before_it_is_replaced_by_another() -> None:
+    policy = promise(stall=REPLACED, reconnect=RECONNECT)
+    transcript = play(policy, (0, Reopens(retry=7)), (0, Opened()), until=100)
+    assert transcript.said[1:] == [(60, Stalled(60)), (60, Drop()), (68, Reopen())]
+
+
+def test_the_bound_of_a_stall_ends_it_however_often_it_was_replaced() -> None:
+    stall = Stall(after=60, action=StallAction.RECONNECT, close_after=100)
+    policy = promise(stall=stall, reconnect=RECONNECT)
+    transcript = play(policy, *OPEN, (61, REOPENED), (123, REOPENED), until=1000)
+    assert transcript.said[-1] == (160, Close(CloseReason.STALLED))
+
+
+def test_where_it_may_not_be_asked_again_a_stalled_upstream_is_kept() -> None:
+    policy = promise(stall=REPLACED, reconnect=RECONNECT)
+    transcript = play(policy, (0, Opened()), until=1000)
+    assert transcript.said[1:] == [(60, Stalled(60))]
+    transcript.take(Reopens())
+    transcript.take(NOISE)
+    transcript.wait_until(1001)
+    assert transcript.said[2:] == [(1000, SilenceEnded(1000)), (1000, Drop()), (1001, Reopen())]
+
+
+def test_a_paused_upstream_is_not_replaced() -> None:
+    policy = promise(stall=REPLACED, reconnect=RECONNECT)
+    script: list[tuple[float, Step]] = [(61, REOPENED), (81, Paused()), (181, Resumed())]
+    assert told(play(policy, *OPEN, *script, until=222), Drop) == [(60, Drop()), (221, Drop())]
+
+
+def test_another_stall_after_a_recovery_is_another_one() -> None:
+    policy = promise(stall=REPLACED, reconnect=RECONNECT)
+    script: list[tuple[float, Step]] = [(61, REOPENED), (70, DATA), (131, REOPENED)]
+    transcript = play(policy, *OPEN, *script, until=132)
+    assert told(transcript, Stalled, Recovered, Drop, Reopen)[3:] == [
+        (70, Recovered(70)),
+        (130, Stalled(60)),
+        (130, Drop()),
+        (131, Reopen()),
+    ]
+
+
+def test_a_stall_that_cannot_be_waited_out_is_given_up() -> None:
+    policy = promise(stall=REPLACED, reconnect=Reconnect(delay=2, give_up_after=1))
+    transcript = play(policy, *OPEN, until=100)
+    assert transcript.said[1:] == [(60, Stalled(60)), (60, Drop()), (60, Close(CloseReason.GIVE_UP))]
+
+
+# Leaving.
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [CloseReason.DRAIN, CloseReason.MAX_AGE, CloseReason.ROUTE_REMOVED, CloseReason.UNAUTHORIZED],
+)
+def test_a_stream_leaves_during_an_outage_as_at_any_time(reason: CloseReason) -> None:
+    for lost_at in (19.5, 15):  # asked again not yet, or already
+        transcript = play(LASTING, *OPEN, (1, LeaveAt(20, reason)), (lost_at, LOST), until=30)
+        assert transcript.said[-1] == (20, Close(reason))
+
+
+def test_the_first_moment_to_leave_is_the_one_that_counts() -> None:
+    age, drain = LeaveAt(50, CloseReason.MAX_AGE), LeaveAt(30, CloseReason.DRAIN)
+    for first, second in ((age, drain), (drain, age)):
+        transcript = play(LASTING, *OPEN, (1, first), (2, second), until=60)
+        assert transcript.said[1:] == [(30, Close(CloseReason.DRAIN))]
+    same = LeaveAt(50, CloseReason.DRAIN)
+    assert play(LASTING, *OPEN, (1, age), (2, same), until=60).said[1:] == [(50, Close(CloseReason.MAX_AGE))]
+
+
+def test_a_stream_that_is_to_leave_in_the_middle_of_a_block_waits_for_its_end() -> None:
+    leave = LeaveAt(20, CloseReason.DRAIN)
+    transcript = play(LASTING, *OPEN, (1, leave), (19, PIECE), (20.5, DATA), until=30)
+    (closed_at, close) = transcript.said[-1]
+    assert close == Close(CloseReason.DRAIN)
+    assert 20.5 <= closed_at <= 20.75
+
+
+def test_it_waits_a_second_and_no_longer() -> None:
+    leave = LeaveAt(20, CloseReason.DRAIN)
+    pieces = [(19 + at / 8, PIECE) for at in range(30)]
+    transcript = play(LASTING, *OPEN, (1, leave), *pieces, until=30)
+    assert told(transcript, Close) == [(21, Close(CloseReason.DRAIN))]
+
+
+def test_while_it_waits_another_reason_to_leave_changes_nothing() -> None:
+    script: list[tuple[float, Step]] = [(1, LeaveAt(20, CloseReason.MAX_AGE)), (19, PIECE)]
+    script += [(20 + at / 100, LeaveAt(0, CloseReason.DRAIN)) for at in range(90)]
+    transcript = play(LASTING, *OPEN, *script, until=30)
+    assert told(transcript, Close) == [(21, Close(CloseReason.MAX_AGE))]
+
+
+def test_half_a_block_of_an_upstream_that_is_lost_keeps_nobody() -> None:
+    script: list[tuple[float, Step]] = [(1, LeaveAt(20, CloseReason.DRAIN)), (15, PIECE), (19, LOST)]
+    assert play(LASTING, *OPEN, *script, until=30).said[-1] == (20, Close(CloseReason.DRAIN))
+
+
+def test_pings_go_on_while_the_end_of_a_block_is_awaited() -> None:
+    script: list[tuple[float, Step]] = [(1, LeaveAt(9.5, CloseReason.DRAIN)), (5, PIECE)]
+    assert play(PINGED, *OPEN, *script, until=20).said[1:] == [
+        (10, Ping(5)),
+        (10.5, Close(CloseReason.DRAIN)),
+    ]
+
+
+def test_other_ends_wait_for_no_block() -> None:
+    script: list[tuple[float, Step]] = [(5, PIECE), (8, Fault(CloseReason.EVENT_TOO_LARGE))]
+    assert play(LASTING, *OPEN, *script, until=20).said[1:] == [(8, Close(CloseReason.EVENT_TOO_LARGE))]
+
+
+# The way of every byte.
+
+
+def test_bytes_that_change_nothing_are_answered_with_nothing_at_all() -> None:
+    life = Lifecycle(LASTING, 0)
+    life.handle(Opened(), 0)
+    assert life.received(1, True) == ()  # the first ones: now it flows
+    assert life.received(2, True) is None
+    assert life.received(3, False) is None
+    assert (life.upstream_at, life.alive_at) == (3, 2)
+    assert life.received(18, True) == (SilenceEnded(15),)
+    assert life.received(19, True) is None
+
+
+def test_the_first_bytes_of_another_upstream_change_its_state() -> None:
+    life = play(LASTING, *OPEN, (1, DATA), (2, LOST), (4, REOPENED), until=4).life
+    assert life.received(5, True) == ()
+    assert life.state is State.FLOWING
+    assert life.received(6, True) is None
