@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -21,11 +22,11 @@ def answer(
     status: int,
     text: str,
     *,
-    fields: tuple[Header, ...] = (),
+    fields: Sequence[Header] = (),
     keep_alive: bool,
 ) -> Written:
-    """Write one line of text as the whole answer. It ends the connection of a request whose body is still
-    on its way.
+    """Write one line of text as the whole answer, or none with a status that has no body. It ends the
+    connection of a request whose body is still on its way.
     """
     keep_alive = keep_alive and request.content.is_eof()
     if request.transport is not None:

@@ -1,8 +1,11 @@
-"""The proxy by one configuration: which route takes a request, and whether there is room for it."""
+"""The proxy by the configuration in force: which route takes a request, and whether there is room for it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -12,9 +15,14 @@ from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.proxy.answer import answer, log_access
 from sse_keepalive_proxy.proxy.client_socket import peer_address
 from sse_keepalive_proxy.proxy.connection import ConnectionLimits, Frontend
-from sse_keepalive_proxy.proxy.forward import Context, Forward, ReadyRoute
+from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
+from sse_keepalive_proxy.proxy.cors import Cors, preflight_method
+from sse_keepalive_proxy.proxy.forward import Forward
 from sse_keepalive_proxy.proxy.headers import Trust
+from sse_keepalive_proxy.proxy.identity import Identifier
 from sse_keepalive_proxy.proxy.incoming import Refusal, admit
+from sse_keepalive_proxy.proxy.opening import Target
+from sse_keepalive_proxy.proxy.remembered import Remembered
 from sse_keepalive_proxy.proxy.routing import find_route, host_name
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.upstream.dial import Dialer
@@ -23,12 +31,17 @@ __all__ = ["Proxy"]
 
 access = logging.getLogger("sse_keepalive_proxy.access")
 
+_MOST_REFUSED = 10_000
+_REFUSED_FOR = 600.0
+"""How many refused credentials are remembered at most, and for how many seconds."""
+
 
 class Proxy:
-    """Answers every request of every client by `settings`.
+    """Answers every request of every client by `settings`, until others are adopted.
 
     `descriptors`: how many file descriptors the connections of both sides may use together.
-    `frontend` is the protocol factory of the listening sockets.
+    `frontend` is the protocol factory of the listening sockets. Raises `ConfigurationError` for what only
+    shows when a route is made ready.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, streams: Registry, descriptors: int) -> None:
@@ -38,9 +51,11 @@ class Proxy:
             streams=streams,
             dialer=Dialer(),
             trust=Trust(settings.trusted_proxies, settings.client_address),
+            refused=Remembered(_MOST_REFUSED, _REFUSED_FOR, asyncio.get_running_loop().time),
+            key=os.urandom(32),
         )
         self._descriptors = descriptors
-        self._routes = [self._ready(route, settings) for route in settings.routes]
+        self._routes = self._made_ready(settings)
         limits = settings.limits
         self.frontend = Frontend(
             self._handle,
@@ -48,6 +63,16 @@ class Proxy:
                 limits.max_request_header, limits.request_header_timeout, self._has_room, self._refused
             ),
         )
+
+    def adopt(self, settings: Settings) -> None:
+        """Answer requests by `settings` from now on; those in flight keep what they began with. The limits
+        of the frontend (`max_request_header`, `request_header_timeout`) must be the ones it has.
+
+        Raises `ConfigurationError`; nothing has changed then.
+        """
+        trust = Trust(settings.trusted_proxies, settings.client_address)
+        self._routes = self._made_ready(settings)
+        self._context = replace(self._context, limits=settings.limits, trust=trust)
 
     @property
     def busy(self) -> bool:
@@ -59,19 +84,27 @@ class Proxy:
         for cut in list(self._context.spliced):
             cut()
 
-    def _ready(self, route: Route, settings: Settings) -> ReadyRoute:
+    def _made_ready(self, settings: Settings) -> list[ReadyRoute]:
+        # What can fail comes first: a route that is not taken up must leave no metrics behind.
+        identifiers = [_identifier(route) for route in settings.routes]
+        return [
+            self._ready(route, settings, identifier)
+            for route, identifier in zip(settings.routes, identifiers, strict=True)
+        ]
+
+    def _ready(self, route: Route, settings: Settings, identifier: Identifier | None) -> ReadyRoute:
         upstream, context = settings.upstreams[route.upstream], self._context
         policy = route.stream.policy if route.stream is not None else None
-        form = policy.keepalive.form if policy is not None and policy.keepalive is not None else None
-        metrics = context.metrics.route(route.name, form)
+        metrics = context.metrics.route(route.name)
+        timeout = upstream.response_timeout if policy is None else policy.open_timeout
         return ReadyRoute(
             name=route.name,
             match=route.match,
-            address=upstream.address,
-            connect_timeout=upstream.connect_timeout,
-            response_timeout=upstream.response_timeout if policy is None else policy.open_timeout,
+            target=Target(context.dialer, upstream.address, upstream.connect_timeout, timeout),
             metrics=metrics,
             stream=None if policy is None else StreamRoute(route.name, policy, metrics, context.streams),
+            cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
+            identifier=identifier,
         )
 
     def _has_room(self) -> bool:
@@ -95,6 +128,11 @@ class Proxy:
             self._refused(incoming.status, incoming.text, peer_address(request.transport))
             return answer(request, incoming.status, incoming.text, keep_alive=False)
         host = host_name(incoming.host.decode("latin-1"))
+        asked = preflight_method(incoming.method, incoming.headers)
+        if asked is not None:
+            route = find_route(self._routes, method=asked.decode("latin-1"), path=incoming.path, host=host)
+            if route is not None and route.cors is not None:
+                return Forward(context, request, incoming, route).preflight(route.cors)
         route = find_route(self._routes, method=incoming.method, path=incoming.path, host=host)
         if route is None:
             client = context.trust.client(incoming.peer, incoming.headers)
@@ -102,3 +140,8 @@ class Proxy:
             log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
             return answer(request, 404, "no route takes this request", keep_alive=incoming.keep_alive)
         return await Forward(context, request, incoming, route).run()
+
+
+def _identifier(route: Route) -> Identifier | None:
+    identity = route.stream.policy.identity if route.stream is not None else None
+    return None if identity is None else Identifier(identity)

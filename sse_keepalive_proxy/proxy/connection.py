@@ -75,12 +75,12 @@ class Written(web.StreamResponse):
 def plain_error(
     status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = False
 ) -> bytes:
-    """A whole error response: one line of text. `fields` are further header fields."""
-    body = text.encode() + b"\n"
+    """A whole error response: one line of text, or no body without one. `fields` are further fields."""
+    body = text.encode() + b"\n" if text else b""
+    described = (b"Content-Type: text/plain; charset=utf-8", b"Content-Length: %d" % len(body))
     head = [
         b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
-        b"Content-Type: text/plain; charset=utf-8",
-        b"Content-Length: %d" % len(body),
+        *(described if text else ()),
         b"Cache-Control: no-store",
         *(b"%b: %b" % field for field in fields),
         b"Connection: keep-alive" if keep_alive else b"Connection: close",

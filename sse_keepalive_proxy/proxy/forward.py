@@ -1,21 +1,16 @@
-"""One request of one route, from upstream's connection to the answer.
-
-The border at which upstream's errors become answers, and the one place that starts a task: the pump of
-a request's body.
+"""One request of one route, from upstream's connection to the answer: the border at which upstream's errors
+become answers. What is special about a route of streams is in `streaming`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
-from sse_keepalive_proxy.config import Limits, Match, UpstreamAddress
 from sse_keepalive_proxy.errors import (
     BodyInvalid,
     BodyTooLarge,
@@ -27,76 +22,55 @@ from sse_keepalive_proxy.errors import (
     UpstreamTimeout,
 )
 from sse_keepalive_proxy.observe.log import redact_target
-from sse_keepalive_proxy.observe.metrics import Metrics, RouteMetrics
-from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.proxy.answer import answer, log_access
+from sse_keepalive_proxy.proxy.background import spawn
 from sse_keepalive_proxy.proxy.connection import Connection, Written
-from sse_keepalive_proxy.proxy.headers import Header, Trust, encode_head, end_to_end, stream_head
+from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
+from sse_keepalive_proxy.proxy.cors import Cors
+from sse_keepalive_proxy.proxy.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.proxy.incoming import Incoming
+from sse_keepalive_proxy.proxy.opening import Answer, abandon, ask, is_readable, is_stream
 from sse_keepalive_proxy.proxy.plain import first_line, pass_back, send_body
-from sse_keepalive_proxy.proxy.relay import Relay
-from sse_keepalive_proxy.proxy.stream_route import StreamRoute
+from sse_keepalive_proxy.proxy.streaming import Streaming
+from sse_keepalive_proxy.proxy.upstream_head import request_head
 from sse_keepalive_proxy.proxy.websocket import splice
-from sse_keepalive_proxy.stream.frames import confirm_form
-from sse_keepalive_proxy.upstream.dial import Dialer
 from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.upstream.http import Exchange
 
-__all__ = ["Context", "Forward", "ReadyRoute"]
+__all__ = ["Forward"]
 
 logger = logging.getLogger("sse_keepalive_proxy.proxy")
 
 _CLIENT_GONE = 499
 """The code that nginx logs when the client leaves before the answer."""
 
-_RETRY_AFTER = (1, 10)
-"""Seconds, drawn anew for each refused stream, so that they do not come back together (FACTS 7.22)."""
-
 _BODY_STATUS: dict[type[RequestBodyError], int] = {BodyInvalid: 400, BodyTooLate: 408, BodyTooLarge: 413}
-_Pump = asyncio.Task[RequestBodyError | None]
-_QUICK_TUNNEL = b".trycloudflare.com"
-_EVENT_STREAM = b"text/event-stream"
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyRoute:
-    """A route made ready: where it leads, and what its streams are promised (None: pass-through)."""
-
-    name: str
-    match: Match
-    address: UpstreamAddress
-    connect_timeout: float
-    response_timeout: float | None
-    metrics: RouteMetrics
-    stream: StreamRoute | None
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What all requests share."""
-
-    limits: Limits
-    metrics: Metrics
-    streams: Registry
-    dialer: Dialer
-    trust: Trust
-    spliced: set[Callable[[], None]] = field(default_factory=set)
-    warned: set[str] = field(default_factory=set)
 
 
 class Forward:
     """One admitted request on its way through one route."""
 
-    __slots__ = ("_begun_at", "_client", "_context", "_incoming", "_is_plain", "_relay", "_request", "_route")
+    __slots__ = (
+        "_begun_at", "_body_whole", "_client", "_context", "_head", "_incoming", "_is_plain", "_pump",
+        "_request", "_route", "_streaming",
+    )  # fmt: skip
 
     def __init__(
         self, context: Context, request: web.BaseRequest, incoming: Incoming, route: ReadyRoute
     ) -> None:
         self._context, self._request, self._incoming, self._route = context, request, incoming, route
         self._begun_at = asyncio.get_running_loop().time()
-        self._client = context.trust.client(incoming.peer, incoming.headers)
-        self._relay: Relay | None = None
-        self._is_plain = route.stream is None  # until its answer tells
+        self._client = client = context.trust.client(incoming.peer, incoming.headers)
+        stream = route.stream
+        self._head = request_head(incoming, route.target.address, context.trust, stream=stream is not None)
+        self._is_plain = stream is None  # until its answer tells
+        self._pump: asyncio.Task[RequestBodyError | None] | None = None
+        self._body_whole: asyncio.Future[bool] | None = None
+        if incoming.has_body:
+            self._body_whole = asyncio.get_running_loop().create_future()
+        self._streaming = (
+            None if stream is None else Streaming(context, request, incoming, route, stream, client)
+        )
 
     async def run(self) -> Written:
         """Answer. Whatever happens, the request is counted once and nothing is left open."""
@@ -119,91 +93,68 @@ class Forward:
             return self._refuse(500, "the proxy failed; its log says why", keep_alive=False)
         finally:
             metrics.in_flight.dec()
-            if self._relay is not None:
-                self._context.streams.remove(self._relay)
+            if self._pump is not None:
+                self._pump.cancel()
+            if self._streaming is not None:
+                self._streaming.leave()
+
+    def preflight(self, cors: Cors) -> Written:
+        """Answer a CORS preflight in upstream's place."""
+        self._count(204)
+        fields = cors.preflight(self._incoming.headers)
+        return answer(self._request, 204, "", fields=fields, keep_alive=self._incoming.keep_alive)
 
     async def _answered(self) -> Written:
-        if self._route.stream is not None and (refused := self._enter(self._route.stream)) is not None:
-            return refused
-        incoming, limit = self._incoming, self._context.limits.max_request_body
-        if limit is not None and (incoming.length or 0) > limit:
+        streaming = self._streaming
+        if streaming is not None and (refused := streaming.enter(self._head)) is not None:
+            status, text, fields = refused
+            return self._refuse(status, text, fields=fields)
+        limit = self._context.limits.max_request_body
+        if limit is not None and (self._incoming.length or 0) > limit:
             raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
-        exchange = await self._context.dialer.open(
-            self._route.address,
-            within=self._route.connect_timeout,
-            head_only=incoming.method == "HEAD",
-            interim=self._pass_interim,
-        )
-        pump: _Pump | None = None
+        if streaming is not None and (early := streaming.early) is not None:
+            return await self._answered_early(streaming, early.after)
+        return await self._respond(await (self._once() if streaming is None else streaming.open(self._once)))
+
+    async def _answered_early(self, streaming: Streaming, after: float) -> Written:
+        """The same where the client gets its head after so many seconds, even if upstream has not answered.
+        A body has to be whole by then: the connection is about to be taken over.
+        """
+        opening = spawn(streaming.open(self._once))
         try:
-            exchange.send(self._head_for_upstream())
-            if incoming.has_body:
-                pump = asyncio.create_task(
-                    send_body(self._request, exchange, length=incoming.length, limit=limit)
-                )
-            head = await exchange.response(self._route.response_timeout)
-            return await self._respond(exchange, head, pump)
-        except BaseException:
-            exchange.close()
+            await asyncio.wait({opening}, timeout=after)
+            if (whole := self._body_whole) is not None and not opening.done():
+                either: set[asyncio.Future[Any]] = {opening, whole}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if whole.done() and not whole.result():
+                    await asyncio.wait({opening})  # which fails with what is wrong
+        except asyncio.CancelledError:
+            abandon(opening)
             raise
-        finally:
-            if pump is not None:
-                pump.cancel()
-
-    def _enter(self, stream: StreamRoute) -> Written | None:
-        """Take a place among the streams; the answer when there is none."""
-        incoming, context = self._incoming, self._context
-        if incoming.method == "HEAD" and stream.policy.refuse_head:
-            return self._refuse(405, "HEAD is refused here", fields=((b"Allow", b"GET"),))
-        if incoming.method == "GET" and incoming.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
-            self._through_quick_tunnel()
-        rejected = context.streams.refusal(self._client)
-        if rejected is not None:
-            self._route.metrics.rejected(rejected)
-            wait = random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
-            text = f"there is no room for another stream (limits.{rejected})"
-            return self._refuse(503, text, fields=((b"Retry-After", b"%d" % wait),))
-        target = redact_target(incoming.target)
-        self._relay = Relay(stream, stream_id=os.urandom(8).hex(), client=self._client, target=target)
-        context.streams.add(self._relay)
-        return None
-
-    def _through_quick_tunnel(self) -> None:
-        self._route.metrics.quick_tunnel.inc()
-        if self._route.name not in self._context.warned:
-            self._context.warned.add(self._route.name)
-            logger.warning(
-                "a stream was asked for through a Quick Tunnel (*.trycloudflare.com), which holds every GET "
-                "until it ends, whatever we send: use a named tunnel",
-                extra=self._where(),
-            )
+        return await self._respond(opening.result()) if opening.done() else streaming.commit_early(opening)
 
     # Towards upstream.
 
-    def _head_for_upstream(self) -> bytes:
+    async def _once(self, within: float | None = None) -> Answer:
         incoming = self._incoming
-        dropped = {b"host", b"content-length"}
-        if self._route.stream is not None:
-            dropped.add(b"accept-encoding")
-        host = incoming.host or self._route.address.authority.encode()
-        kept = [item for item in end_to_end(incoming.headers) if item[0].lower() not in dropped]
-        headers = [
-            (b"Host", host),
-            *self._context.trust.forward(incoming.peer, incoming.scheme, host, kept),
-        ]
-        if self._route.stream is not None:
-            headers.append((b"Accept-Encoding", b"identity"))
-        if incoming.length is not None:
-            headers.append((b"Content-Length", b"%d" % incoming.length))
-        elif incoming.has_body:
-            headers.append((b"Transfer-Encoding", b"chunked"))
-        if incoming.upgrade:
-            headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        else:
-            headers.append((b"Connection", b"close"))
-        prefix = "" if incoming.target == "*" else self._route.address.prefix
-        line = f"{incoming.method} {prefix}{incoming.target} HTTP/1.1"
-        return encode_head(line.encode("latin-1"), headers)
+        return await ask(
+            self._route.target,
+            self._head,
+            within=within,
+            head_only=incoming.method == "HEAD",
+            interim=self._pass_interim,
+            sent=self._send_body if incoming.has_body else None,
+        )
+
+    def _send_body(self, exchange: Exchange) -> None:
+        length, limit = self._incoming.length, self._context.limits.max_request_body
+        self._pump = spawn(send_body(self._request, exchange, length=length, limit=limit))
+        self._pump.add_done_callback(self._pumped)
+
+    def _pumped(self, pump: asyncio.Task[RequestBodyError | None]) -> None:
+        if self._body_whole is not None:
+            failed = pump.cancelled() or pump.exception() is not None
+            self._body_whole.set_result(not failed and pump.result() is None)
 
     def _pass_interim(self, head: ResponseHead) -> None:
         """A 1xx goes to the client as it is (RFC 9110 15.2), unless it would not understand it."""
@@ -214,25 +165,28 @@ class Forward:
 
     # Towards the client.
 
-    async def _respond(self, exchange: Exchange, head: ResponseHead, pump: _Pump | None) -> Written:
+    async def _respond(self, answered: Answer) -> Written:
+        try:
+            return await self._passed_back(*answered)
+        except BaseException:
+            answered.exchange.close()
+            raise
+
+    async def _passed_back(self, exchange: Exchange, head: ResponseHead) -> Written:
         if head.status == 101:
             if not self._incoming.upgrade or head.get(b"upgrade").lower() != b"websocket":
                 raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
             return self._switch(exchange, head)
-        self._is_plain = not _is_event_stream(head)
-        if self._relay is not None and self._is_stream(head):
-            if head.get(b"content-encoding").lower() in (b"", b"identity"):
-                await self._whole_body(pump)
-                return self._stream(self._relay, exchange, head)
-            self._route.metrics.uninspectable.inc()
-            logger.warning(
-                "upstream encodes its event stream though asked not to: it passes through without pings",
-                extra=self._where(),
-            )
-        if self._relay is not None:  # no stream after all
-            self._context.streams.remove(self._relay)
+        self._is_plain = head.media_type != b"text/event-stream"
+        if self._streaming is not None:
+            if is_stream(head) and self._incoming.method != "HEAD":
+                if is_readable(head):
+                    await self._whole_body()
+                    return self._streaming.commit(Answer(exchange, head), first_line(head))
+                self._streaming.encoded()
+            self._streaming.leave()  # no stream after all
         try:
-            written = await pass_back(self._request, self._incoming, exchange, head)
+            written = await pass_back(self._request, self._incoming, exchange, head, self._own)
         except ProxyError as error:
             self._count(head.status)
             if isinstance(error, UpstreamError):
@@ -242,44 +196,22 @@ class Forward:
         self._count(head.status)
         return written
 
-    async def _whole_body(self, pump: _Pump | None) -> None:
+    async def _whole_body(self) -> None:
         """A stream's client has said all it has to say: its connection is about to be taken over."""
-        if pump is None:
+        if self._pump is None:
             return
         try:
-            async with asyncio.timeout(self._route.response_timeout):
-                error = await pump
+            async with asyncio.timeout(self._route.target.response_timeout):
+                error = await self._pump
         except TimeoutError:
             raise BodyTooLate("the request's body took too long") from None
         if error is not None:
             raise error
 
-    def _is_stream(self, head: ResponseHead) -> bool:
-        return (
-            200 <= head.status < 300
-            and head.status not in (204, 205)
-            and _is_event_stream(head)
-            and self._incoming.method != "HEAD"
-        )
-
-    def _stream(self, relay: Relay, exchange: Exchange, head: ResponseHead) -> Written:
-        incoming, stream = self._incoming, relay.route
-        headers = stream_head(head.headers)
-        if not incoming.http10:
-            headers.append((b"Transfer-Encoding", b"chunked"))
-        headers.append((b"Connection", b"close"))
-        connection = self._connection()
-        self._relay = None  # it leaves the registry by itself now
-        relay.begin(
-            lambda protocol: connection.hand_over(protocol)[0],
-            exchange,
-            encode_head(first_line(head), headers),
-            confirm_form(stream.policy.confirm, event_source=incoming.is_event_source),
-            chunked=not incoming.http10,
-        )
-        self._context.streams.begun(relay)
-        self._context.metrics.answered(self._route.name, incoming.method, head.status)
-        return Written(keep_alive=False)
+    def _own(self, fields: list[Header]) -> list[Header]:
+        """An answer's fields with the CORS headers of the route, where they are ours."""
+        cors = self._route.cors
+        return fields if cors is None else cors.own(self._incoming.headers, fields)
 
     def _switch(self, exchange: Exchange, head: ResponseHead) -> Written:
         """A 101: the two connections are spliced from here on."""
@@ -315,7 +247,8 @@ class Forward:
         self._count(status, text)
         line = f'route "{self._route.name}": {text}'
         keep_alive = keep_alive and self._incoming.keep_alive
-        return answer(self._request, status, line, fields=fields, keep_alive=keep_alive)
+        owned = self._own(list(fields))
+        return answer(self._request, status, line, fields=owned, keep_alive=keep_alive)
 
     def _count(self, status: int, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - self._begun_at
@@ -326,10 +259,6 @@ class Forward:
 
     def _where(self) -> dict[str, dict[str, str]]:
         return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}
-
-
-def _is_event_stream(head: ResponseHead) -> bool:
-    return head.get(b"content-type").partition(b";")[0].strip().lower() == _EVENT_STREAM
 
 
 class _CutError(ConnectionError):

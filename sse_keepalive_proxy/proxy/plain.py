@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -99,14 +100,20 @@ async def send_body(
 
 
 async def pass_back(
-    request: web.BaseRequest, incoming: Incoming, exchange: Exchange, head: ResponseHead
+    request: web.BaseRequest,
+    incoming: Incoming,
+    exchange: Exchange,
+    head: ResponseHead,
+    own: Callable[[list[Header]], list[Header]],
 ) -> Written:
-    """Give upstream's response to the client unchanged but for hop-by-hop fields.
+    """Give upstream's response to the client unchanged but for hop-by-hop fields, and those that `own` makes
+    ours.
 
     Raises ConnectionError when the client goes, `UpstreamError` when the body breaks off: the response
     has begun then, and can only be cut.
     """
     headers, chunked, sized = _framed(incoming, head)
+    headers = own(headers)
     # A connection whose request is still on its way carries no other one.
     keep_alive = incoming.keep_alive and (sized or chunked) and request.content.is_eof()
     if not keep_alive:

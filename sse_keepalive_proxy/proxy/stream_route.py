@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 
 from sse_keepalive_proxy.observe.metrics import RouteMetrics
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
+from sse_keepalive_proxy.proxy.alarms import Alarms
 from sse_keepalive_proxy.stream.frames import Frames
-from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm, SignOfLife, StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.messages import Announce, CloseReason
+from sse_keepalive_proxy.stream.policy import ConfirmForm, SignOfLife, Stall, StallAction, StreamPolicy
 from sse_keepalive_proxy.wire.block import parse, split, unname
 
-__all__ = ["StreamRoute", "who"]
+__all__ = ["BROKEN", "REFUSED", "StreamRoute", "who"]
 
 logger = logging.getLogger("sse_keepalive_proxy.stream")
 access = logging.getLogger("sse_keepalive_proxy.access")
@@ -20,8 +22,30 @@ access = logging.getLogger("sse_keepalive_proxy.access")
 _RETRY_MS = (1000, 5000)
 """A client that we send away comes back after this many milliseconds, drawn anew for each."""
 
-_OURS = frozenset({CloseReason.STALLED, CloseReason.EVENT_TOO_LARGE, CloseReason.DRAIN, CloseReason.INTERNAL})
-"""Endings of our own making: these are announced with `stream_closing`. (A stalled client takes none.)"""
+_NOT_OURS = frozenset(
+    {
+        CloseReason.CLIENT_GONE,
+        CloseReason.CLIENT_STALLED,
+        CloseReason.UPSTREAM_END,
+        CloseReason.UPSTREAM_RESET,
+    }
+)
+"""Endings that another brought about. All others are announced with `stream_closing`."""
+
+
+BROKEN = frozenset({CloseReason.UPSTREAM_RESET, CloseReason.CLIENT_STALLED})
+"""Endings that must not look like the end of a whole body: no last chunk."""
+
+REFUSED = frozenset(
+    {
+        CloseReason.UPSTREAM_RESET,
+        CloseReason.UPSTREAM_REFUSED,
+        CloseReason.UPSTREAM_STATUS,
+        CloseReason.UNAUTHORIZED,
+        CloseReason.GIVE_UP,
+    }
+)
+"""Endings in which upstream has the last word: behind an early commit, a status that came too late."""
 
 
 def who(stream: OpenStream, target: str) -> dict[str, dict[str, str]]:
@@ -42,11 +66,14 @@ class StreamRoute:
         "_ignored_types",
         "_notifies",
         "_unname",
+        "alarms",
         "frames",
         "least",
         "looks",
         "metrics",
         "name",
+        "now",
+        "ping_form",
         "policy",
         "registry",
     )
@@ -54,12 +81,14 @@ class StreamRoute:
     def __init__(self, name: str, policy: StreamPolicy, metrics: RouteMetrics, registry: Registry) -> None:
         self.name, self.policy, self.metrics, self.registry = name, policy, metrics, registry
         self.frames = Frames(policy, name)
+        self.alarms = Alarms()
+        self.now = asyncio.get_running_loop().time
         self._unname = frozenset(event.encode() for event in policy.unname)
-        stall = policy.stall
-        self._notifies = stall is not None and stall.action is StallAction.NOTIFY
-        self.least = 0 if stall is None else list(SignOfLife).index(stall.sign_of_life)
-        self._ignored_events = frozenset() if stall is None else stall.ignore_events
-        self._ignored_types = frozenset() if stall is None else stall.ignore_types
+        self.ping_form = policy.keepalive.form if policy.keepalive is not None else None
+        stall = policy.stall or Stall()  # signs of life also tell whether waits start over
+        self._notifies = stall.action is StallAction.NOTIFY
+        self.least = list(SignOfLife).index(stall.sign_of_life)
+        self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
         self.looks = bool(self._unname) or self._ignores
 
     @property
@@ -70,11 +99,14 @@ class StreamRoute:
         """A stream has its response head and its first bytes."""
         access.info("stream open", extra=who(stream, target))
 
-    def closed(self, stream: OpenStream, reason: CloseReason, now: float) -> None:
-        """A stream is over."""
+    def closed(
+        self, stream: OpenStream, reason: CloseReason, now: float, refusal: tuple[int, str] | None
+    ) -> None:
+        """A stream is over. `refusal` as for `farewell`."""
         self.metrics.closed(stream, reason.value, now - stream.opened_at)
         told = {key: value for key, value in snapshot(stream, now).items() if key != "state"}
-        access.info("stream closed", extra={"fields": {"reason": reason.value, **told}})
+        why = {} if refusal is None else {"refusal": refusal[1]}
+        access.info("stream closed", extra={"fields": {"reason": reason.value, **why, **told}})
 
     def stalled(self, stream_id: str, silent_for: float, form: ConfirmForm | None, after_id: bool) -> bytes:
         """Upstream gives a stream no sign of life: count it, log it. Returns what its client is told.
@@ -89,12 +121,43 @@ class StreamRoute:
             return b""
         return self.frames.stalled(event=form is ConfirmForm.EVENT, silent_for=silent_for, after_id=after_id)
 
-    def closing(self, reason: CloseReason, form: ConfirmForm | None) -> bytes:
-        """The last block of a stream: nothing where the end is not ours, or would break a client."""
-        if reason not in _OURS or form is not ConfirmForm.EVENT:
+    def lost(self, stream: OpenStream, target: str, reason: CloseReason) -> None:
+        """A stream's upstream is gone, and will be asked again."""
+        fields = {**who(stream, target)["fields"], "reason": reason.value}
+        logger.info("upstream lost; it is asked again, the client is kept", extra={"fields": fields})
+
+    def recovered(
+        self, stream: OpenStream, target: str, back: Announce, form: ConfirmForm | None, after_id: bool
+    ) -> bytes:
+        """It is back. Returns what the client is told. `after_id` as for `stalled`."""
+        fields = {
+            **who(stream, target)["fields"],
+            "reason": back.reason.value,
+            "gap_s": round(back.gap, 3),
+            "resumed": back.resumed,
+        }
+        logger.info("upstream is back", extra={"fields": fields})
+        if self.policy.reconnect is None or not self.policy.reconnect.announce:
             return b""
+        return self.frames.recovered(
+            event=form is ConfirmForm.EVENT,
+            reason=back.reason,
+            gap=back.gap,
+            resumed=back.resumed,
+            after_id=after_id,
+        )
+
+    def farewell(
+        self, reason: CloseReason, form: ConfirmForm | None, refusal: tuple[int, str] | None
+    ) -> bytes:
+        """The last blocks of a stream: nothing where the end is not ours, or would break a client. `refusal`:
+        the status and the words that a client should have got, whose response had begun too early for them.
+        """
+        error = b"" if refusal is None else self.frames.error(*refusal)
+        if (reason in _NOT_OURS and not error) or form is not ConfirmForm.EVENT:
+            return error
         retry = random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)
-        return self.frames.closing(reason, retry)
+        return error + self.frames.closing(reason, retry)
 
     def look(self, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
         """Whole blocks as the client gets them, and whether they still are a sign of life, when by their

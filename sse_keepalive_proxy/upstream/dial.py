@@ -26,6 +26,7 @@ class Dialer:
     def __init__(self) -> None:
         self._tls: ssl.SSLContext | None = None
         self.open_connections = 0
+        self._closed = self._forget  # bound once, not for every connection
 
     async def open(
         self,
@@ -57,7 +58,7 @@ class Dialer:
         except (OSError, UnicodeError) as error:
             raise UpstreamRefused(f"cannot connect to {address}: {_why(error)}") from error
         self.open_connections += 1
-        made.when_closed(self._forget)
+        made.when_closed(self._closed)
         return made
 
     def _forget(self) -> None:

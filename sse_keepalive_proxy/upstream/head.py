@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 import httptools
 
@@ -13,6 +15,7 @@ __all__ = ["SWITCHING_PROTOCOLS", "Header", "ResponseHead", "fault"]
 Header = tuple[bytes, bytes]
 
 SWITCHING_PROTOCOLS = 101
+_MOST_DIGITS = 9
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -27,6 +30,22 @@ class ResponseHead:
     def get(self, name: bytes) -> bytes:
         """The first value of `name` (lower case), or nothing."""
         return next((value for key, value in self.headers if key.lower() == name), b"")
+
+    @property
+    def media_type(self) -> bytes:
+        """The media type of the content, lower case, without its parameters."""
+        return self.get(b"content-type").partition(b";")[0].strip().lower()
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that `Retry-After` asks to wait (RFC 9110 10.2.3): 0 where it says nothing usable."""
+        value = self.get(b"retry-after").strip()
+        if value.isdigit():
+            return float(value[:_MOST_DIGITS])
+        try:
+            return max(parsedate_to_datetime(value.decode("latin-1")).timestamp() - time.time(), 0.0)
+        except (ValueError, TypeError, OverflowError):
+            return 0.0
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Every value of `name` (lower case), in order."""

@@ -25,6 +25,7 @@ __all__ = ["Exchange", "Sink"]
 _READ_SIZE = 64 * 1024
 _MAX_HEAD = 256 * 1024
 _MAX_EARLY = 64 * 1024
+_NO_HEADERS: list[Header] = []
 
 # A vanished upstream is found in about two minutes (law 8); seconds, seconds, probes.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
@@ -86,7 +87,7 @@ class Exchange(asyncio.Protocol):
         self._message_end = 0
         self._lost: ProxyError | None = None
         self._sink: Sink | None = None
-        self._early: list[bytes] = []
+        self._early: bytearray | None = None
         self._pieces: list[bytes] = []
         self._drained: asyncio.Future[None] | None = None
         self.surplus = b""
@@ -122,10 +123,10 @@ class Exchange(asyncio.Protocol):
     def attach(self, sink: Sink) -> None:
         """Push the body into `sink`, beginning with what has already come."""
         self._sink = sink
-        early, self._early = self._early, []
+        early, self._early = self._early, None
         if early:
             self.resume()
-            sink.data(b"".join(early))
+            sink.data(bytes(early))
         if self._sink is not sink:  # it has heard enough and closed us
             return
         if self._complete:
@@ -261,6 +262,7 @@ class Exchange(asyncio.Protocol):
             return
         if self._head is not None:
             self._has_head = True
+            self._headers = _NO_HEADERS  # a stream lives long: it lets go what it can spare
             self._switched = status == SWITCHING_PROTOCOLS
             self._framed = bool(head.get(b"content-length") or head.get(b"transfer-encoding"))
             self._complete = self._bodyless_method  # 204 and 304 the parser knows
@@ -284,8 +286,10 @@ class Exchange(asyncio.Protocol):
         if self._sink is not None:
             self._sink.data(data)
             return
-        self._early.append(data)
-        if sum(map(len, self._early)) > _MAX_EARLY:
+        if self._early is None:
+            self._early = bytearray()
+        self._early += data
+        if len(self._early) > _MAX_EARLY:
             self.pause()
 
     def _finish(self) -> None:

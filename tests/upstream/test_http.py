@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -620,3 +621,60 @@ async def test_a_vanished_upstream_is_found_by_the_kernel() -> None:
             options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
             idle, interval, count = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
             assert idle + interval * count <= 120
+
+
+# What a head says.
+
+
+@pytest.mark.parametrize(
+    ("value", "media_type"),
+    [
+        (b"text/event-stream", b"text/event-stream"),
+        (b"Text/Event-Stream; charset=utf-8", b"text/event-stream"),
+        (b"text/event-stream ;x", b"text/event-stream"),
+        (b"", b""),
+        (b";", b""),
+    ],
+)
+def test_a_media_type_is_lower_case_and_without_its_parameters(value: bytes, media_type: bytes) -> None:
+    assert ResponseHead(200, b"", ((b"CONTENT-type", value),)).media_type == media_type
+
+
+def test_no_type_is_no_type() -> None:
+    assert ResponseHead(200, b"", ()).media_type == b""
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"0", 0.0),
+        (b" 7 ", 7.0),
+        (b"007", 7.0),
+        (b"9" * 400, 999_999_999.0),
+        (b"-1", 0.0),
+        (b"1.5", 0.0),
+        (b"1e3", 0.0),
+        (b"\xb2", 0.0),  # a digit to Unicode
+        (b"soon", 0.0),
+        (b"", 0.0),
+        (b"\xff\x00", 0.0),
+        (b"Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        (b"Thu, 32 Jan 2026 00:00:00 GMT", 0.0),
+        (b"Thu, 01 Jan 99999 00:00:00 GMT", 0.0),
+    ],
+)
+def test_retry_after_is_seconds_from_now_or_nothing(value: bytes, seconds: float) -> None:
+    assert ResponseHead(503, b"", ((b"Retry-After", value),)).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"]
+)
+def test_retry_after_may_be_a_date_in_any_form_of_http(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
+    value = time.strftime(form, time.gmtime(1_800_000_090)).encode()
+    assert ResponseHead(503, b"", ((b"Retry-After", value),)).retry_after == 90
+
+
+def test_without_retry_after_nothing_is_asked_for() -> None:
+    assert ResponseHead(503, b"", ()).retry_after == 0

@@ -1,0 +1,117 @@
+"""A stream's client: its connection, and the only place that writes to it.
+
+Knows chunked coding and what asyncio says of the connection; what is written, and when, the stream decides.
+The transport reports as soon as one byte waits in it (its high-water mark is 0): that is when pings stop
+and the client's write deadline runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from sse_keepalive_proxy.proxy.client_socket import reset, untaken, watch
+
+__all__ = ["Downstream", "Listener", "TakeOver"]
+
+TakeOver = Callable[[asyncio.BaseProtocol], asyncio.Transport]
+"""Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
+
+
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Listener(Protocol):
+    """The stream that is told what its client does."""
+
+    def client_blocked(self) -> None:
+        """Bytes wait for the client."""
+
+    def client_unblocked(self) -> None:
+        """Everything that waited has left."""
+
+    def client_left(self) -> None:
+        """It has closed its side: nothing more need be written (law 8)."""
+
+    def client_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; the last call there is."""
+
+
+class Downstream(asyncio.Protocol):
+    """One client, as long as it is connected.
+
+    `take_over` gives its transport (ConnectionError when it has gone already); `chunked` is whether the
+    body needs chunked coding; it may let `write_timeout` seconds pass without taking a byte.
+    """
+
+    __slots__ = ("_chunked", "_listener", "_transport", "_written")
+
+    def __init__(
+        self, listener: Listener, take_over: TakeOver, *, chunked: bool, write_timeout: float
+    ) -> None:
+        self._listener, self._chunked = listener, chunked
+        self._written = 0
+        self._transport = take_over(self)
+        try:
+            self._transport.set_write_buffer_limits(high=0)
+            watch(self._transport, write_timeout)
+        except BaseException:  # it is nobody else's any more
+            self._transport.abort()
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here for the client to take them."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken in all, as far as the kernel tells."""
+        return self._written - untaken(self._transport)
+
+    def write(self, body: bytes) -> None:
+        """Some bytes of the body, never none."""
+        frame = b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
+        self._written += len(frame)
+        self._transport.write(frame)
+
+    def write_head(self, head: bytes, body: bytes) -> None:
+        """The response head, and in one piece with it the first bytes of the body, if any."""
+        if body:
+            head += b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
+        self._written += len(head)
+        self._transport.write(head)
+
+    def end(self, *, whole: bool) -> None:
+        """End the response behind what waits. Not `whole`: it must not look like a complete body."""
+        if self._chunked and whole and not self._transport.is_closing():
+            self._written += len(_LAST_CHUNK)
+            self._transport.write(_LAST_CHUNK)
+        self._transport.close()
+
+    def reset(self) -> None:
+        """End the connection with RST, whatever waits."""
+        reset(self._transport)
+
+    def abort(self) -> None:
+        """Drop the connection, whatever waits."""
+        self._transport.abort()
+
+    # asyncio's protocol.
+
+    def data_received(self, data: bytes) -> None:
+        """What a client sends behind its request is no part of a stream."""
+
+    def eof_received(self) -> None:
+        """A half-close counts as leaving; the transport closes by itself."""
+        self._listener.client_left()
+
+    def pause_writing(self) -> None:
+        self._listener.client_blocked()
+
+    def resume_writing(self) -> None:
+        self._listener.client_unblocked()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.client_lost(exc)

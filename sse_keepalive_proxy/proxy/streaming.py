@@ -1,0 +1,251 @@
+"""A request of a stream route until its stream has begun: a place among the streams, the first opening of
+upstream, the early commit, the head and the confirm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from sse_keepalive_proxy.errors import UpstreamError
+from sse_keepalive_proxy.observe.log import redact_target
+from sse_keepalive_proxy.proxy.connection import Connection, Written
+from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
+from sse_keepalive_proxy.proxy.credentials import fingerprint
+from sse_keepalive_proxy.proxy.headers import Header, encode_head, stream_head
+from sse_keepalive_proxy.proxy.identity import LEEWAY, Unproven
+from sse_keepalive_proxy.proxy.incoming import Incoming
+from sse_keepalive_proxy.proxy.opening import Answer, abandon, first_answer
+from sse_keepalive_proxy.proxy.reopening import Reopening
+from sse_keepalive_proxy.proxy.stream import Stream
+from sse_keepalive_proxy.proxy.stream_route import StreamRoute
+from sse_keepalive_proxy.proxy.upstream_head import own_id, without_id
+from sse_keepalive_proxy.stream.frames import confirm_form
+from sse_keepalive_proxy.stream.messages import CloseReason
+from sse_keepalive_proxy.stream.policy import EarlyCommit, ReconnectWhen
+
+__all__ = ["Refused", "Streaming"]
+
+logger = logging.getLogger("sse_keepalive_proxy.proxy")
+
+_RETRY_AFTER = (1, 10)
+"""Seconds, drawn anew for each refused stream, so that they do not come back together (FACTS 7.22)."""
+
+_QUICK_TUNNEL = b".trycloudflare.com"
+_EARLY_FIELDS = [(b"Content-Type", b"text/event-stream")]
+
+Refused = tuple[int, str, tuple[Header, ...]]
+"""Why a stream is not even asked for: status, words, further fields."""
+
+
+class Streaming:
+    """One request on its way to become a stream."""
+
+    __slots__ = ("_client", "_context", "_incoming", "_request", "_route", "_stream", "_stream_route")
+
+    def __init__(
+        self,
+        context: Context,
+        request: web.BaseRequest,
+        incoming: Incoming,
+        route: ReadyRoute,
+        stream_route: StreamRoute,
+        client: str,
+    ) -> None:
+        self._context, self._request, self._incoming = context, request, incoming
+        self._route, self._stream_route, self._client = route, stream_route, client
+        self._stream: Stream | None = None
+
+    # A place.
+
+    def enter(self, head: bytes) -> Refused | None:
+        """Take a place among the streams; why there is none. `head` is the request's for upstream."""
+        incoming, context = self._incoming, self._context
+        if incoming.method == "HEAD" and self._stream_route.policy.refuse_head:
+            return 405, "HEAD is refused here", ((b"Allow", b"GET"),)
+        if incoming.method == "GET" and incoming.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
+            self._through_quick_tunnel()
+        rejected = context.streams.refusal(self._client)
+        if rejected is not None:
+            self._route.metrics.rejected(rejected)
+            wait = random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
+            text = f"there is no room for another stream (limits.{rejected})"
+            return 503, text, ((b"Retry-After", b"%d" % wait),)
+        self._stream = Stream(
+            self._stream_route,
+            stream_id=os.urandom(8).hex(),
+            client=self._client,
+            target=redact_target(incoming.target),
+            reopening=self._reopening(head),
+        )
+        context.streams.add(self._stream)
+        return None
+
+    def leave(self) -> None:
+        """Give the place back, unless a stream has begun."""
+        if self._stream is not None:
+            self._context.streams.remove(self._stream)
+            self._stream = None
+
+    def _through_quick_tunnel(self) -> None:
+        self._route.metrics.quick_tunnel.inc()
+        if self._route.name not in self._context.warned:
+            self._context.warned.add(self._route.name)
+            logger.warning(
+                "a stream was asked for through a Quick Tunnel (*.trycloudflare.com), which holds every GET "
+                "until it ends, whatever we send: use a named tunnel",
+                extra=self._where(),
+            )
+
+    def _reopening(self, head: bytes) -> Reopening | None:
+        """How upstream can be asked again: never with a body, only where the policy says so."""
+        policy, incoming = self._stream_route.policy.reconnect, self._incoming
+        always = policy is not None and policy.when is ReconnectWhen.ALWAYS
+        plain_get = incoming.method == "GET" and not incoming.has_body and not incoming.upgrade
+        if policy is not None and plain_get and (always or incoming.is_event_source):
+            bare, known = without_id(head), own_id(incoming)
+            return self._asking(bare, known, always=always)
+        return self._asking(always=False) if self._may_commit_early() else None
+
+    def _asking(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reopening:
+        route, policy = self._route, self._stream_route.policy.reconnect
+        return Reopening(
+            route.target, policy, bare, known, always=always, failed=route.metrics.upstream_error
+        )
+
+    # The first opening.
+
+    async def open(self, once: Callable[[float | None], Awaitable[Answer]]) -> Answer:
+        """Upstream's answer, asked for again where an EventSource would give up for good over a wrong one.
+        Raises `UpstreamError`.
+        """
+        policy = self._stream_route.policy.reconnect
+        if policy is None or policy.first_within is None or not self._incoming.is_event_source:
+            return await once(None)
+        return await first_answer(
+            once, policy, failed=self._failed_once, leaving=lambda: self._context.streams.draining
+        )
+
+    def _failed_once(self, error: UpstreamError) -> None:
+        self._route.metrics.upstream_error(error)
+        logger.info("upstream gave no answer yet, it is asked again: %s", error, extra=self._where())
+
+    # The early commit.
+
+    @property
+    def early(self) -> EarlyCommit | None:
+        """The early commit of this request, unless its credential was refused behind one before (law 6)."""
+        if not self._may_commit_early() or self._fingerprint() in self._context.refused:
+            return None
+        return self._stream_route.policy.early_commit
+
+    def _may_commit_early(self) -> bool:
+        early, incoming = self._stream_route.policy.early_commit, self._incoming
+        if early is None or incoming.method == "HEAD" or incoming.upgrade:  # neither can get a body
+            return False
+        return incoming.method in early.methods
+
+    def _fingerprint(self) -> bytes:
+        places = self._stream_route.policy.credential
+        return fingerprint(self._context.key, self._route.name, self._incoming, places, self._client)
+
+    def commit_early(self, opening: asyncio.Task[Answer]) -> Written:
+        """Answer 200 while upstream is still being asked."""
+        stream = self._begin()
+        if stream is None:
+            abandon(opening)
+        else:
+            head = self._head(b"HTTP/1.1 200 OK", _EARLY_FIELDS)
+            stream.commit_early(head, opening, lambda answer: self._settle(stream, answer))
+        return self._written(200)
+
+    def _settle(self, stream: Stream, answer: Answer | None) -> None:
+        """Upstream has answered behind an early commit: with a stream, or (None) not."""
+        if answer is None:
+            self._context.refused.add(self._fingerprint())
+        else:
+            self._context.refused.discard(self._fingerprint())
+            self._identify(stream)
+
+    # The stream.
+
+    def commit(self, answer: Answer, first_line: bytes) -> Written:
+        """Upstream has accepted: the client gets the head and the confirm."""
+        if self._may_commit_early():
+            self._context.refused.discard(self._fingerprint())
+        if self._stream is not None:
+            self._identify(self._stream)  # first: a fault of ours can still be answered
+        stream = self._begin()
+        if stream is None:
+            answer.exchange.close()
+        else:
+            stream.commit(self._head(first_line, answer.head.headers), answer.exchange)
+        return self._written(answer.head.status)
+
+    def _begin(self) -> Stream | None:
+        """The stream with its client's connection to itself; None when the client has gone."""
+        stream, self._stream = self._stream, None  # it leaves the registry by itself from now on
+        connection, incoming = self._request.protocol, self._incoming
+        if stream is None or not isinstance(connection, Connection):
+            raise TypeError("this request has no place, or does not come from our frontend")
+        form = confirm_form(self._stream_route.policy.confirm, event_source=incoming.is_event_source)
+        chunked = not incoming.http10
+        if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], form, chunked=chunked):
+            return None
+        self._context.streams.begun(stream)
+        return stream
+
+    def _head(self, first_line: bytes, headers: Sequence[Header]) -> bytes:
+        fields = stream_head(headers)
+        if self._route.cors is not None:
+            fields = self._route.cors.own(self._incoming.headers, fields)
+        if not self._incoming.http10:
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        return encode_head(first_line, [*fields, (b"Connection", b"close")])
+
+    def _identify(self, stream: Stream) -> None:
+        """Upstream has accepted the request: who is it?"""
+        identifier, policy = self._route.identifier, self._stream_route.policy.identity
+        if identifier is None or policy is None:
+            return
+        holder = identifier.identify(self._incoming)
+        if isinstance(holder, Unproven):
+            self._unproven(holder)
+            return
+        stream.claims = holder.claims
+        lives = holder.lives(time.time())
+        if policy.close_at_expiry and lives is not None:
+            # One that has expired, and that upstream accepts all the same, has the leeway that servers give.
+            at = asyncio.get_running_loop().time() + (lives or LEEWAY)
+            stream.leave(at, CloseReason.UNAUTHORIZED)
+
+    def encoded(self) -> None:
+        """Upstream's stream came with a content coding."""
+        self._route.metrics.uninspectable.inc()
+        logger.warning(
+            "upstream encodes its event stream though asked not to: it passes through without pings",
+            extra=self._where(),
+        )
+
+    def _unproven(self, why: Unproven) -> None:
+        told = f"{self._route.name}: {why.name}"
+        if why.may_be_ours and told not in self._context.warned:
+            self._context.warned.add(told)
+            logger.warning(
+                "upstream accepted a request whose token is not believed here, so that it has no claims: %s",
+                why.value,
+                extra=self._where(),
+            )
+
+    def _written(self, status: int) -> Written:
+        self._context.metrics.answered(self._route.name, self._incoming.method, status)
+        return Written(keep_alive=False)
+
+    def _where(self) -> dict[str, dict[str, str]]:
+        return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}
