@@ -24,6 +24,7 @@ __all__ = [
     "OK",
     "USAGE",
     "Commands",
+    "configuration_file",
     "find_configuration",
     "load_or_say",
     "report",
@@ -58,13 +59,19 @@ def find_configuration(file: str | None, overrides: Overrides) -> Loaded | None:
 
     Raises `ConfigurationError`.
     """
-    path = file or os.environ.get(CONFIG_VARIABLE)
-    if path:
-        return load(Path(path), environ=os.environ, overrides=overrides)
+    path = configuration_file(file)
+    if path is not None:
+        return load(path, environ=os.environ, overrides=overrides)
     upstream = overrides.upstream or os.environ.get(UPSTREAM_VARIABLE)
     if upstream:
         return from_upstream(upstream, environ=os.environ, overrides=overrides)
     return None
+
+
+def configuration_file(file: str | None) -> Path | None:
+    """The configuration file that the flag, else the environment names."""
+    path = file or os.environ.get(CONFIG_VARIABLE)
+    return Path(path) if path else None
 
 
 def report(problems: Iterable[Problem]) -> None:

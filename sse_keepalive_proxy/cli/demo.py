@@ -1,4 +1,4 @@
-"""`demo`: the story of a healed stream, on loopback, with nothing to set up."""
+"""`demo`: the story of a stream healed three times, on loopback, with nothing to set up."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this command to the parser."""
     parser = commands.add_parser(
         "demo",
-        help="see a silent stream healed",
-        description="A stand-in for a notify-server gone silent, this proxy in front of it, and a page with "
-        "the same stream direct and through the proxy; all on loopback, with nothing to configure. The "
-        "terminal shows what is on the wire until Ctrl-C.",
+        help="see a dead stream healed",
+        description="A stand-in for a notify-server that falls silent, ends a stream after its first event "
+        "and can be restarted; this proxy in front of it; and a page with the same stream direct and through "
+        "the proxy. All on loopback, with nothing to configure. The terminal shows what is on the wire until "
+        "Ctrl-C.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -36,7 +37,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--once",
         action="store_true",
-        help="tell the story in about ten seconds, print the verdict and exit: 0 healed, 1 not",
+        help="tell the story in about twelve seconds, print the verdict and exit: 0 healed, 1 not",
     )
     parser.set_defaults(execute=execute)
 

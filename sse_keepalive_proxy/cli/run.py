@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
+import os
 import sys
-from dataclasses import replace
 
-from sse_keepalive_proxy.cli.common import FAILED, OK, Commands, load_or_say
+from sse_keepalive_proxy.cli.common import (
+    CONFIGURATION,
+    FAILED,
+    OK,
+    Commands,
+    configuration_file,
+    load_or_say,
+    report,
+)
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, UPSTREAM_VARIABLE, Overrides, Settings
-from sse_keepalive_proxy.errors import CannotListen
+from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
 from sse_keepalive_proxy.observe import log
+from sse_keepalive_proxy.serve.reload import Source, say
 from sse_keepalive_proxy.serve.server import run as serve
 
 __all__ = ["add_to"]
-
-logger = logging.getLogger("sse_keepalive_proxy.config")
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -40,26 +46,30 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 after a drain, 1 when an address cannot be listened on, 2 usage, 78 configuration."""
     overrides = Overrides(listen=args.listen, admin_listen=args.admin_listen, upstream=args.upstream)
+    file = configuration_file(args.config)
+    source = None if file is None else Source(file, environ=os.environ, overrides=overrides)
     loaded = load_or_say(args.config, overrides, "run: nothing to do: give -c FILE or --upstream URL")
     if isinstance(loaded, int):
         return loaded
     settings = loaded.settings
     log.configure(settings.logging.level, settings.logging.format, access=settings.logging.access)
-    for warning in loaded.warnings:  # in the log's own format: it may be JSON
-        logger.warning("%s", replace(warning, warning=False))
+    say(loaded.warnings)  # in the log's own format: it may be JSON
     try:
-        run_in_loop(settings)
+        run_in_loop(settings, source)
+    except ConfigurationError as error:
+        report(error.problems)
+        return CONFIGURATION
     except CannotListen as error:
         print(f"run: {error}", file=sys.stderr)
         return FAILED
     return OK
 
 
-def run_in_loop(settings: Settings) -> None:
+def run_in_loop(settings: Settings, source: Source | None) -> None:
     """Serve on uvloop where it runs, else on asyncio's own loop."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, source))
     else:
-        uvloop.run(serve(settings))
+        uvloop.run(serve(settings, source))

@@ -39,11 +39,11 @@ def admin_app(
     *,
     metrics: Metrics,
     streams: Registry,
-    config_yaml: str,
+    config_yaml: Callable[[], str],
     pages: Pages,
     phase: Callable[[], Phase],
 ) -> web.Application:
-    """The admin application. `config_yaml` is the effective configuration, redacted."""
+    """The admin application. `config_yaml` gives the configuration in force, redacted."""
 
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(
@@ -61,7 +61,7 @@ def admin_app(
         return web.json_response({"streams": _snapshots(streams)}, headers=_NO_STORE)
 
     async def show_config(_: web.Request) -> web.Response:
-        return _text(config_yaml)
+        return _text(config_yaml())
 
     async def status(_: web.Request) -> web.Response:
         return web.Response(

@@ -2,7 +2,7 @@
 
 Labels come from the configuration and from closed sets, never from a request (a method that is not
 known is `other`). What is counted on the way of a byte are plain integers of each stream; they are
-added up when Prometheus asks (`_Collected`), and kept here once a stream is over.
+added up when Prometheus asks (`collected`), and kept here once a stream is over.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,8 +22,6 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from sse_keepalive_proxy import __version__
 from sse_keepalive_proxy.errors import (
@@ -32,12 +31,12 @@ from sse_keepalive_proxy.errors import (
     UpstreamReset,
     UpstreamTimeout,
 )
+from sse_keepalive_proxy.observe.collected import Collected, counts
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
-from sse_keepalive_proxy.stream.states import State
+from sse_keepalive_proxy.stream.policy import ConfirmForm
 
-__all__ = ["NO_ROUTE", "Metrics", "RouteMetrics"]
+__all__ = ["NO_ROUTE", "Metrics", "ReconnectResult", "RouteMetrics"]
 
 NO_ROUTE = "_none"
 """The route label of a request that no route takes: no configured name can be this."""
@@ -55,12 +54,19 @@ _SILENCES = (1, 5, 10, 15, 20, 30, 45, 60, 90, 120, 300, 600, 1800, 3600)
 _LIVES = (1, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
+class ReconnectResult(StrEnum):
+    """What came of asking upstream again: a stream, nothing yet, or the end of the client's stream."""
+
+    REOPENED = "reopened"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
 class RouteMetrics:
     """The metrics of one route. Calls are for what happens rarely: opening, closing, stalling."""
 
-    def __init__(self, metrics: Metrics, route: str, ping_form: KeepaliveForm | None) -> None:
+    def __init__(self, metrics: Metrics, route: str) -> None:
         self._metrics, self._route = metrics, route
-        self.ping_form = ping_form
         self._time_to_headers = metrics.time_to_headers.labels(route)
         self.time_to_first_byte = metrics.time_to_first_byte.labels(route)
         self.time_to_first_event = metrics.time_to_first_event.labels(route)
@@ -84,6 +90,8 @@ class RouteMetrics:
             metrics.rejected.labels(route, rejection)
         for kind in _KINDS.values():
             metrics.upstream_errors.labels(route, kind)
+        for result in ReconnectResult:
+            metrics.reconnects.labels(route, result.value)
         # Of the streams that are over.
         self.past: Tally[str] = Tally()
         # Upstream's newest event on the loop's clock, and the Unix time that was, worked out once: worked out
@@ -91,10 +99,17 @@ class RouteMetrics:
         self._event_at = float("-inf")
         self.last_event_time = 0.0
 
-    def opened(self, seconds: float) -> None:
-        """Upstream accepted a stream, `seconds` after the request: the client gets its head."""
+    def opened(self) -> None:
+        """A client gets the head of its stream."""
         self._opened.inc()
+
+    def answered_in(self, seconds: float) -> None:
+        """Upstream accepted a stream, `seconds` after the request."""
         self._time_to_headers.observe(seconds)
+
+    def reconnected(self, result: ReconnectResult) -> None:
+        """Upstream was asked again behind a live client."""
+        self._metrics.reconnects.labels(self._route, result.value).inc()
 
     def confirmed(self, form: ConfirmForm) -> None:
         """A confirm was written."""
@@ -121,25 +136,14 @@ class RouteMetrics:
         """A stream is over: keep what it counted."""
         self._metrics.closed.labels(self._route, reason).inc()
         self._life_span.observe(seconds)
-        self.past.update(_counts(stream))
-        self.saw_event(stream.event_at)
+        self.past.update(counts(stream))
+        self.saw_event(stream.flow.event_at)
 
     def saw_event(self, at: float | None) -> None:
         """A stream's newest event was at `at`, on the loop's clock."""
         if at is not None and at > self._event_at:
             self._event_at = at
             self.last_event_time = self._metrics.wall_time(at)
-
-
-def _counts(stream: OpenStream) -> dict[str, int]:
-    return {
-        "events": stream.events,
-        "comments": stream.comments,
-        "pings": stream.pings,
-        "upstream_bytes": stream.upstream_bytes,
-        "sent_upstream": stream.sent_upstream,
-        "sent_synthetic": stream.sent_synthetic,
-    }
 
 
 class Metrics:
@@ -169,7 +173,7 @@ class Metrics:
             "sse_proxy_requests_in_flight", "Requests being handled.", ("route",), registry=registry
         )
         self.duration = histogram("request_duration_seconds", "Plain requests, streams not.", _SECONDS)
-        self.opened = counter("streams_opened", "Streams whose upstream accepted them.", "route")
+        self.opened = counter("streams_opened", "Streams whose client got a response head.", "route")
         self.closed = counter("streams_closed", "Streams ended, by their only reason.", "route", "reason")
         self.life_span = histogram("stream_duration_seconds", "How long streams lived.", _LIVES)
         self.time_to_headers = histogram(
@@ -196,6 +200,9 @@ class Metrics:
             "upstream_stall_seconds", "Silences of stalled upstreams as they recovered.", _SILENCES
         )
         self.upstream_errors = counter("upstream_errors", "Upstream gave no usable answer.", "route", "kind")
+        self.reconnects = counter(
+            "upstream_reconnects", "Attempts to open upstream again behind a live client.", "route", "result"
+        )
         self.eof_after_first_event = counter(
             "upstream_eof_after_first_event", "Streams that upstream ended after one event.", "route"
         )
@@ -214,12 +221,27 @@ class Metrics:
         Gauge("sse_proxy_streams_limit", "Streams there is room for.", registry=registry).set_function(
             lambda: streams.limit
         )
-        registry.register(_Collected(self, streams))
+        self._reloads = counter("config_reloads", "Times the configuration was read anew.", "result")
+        for result in ("success", "failure"):
+            self._reloads.labels(result)
+        self._last_reload_successful = Gauge(
+            "sse_proxy_config_last_reload_successful",
+            "1 when the configuration was good when it was last read, else 0.",
+            registry=registry,
+        )
+        self._last_reload_success = Gauge(
+            "sse_proxy_config_last_reload_success_timestamp_seconds",
+            "Since when the configuration in force is; the start counts.",
+            registry=registry,
+        )
+        self._last_reload_successful.set(1)
+        self._last_reload_success.set_to_current_time()
+        registry.register(Collected(self.routes, streams, clock))
 
-    def route(self, name: str, ping_form: KeepaliveForm | None) -> RouteMetrics:
-        """The metrics of route `name`, there from the start at 0. `ping_form` None: it sends no pings."""
+    def route(self, name: str) -> RouteMetrics:
+        """The metrics of route `name`, there from the start at 0."""
         if name not in self.routes:
-            self.routes[name] = RouteMetrics(self, name, ping_form)
+            self.routes[name] = RouteMetrics(self, name)
         return self.routes[name]
 
     def answered(self, route: str, method: str, status: int) -> None:
@@ -227,109 +249,13 @@ class Metrics:
         known = method if method in _METHODS else "other"
         self.requests.labels(route, known, f"{status:03d}").inc()
 
+    def reloaded(self, *, success: bool) -> None:
+        """The configuration was read anew; without `success` the last good one stays."""
+        self._reloads.labels("success" if success else "failure").inc()
+        self._last_reload_successful.set(success)
+        if success:
+            self._last_reload_success.set_to_current_time()
+
     def wall_time(self, at: float) -> float:
         """A moment on the loop's clock as a Unix timestamp."""
         return time.time() - (self._clock() - at)
-
-    def now(self) -> float:
-        """The loop's clock."""
-        return self._clock()
-
-
-class _Collected(Collector):
-    """What is read from the open streams when Prometheus asks."""
-
-    def __init__(self, metrics: Metrics, streams: Registry) -> None:
-        self._metrics, self._streams = metrics, streams
-
-    def describe(self) -> Iterable[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        routes = self._metrics.routes
-        now = self._metrics.now()
-        sums = {name: Tally(route.past) for name, route in routes.items()}
-        states: Tally[tuple[str, State]] = Tally()
-        oldest: dict[str, float] = dict.fromkeys(routes, 0.0)
-        stalled: Tally[str] = Tally()
-        for stream in self._streams:
-            name, life = stream.route_name, stream.life
-            states[name, life.state] += 1
-            if life.close_reason is not None:
-                continue  # counted in `past` already
-            sums[name].update(_counts(stream))
-            routes[name].saw_event(stream.event_at)
-            if life.stalled_since is not None:
-                stalled[name] += 1
-                oldest[name] = max(oldest[name], life.silent_for(now))
-        yield _gauge(
-            "streams_active",
-            "Open streams by state.",
-            ("route", "state"),
-            {(name, state.value): states[name, state] for name in routes for state in State},
-        )
-        yield _gauge(
-            "upstream_stalled_streams",
-            "Upstream streams without a sign of life now.",
-            ("route",),
-            {(name,): stalled[name] for name in routes},
-        )
-        yield _gauge(
-            "upstream_oldest_stall_seconds",
-            "The longest silence among the stalled ones.",
-            ("route",),
-            {(name,): oldest[name] for name in routes},
-        )
-        yield _gauge(
-            "upstream_last_event_timestamp_seconds",
-            "When upstream last sent an event; 0 for never.",
-            ("route",),
-            {(name,): route.last_event_time for name, route in routes.items()},
-        )
-        yield from self._counters(sums)
-
-    def _counters(self, sums: dict[str, Tally[str]]) -> Iterator[Metric]:
-        for key, name, text in (
-            ("events", "upstream_events", "Events from upstream."),
-            ("comments", "upstream_comments", "Comment-only blocks from upstream."),
-            ("upstream_bytes", "upstream_bytes", "Bytes of stream bodies from upstream."),
-        ):
-            yield _counter(name, text, ("route",), {(route,): sums[route][key] for route in sums})
-        yield _counter(
-            "downstream_bytes",
-            "Bytes of stream bodies to clients, by who wrote them.",
-            ("route", "origin"),
-            {
-                (route, origin): sums[route][f"sent_{origin}"]
-                for route in sums
-                for origin in ("upstream", "synthetic")
-            },
-        )
-        yield _counter(
-            "pings_sent",
-            "Pings written to clients.",
-            ("route", "form"),
-            {
-                (name, form.value): sums[name]["pings"] if form is route.ping_form else 0
-                for name, route in self._metrics.routes.items()
-                for form in KeepaliveForm
-            },
-        )
-
-
-def _gauge(
-    name: str, text: str, labels: Sequence[str], values: dict[tuple[str, ...], float]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"sse_proxy_{name}", text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
-
-
-def _counter(
-    name: str, text: str, labels: Sequence[str], values: dict[tuple[str, ...], float]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"sse_proxy_{name}", text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family

@@ -20,6 +20,7 @@ _COLUMNS = (
     ("events", "events"),
     ("pings", "pings"),
     ("stalls", "stalls"),
+    ("reconnects", "reconnects"),
     ("bytes", "bytes"),
 )
 _MOST = 500

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
-from sse_keepalive_proxy.stream.policy import KeepaliveForm
 
 __all__ = ["markdown"]
 
@@ -39,7 +38,7 @@ upstream. Times are seconds. The usual `process_*` metrics are there too.
 def markdown() -> str:
     """The page."""
     metrics = Metrics(Registry(1, None), lambda: 0.0)
-    metrics.route("events", KeepaliveForm.COMMENT)
+    metrics.route("events")
     metrics.answered("events", "GET", 200)
     rows = []
     for family in metrics.registry.collect():

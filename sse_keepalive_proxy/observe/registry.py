@@ -12,8 +12,20 @@ from typing import Any, Protocol
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
+from sse_keepalive_proxy.stream.policy import KeepaliveForm
 
-__all__ = ["OpenStream", "Registry", "snapshot"]
+__all__ = ["Flow", "OpenStream", "Registry", "snapshot"]
+
+
+class Flow(Protocol):
+    """What has come from upstream, and what has gone to the client."""
+
+    event_at: float | None
+    events: int
+    comments: int
+    upstream_bytes: int
+    sent_upstream: int
+    sent_synthetic: int
 
 
 class OpenStream(Protocol):
@@ -23,17 +35,17 @@ class OpenStream(Protocol):
 
     stream_id: str
     route_name: str
+    ping_form: KeepaliveForm | None
     client: str
     life: Lifecycle
     opened_at: float
-    event_at: float | None
-    events: int
-    comments: int
     pings: int
     stalls: int
-    upstream_bytes: int
-    sent_upstream: int
-    sent_synthetic: int
+    reconnects: int
+
+    @property
+    def flow(self) -> Flow:
+        """What has passed through it."""
 
     def leave(self, at: float, reason: CloseReason) -> None:
         """End it for `reason` at `at`, at a block boundary."""
@@ -48,28 +60,30 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
     def since(at: float) -> float:
         return round(now - at, 3)
 
+    flow = stream.flow
     return {
         "id": stream.stream_id,
         "route": stream.route_name,
         "state": stream.life.state.value,
         "client": stream.client,
         "age_s": since(stream.opened_at),
-        "since_upstream_byte_s": since(stream.life.upstream_at) if stream.upstream_bytes else None,
-        "since_upstream_event_s": None if stream.event_at is None else since(stream.event_at),
-        "events": stream.events,
-        "comments": stream.comments,
+        "since_upstream_byte_s": since(stream.life.upstream_at) if flow.upstream_bytes else None,
+        "since_upstream_event_s": None if flow.event_at is None else since(flow.event_at),
+        "events": flow.events,
+        "comments": flow.comments,
         "pings": stream.pings,
         "stalls": stream.stalls,
-        "bytes": stream.sent_upstream + stream.sent_synthetic,
+        "reconnects": stream.reconnects,
+        "bytes": flow.sent_upstream + flow.sent_synthetic,
     }
 
 
 class Registry:
-    """Open streams, with their limits. `per_client` None is no limit."""
+    """Open streams, with their limits, which a reload may change. `per_client` None is no limit."""
 
     def __init__(self, limit: int, per_client: int | None) -> None:
         self.limit = limit
-        self._per_client = per_client
+        self.per_client = per_client
         self._streams: dict[int, OpenStream] = {}
         self._connecting: set[int] = set()
         self._clients: Counter[str] = Counter()
@@ -90,15 +104,27 @@ class Registry:
         """Why one more stream of `client` has no room: a label of `streams_rejected_total`, or None."""
         if len(self._streams) >= self.limit:
             return "max_streams"
-        if self._per_client is not None and self._clients.get(client, 0) >= self._per_client:
+        if self.per_client is not None and self._clients.get(client, 0) >= self.per_client:
             return "max_streams_per_client"
         return None
+
+    @property
+    def draining(self) -> bool:
+        """Whether every stream has been told to end."""
+        return self._drain_at is not None
+
+    def leave(self, which: Callable[[str], bool], at: Callable[[], float], reason: CloseReason) -> None:
+        """End for `reason` the streams of every route of which `which` holds, those too that upstream has not
+        accepted yet, each at its own `at()`.
+        """
+        for stream in self:
+            if which(stream.route_name):
+                stream.leave(at(), reason)
 
     def drain(self, at: Callable[[], float]) -> None:
         """End every stream at its own `at()`, those too that are still to come."""
         self._drain_at = at
-        for stream in self:
-            stream.leave(at(), CloseReason.DRAIN)
+        self.leave(lambda _: True, at, CloseReason.DRAIN)
 
     def add(self, stream: OpenStream) -> None:
         """Count `stream` from now on, as connecting."""
@@ -106,8 +132,7 @@ class Registry:
             stream.leave(self._drain_at(), CloseReason.DRAIN)
         self._streams[id(stream)] = stream
         self._connecting.add(id(stream))
-        if self._per_client is not None:
-            self._clients[stream.client] += 1
+        self._clients[stream.client] += 1
 
     def begun(self, stream: OpenStream) -> None:
         """It has its client's connection to itself from now on."""
@@ -116,7 +141,7 @@ class Registry:
     def remove(self, stream: OpenStream) -> None:
         """Count `stream` no longer. Harmless when it has left already."""
         self._connecting.discard(id(stream))
-        if self._streams.pop(id(stream), None) is None or self._per_client is None:
+        if self._streams.pop(id(stream), None) is None:
             return
         self._clients[stream.client] -= 1
         if not self._clients[stream.client]:

@@ -1,4 +1,4 @@
-"""Bind, serve, ready, drain: one instance from its start to its exit."""
+"""Bind, serve, ready, reload, drain: one instance from its start to its exit."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.proxy.app import Proxy
 from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
+from sse_keepalive_proxy.serve.reload import Reloader, Source
+from sse_keepalive_proxy.stream.messages import CloseReason
 
 __all__ = ["Server", "run"]
 
@@ -28,16 +30,18 @@ _ADMIN_GRACE = 1.0
 
 
 class Server:
-    """One instance. `start`, then `drain`; `addresses` and `admin_addresses` say where it listens."""
+    """One instance. `start`, then `drain`; `addresses` and `admin_addresses` say where it listens.
 
-    def __init__(self, settings: Settings) -> None:
+    `source` is where `settings` come from; without one there is nothing to reload.
+    """
+
+    def __init__(self, settings: Settings, source: Source | None = None) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._descriptors = raise_descriptor_limit()
         self._room = self._descriptors // 2  # each client may come to need a connection to upstream
-        self.streams = Registry(
-            min(settings.limits.max_streams, self._room), settings.limits.max_streams_per_client
-        )
+        limits = settings.limits
+        self.streams = Registry(min(limits.max_streams, self._room), limits.max_streams_per_client)
         self.metrics = Metrics(self.streams, self._loop.time)
         self.phase = Phase.STARTING
         self.addresses: list[str] = []
@@ -48,16 +52,20 @@ class Server:
         self._proxy: Proxy | None = None
         self._tick_due = 0.0
         self._ticker: asyncio.TimerHandle | None = None
+        self._reloader = Reloader(
+            source,
+            in_force=lambda: self._settings,
+            adopt=self._adopt,
+            metrics=self.metrics,
+            later=self._loop.call_later,
+        )
+        self.reload = self._reloader.reload
 
     async def start(self) -> None:
-        """Listen and be ready. Raises `CannotListen`; nothing stays open then."""
-        limits = self._settings.limits
-        for key, wanted in (("max_streams", limits.max_streams), ("max_connections", limits.max_connections)):
-            if wanted > self._room:
-                logger.warning(
-                    f"limits.{key} is more than the descriptor limit allows; raise `ulimit -n`",
-                    extra={"fields": {key: wanted, "allowed": self._room}},
-                )
+        """Listen and be ready. Raises `CannotListen`, or `ConfigurationError` for what only shows now.
+        Nothing stays open then.
+        """
+        self._compare_with_descriptors()
         try:
             await self._listen()
         except BaseException:
@@ -66,6 +74,7 @@ class Server:
         self._tick_due = self._loop.time()
         self._tick()
         self.phase = Phase.READY
+        self._reloader.start()
         logger.info(
             "ready",
             extra={
@@ -92,7 +101,7 @@ class Server:
         app = admin_app(
             metrics=self.metrics,
             streams=self.streams,
-            config_yaml=to_yaml(self._settings),
+            config_yaml=lambda: to_yaml(self._settings),
             pages=admin.pages,
             phase=lambda: self.phase,
         )
@@ -101,6 +110,46 @@ class Server:
         for sock in bind(admin.listen, "admin.listen"):
             self.admin_addresses.append(describe(sock))
             await web.SockSite(self._admin, sock).start()
+
+    def _compare_with_descriptors(self) -> None:
+        limits = self._settings.limits
+        for key, wanted in (("max_streams", limits.max_streams), ("max_connections", limits.max_connections)):
+            if wanted > self._room:
+                logger.warning(
+                    f"limits.{key} is more than the descriptor limit allows; raise `ulimit -n`",
+                    extra={"fields": {key: wanted, "allowed": self._room}},
+                )
+
+    def _adopt(self, settings: Settings) -> None:
+        """Serve by `settings` from now on; streams that are open keep what they began with, but for those of
+        a route that has no streams any more. Raises `ConfigurationError`, having changed nothing.
+        """
+        if self._proxy is None:
+            raise AssertionError("only who serves can serve by something else")
+        self._proxy.adopt(settings)
+        before, self._settings = self._settings, settings
+        told = settings.logging
+        if told != before.logging:
+            log.configure(told.level, told.format, access=told.access)
+        limits = settings.limits
+        self.streams.limit = min(limits.max_streams, self._room)
+        self.streams.per_client = limits.max_streams_per_client
+        if limits != before.limits:
+            self._compare_with_descriptors()
+        self._end_streams_of(_stream_routes(before) - _stream_routes(settings))
+
+    def _end_streams_of(self, routes: set[str]) -> None:
+        count = sum(stream.route_name in routes for stream in self.streams)
+        if not count:
+            return
+        now, spread = self._loop.time(), self._settings.drain.spread
+        fields = {"routes": ",".join(sorted(routes)), "streams": count, "spread_s": spread}
+        logger.info("streams of removed routes are ended", extra={"fields": fields})
+        self.streams.leave(
+            lambda route: route in routes,
+            lambda: now + random.uniform(0, spread),  # noqa: S311 (spreads clients)
+            CloseReason.ROUTE_REMOVED,
+        )
 
     def _stop_listening(self) -> None:
         """Refuse new connections. The file of a Unix socket goes while it is still ours: once nobody listens,
@@ -116,6 +165,7 @@ class Server:
         once when `hurry` is set.
         """
         self.phase = Phase.DRAINING
+        self._reloader.stop()
         drain, proxy = self._settings.drain, self._proxy
         logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
         self._stop_listening()
@@ -154,8 +204,12 @@ class Server:
         self._ticker = self._loop.call_at(self._tick_due, self._tick)
 
 
-async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once."""
+def _stream_routes(settings: Settings) -> set[str]:
+    return {route.name for route in settings.routes if route.stream is not None}
+
+
+async def run(settings: Settings, source: Source | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once. SIGHUP reloads."""
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def signalled() -> None:
@@ -167,7 +221,8 @@ async def run(settings: Settings) -> None:
     loop.set_exception_handler(log.complain)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    server = Server(settings)
+    server = Server(settings, source)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     await server.start()
     await stop.wait()
     await server.drain(hurry)

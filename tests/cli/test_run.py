@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import sse_keepalive_proxy
-from sse_keepalive_proxy.cli import main
+from sse_keepalive_proxy.cli import main, run
 from sse_keepalive_proxy.config import VARIABLES
+from sse_keepalive_proxy.errors import ConfigurationError, Problem
+from sse_keepalive_proxy.observe import log
 from tests.support.instance import EVENT_SOURCE, config
 from tests.support.programs import free_port, running
 from tests.support.proxy_process import running_proxy
@@ -99,6 +101,19 @@ def test_a_port_in_use_is_one_clear_line_and_exits_1(flag: str, tmp_path: Path) 
     lines = [line for line in err.splitlines() if "WARNING" not in line]  # this machine's descriptors
     assert (code, out, len(lines)) == (1, "", 1)
     assert lines[0].startswith(said)
+
+
+def test_what_only_shows_at_the_start_is_78_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigurationError((Problem("changed while it was read", "identity.public_key_file"),))
+
+    monkeypatch.setattr(run, "run_in_loop", refuse)
+    monkeypatch.setattr(log, "configure", lambda *_, **__: None)
+    (tmp_path / "config.yaml").write_text(config(NOWHERE))
+    assert main(["run", "-c", str(tmp_path / "config.yaml")]) == 78
+    assert capsys.readouterr().err == "identity.public_key_file: changed while it was read\n"
 
 
 # What starts.

@@ -185,7 +185,7 @@ def app_with(pages: Pages, phase: Phase = Phase.READY) -> Any:
     return admin_app(
         metrics=Metrics(streams, lambda: 0.0),
         streams=streams,
-        config_yaml="listen: x\n",
+        config_yaml=lambda: "listen: x\n",
         pages=pages,
         phase=lambda: phase,
     )

@@ -34,15 +34,21 @@ from tests.support.running import on_each_loop, on_loop
 SILENT = [GOT_REQUEST, stream_head()]
 EVENT = b"data: 1\n\n"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "other"}
-STATES = {"connecting", "waiting", "flowing", "idle", "stalled", "draining"}
+STATES = {"connecting", "waiting", "flowing", "idle", "stalled", "reconnecting", "draining"}
 REASONS = {
     "client_gone",
     "upstream_end",
     "upstream_reset",
+    "upstream_refused",
+    "upstream_status",
     "stalled",
+    "give_up",
     "client_stalled",
     "event_too_large",
+    "max_age",
     "drain",
+    "route_removed",
+    "unauthorized",
     "internal",
 }
 
@@ -73,15 +79,26 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
     "upstream_stall_recoveries_total": ("counter", {}),
     "upstream_stall_seconds": ("histogram", {}),
     "upstream_oldest_stall_seconds": ("gauge", {}),
+    "upstream_reconnects_total": ("counter", {"result": {"reopened", "failed", "ended"}}),
     "upstream_errors_total": ("counter", {"kind": {"refused", "timeout", "reset", "invalid"}}),
     "upstream_eof_after_first_event_total": ("counter", {}),
     "uninspectable_streams_total": ("counter", {}),
     "streams_rejected_total": ("counter", {"reason": {"max_streams", "max_streams_per_client"}}),
     "streams_limit": ("gauge", {}),
     "quick_tunnel_requests_total": ("counter", {}),
+    "config_reloads_total": ("counter", {"result": {"success", "failure"}}),
+    "config_last_reload_successful": ("gauge", {}),
+    "config_last_reload_success_timestamp_seconds": ("gauge", {}),
     "event_loop_lag_seconds": ("gauge", {}),
 }
-OF_THE_INSTANCE = {"build_info", "streams_limit", "event_loop_lag_seconds"}
+OF_THE_INSTANCE = {
+    "build_info",
+    "streams_limit",
+    "config_reloads_total",
+    "config_last_reload_successful",
+    "config_last_reload_success_timestamp_seconds",
+    "event_loop_lag_seconds",
+}
 
 
 def exposition(proxy: Instance) -> str:
@@ -141,6 +158,30 @@ async def test_the_instance_tells_its_version_its_python_its_limit_and_its_lag()
 
 
 @on_each_loop
+async def test_the_configuration_of_the_start_counts_as_good_and_as_no_reload() -> None:
+    before = time.time()
+    async with Instance(config("http://127.0.0.1:1")) as proxy:
+        assert proxy.metric("config_last_reload_successful") == 1
+        assert before - 0.01 <= proxy.metric("config_last_reload_success_timestamp_seconds") <= time.time()
+        for result in ("success", "failure"):
+            assert proxy.metric("config_reloads_total", result=result) == 0
+
+
+@on_each_loop
+async def test_a_reload_that_fails_leaves_the_time_of_the_last_good_one() -> None:
+    async with Instance(config("http://127.0.0.1:1")) as proxy:
+        started_at = proxy.metric("config_last_reload_success_timestamp_seconds")
+        proxy.server.metrics.reloaded(success=False)
+        assert proxy.metric("config_last_reload_successful") == 0
+        assert proxy.metric("config_last_reload_success_timestamp_seconds") == started_at
+        proxy.server.metrics.reloaded(success=True)
+        assert proxy.metric("config_last_reload_successful") == 1
+        assert proxy.metric("config_last_reload_success_timestamp_seconds") > started_at
+        for result in ("success", "failure"):
+            assert proxy.metric("config_reloads_total", result=result) == 1
+
+
+@on_each_loop
 async def test_no_series_tells_when_it_was_created() -> None:
     async with Instance(config("http://127.0.0.1:1")) as proxy:
         assert not [name for name, _ in series(proxy) if name.endswith("_created")]
@@ -183,7 +224,7 @@ async def test_many_paths_methods_and_tokens_make_no_new_series_but_of_known_met
         else:
             await connection.send(response("200 OK", b""))
 
-    async with RawUpstream(answer) as upstream, Instance(config(upstream)) as proxy:
+    async with RawUpstream(answer) as upstream, Instance(config(upstream, "reconnect: off")) as proxy:
         before = set(series(proxy))
         for index in range(12):
             for method in ("GET", "PUT", "PROPFIND", "MKCALENDAR"):
@@ -286,7 +327,7 @@ async def test_a_stream_is_a_request_but_none_in_flight_and_never_in_the_duratio
 async def test_each_kind_of_upstream_error_is_counted_as_what_it_is() -> None:
     async with (
         RawUpstream(SILENT) as upstream,
-        Instance(config(upstream, "open_timeout: 300ms")) as proxy,
+        Instance(config(upstream, "open_timeout: 300ms\nreconnect: off")) as proxy,
     ):
         for script, kind, status in (
             ([GOT_REQUEST], "timeout", 504),
@@ -379,7 +420,7 @@ async def test_bytes_events_comments_and_pings_are_counted_exactly() -> None:
     body = b": one\n\ndata: 1\n\nevent: x\ndata: 2\nid: 3\n\n:two\r\n\r\n"
     async with (
         RawUpstream([*SILENT, chunk(body), go := asyncio.Event(), chunk(EVENT), LAST_CHUNK]) as upstream,
-        Instance(config(upstream, "keepalive: {interval: 50ms, form: event}")) as proxy,
+        Instance(config(upstream, "keepalive: {interval: 50ms, form: event}\nreconnect: off")) as proxy,
         await proxy.event_source() as client,
     ):
         await proxy.until(lambda: proxy.metric("pings_sent_total", form="event") >= 2)

@@ -62,7 +62,11 @@ def test_an_idle_proxy_says_that_no_stream_is_open() -> None:
 
 def test_each_stream_is_a_row_with_its_state_its_times_and_its_counts() -> None:
     page = Page(
-        render([row(state="idle", since_upstream_byte_s=12.34, pings=3, events=7, bytes=99)], "ready", 10)
+        render(
+            [row(state="idle", since_upstream_byte_s=12.34, pings=3, events=7, reconnects=2, bytes=99)],
+            "ready",
+            10,
+        )
     )
     head, line = page.rows
     assert dict(zip(head, line, strict=True)) == {
@@ -76,6 +80,7 @@ def test_each_stream_is_a_row_with_its_state_its_times_and_its_counts() -> None:
         "events": "7",
         "pings": "3",
         "stalls": "0",
+        "reconnects": "2",
         "bytes": "99",
     }
     assert "1 of 10 streams" in page.text

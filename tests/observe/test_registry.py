@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import random
+
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Opened
-from sse_keepalive_proxy.stream.policy import StreamPolicy
+from sse_keepalive_proxy.stream.policy import KeepaliveForm, StreamPolicy
+
+
+class Passed:
+    """What has passed through a stream: nothing yet."""
+
+    comments = events = upstream_bytes = sent_upstream = sent_synthetic = 0
+    event_at: float | None = None
 
 
 class Stream:
     """An open stream that nobody relays."""
 
-    stream_id, route_name = "0011223344556677", "events"
-    comments = pings = stalls = events = upstream_bytes = sent_upstream = sent_synthetic = 0
-    event_at: float | None = None
+    stream_id, ping_form = "0011223344556677", KeepaliveForm.COMMENT
+    pings = stalls = reconnects = 0
 
-    def __init__(self, client: str = "203.0.113.7", opened_at: float = 1000.0) -> None:
-        self.client, self.opened_at = client, opened_at
-        self.life = Lifecycle(StreamPolicy(), opened_at)
+    def __init__(
+        self, client: str = "203.0.113.7", opened_at: float = 1000.0, route_name: str = "events"
+    ) -> None:
+        self.client, self.opened_at, self.route_name = client, opened_at, route_name
+        self.life = Lifecycle(StreamPolicy(), opened_at, random.random)
+        self.flow = Passed()
+        self.told: list[tuple[float, CloseReason]] = []
 
     def leave(self, at: float, reason: CloseReason) -> None:
-        raise AssertionError("nobody asked for it")
+        self.told.append((at, reason))
 
-    cut = leave  # type: ignore[assignment]
+    def cut(self) -> None:
+        raise AssertionError("nobody asked for it")
 
 
 def filled(registry: Registry, *streams: OpenStream) -> Registry:
@@ -73,11 +86,15 @@ def test_a_client_that_has_left_is_forgotten() -> None:
     assert len(registry._clients) == 0
 
 
-def test_clients_are_not_counted_where_they_have_no_limit() -> None:
+def test_limits_may_change_and_count_those_who_came_before() -> None:
     registry = filled(Registry(10, None), mine := Stream(), Stream())
-    assert (registry.refusal(mine.client), len(registry._clients)) == (None, 0)
-    registry.remove(mine)
-    assert len(registry) == 1
+    assert registry.refusal(mine.client) is None
+    registry.per_client = 2
+    assert registry.refusal(mine.client) == "max_streams_per_client"
+    registry.limit = 1  # none is ended for it
+    assert (len(registry), registry.refusal("anybody")) == (2, "max_streams")
+    registry.limit, registry.per_client = 10, None
+    assert registry.refusal(mine.client) is None
 
 
 def test_a_stream_is_connecting_until_it_has_begun_or_left() -> None:
@@ -100,6 +117,32 @@ def test_streams_may_leave_while_they_are_looked_at() -> None:
     assert (seen, len(registry)) == (5, 0)
 
 
+# Told to leave.
+
+
+def test_only_the_streams_of_the_named_routes_are_told_to_leave_each_at_its_own_time() -> None:
+    registry = Registry(10, None)
+    gone, open_one, other = Stream(route_name="gone"), Stream(route_name="gone"), Stream()
+    filled(registry, gone, open_one, other).begun(open_one)
+    times = iter((3.0, 4.0))
+    registry.leave(lambda route: route == "gone", lambda: next(times), CloseReason.ROUTE_REMOVED)
+    assert gone.told == [(3.0, CloseReason.ROUTE_REMOVED)]
+    assert open_one.told == [(4.0, CloseReason.ROUTE_REMOVED)]
+    assert other.told == []
+    assert not registry.draining
+    filled(registry, late := Stream(route_name="gone"))
+    assert late.told == []
+
+
+def test_a_drain_is_for_all_and_for_those_still_to_come() -> None:
+    registry = filled(Registry(10, None), here := Stream())
+    assert not registry.draining
+    registry.drain(lambda: 7.0)
+    assert registry.draining
+    filled(registry, late := Stream())
+    assert here.told == late.told == [(7.0, CloseReason.DRAIN)]
+
+
 # How a stream is shown.
 
 
@@ -117,6 +160,7 @@ def test_a_stream_that_has_heard_nothing_says_never() -> None:
         "comments": 0,
         "pings": 0,
         "stalls": 0,
+        "reconnects": 0,
         "bytes": 0,
     }
 
@@ -126,10 +170,12 @@ def test_a_stream_that_lives_says_how_long_ago_it_heard_what() -> None:
     stream.life.handle(Opened(), 1001.0)
     stream.life.received(1010.0, alive=True)
     stream.life.received(1017.0, alive=False)
-    stream.event_at, stream.events, stream.comments = 1010.0, 1, 2
-    stream.upstream_bytes, stream.sent_upstream, stream.sent_synthetic = 30, 29, 7
-    stream.pings, stream.stalls = 3, 4
+    flow = stream.flow
+    flow.event_at, flow.events, flow.comments = 1010.0, 1, 2
+    flow.upstream_bytes, flow.sent_upstream, flow.sent_synthetic = 30, 29, 7
+    stream.pings, stream.stalls, stream.reconnects = 3, 4, 5
     shown = snapshot(stream, 1020.0)
     assert (shown["since_upstream_byte_s"], shown["since_upstream_event_s"]) == (3.0, 10.0)
     assert (shown["state"], shown["age_s"], shown["bytes"]) == ("flowing", 20.0, 36)
-    assert [shown[key] for key in ("events", "comments", "pings", "stalls")] == [1, 2, 3, 4]
+    counted = ("events", "comments", "pings", "stalls", "reconnects")
+    assert [shown[key] for key in counted] == [1, 2, 3, 4, 5]

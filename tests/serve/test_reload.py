@@ -1,0 +1,667 @@
+"""A configuration that is read anew: when, what takes effect, what is kept, and what is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from sse_keepalive_proxy.config import Overrides, Settings, load
+from sse_keepalive_proxy.errors import ConfigurationError, Problem
+from sse_keepalive_proxy.observe.metrics import Metrics
+from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.serve.reload import Reloader, Source
+from sse_keepalive_proxy.serve.server import Server
+from sse_keepalive_proxy.stream.policy import KeepaliveForm
+from tests.config.keys import ED25519
+from tests.support.clock import ManualClock
+from tests.support.instance import EVENT_SOURCE, Instance, config
+from tests.support.raw_client import RawClient
+from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, response, stream_head
+from tests.support.running import on_each_loop
+
+NOWHERE = "http://127.0.0.1:1"
+SILENT = [GOT_REQUEST, stream_head()]
+BAD = config(NOWHERE, "keepalive: {interval: 15}").replace("/events", "events")
+
+
+class Told:
+    """A reloader whose clock is moved by hand, with the configurations that it has put in force."""
+
+    def __init__(
+        self,
+        path: Path,
+        text: str | None = None,
+        environ: dict[str, str] | None = None,
+        flags: Overrides | None = None,
+    ) -> None:
+        self.path, self.clock = path, ManualClock()
+        path.write_text(config(NOWHERE) if text is None else text)
+        environ, flags = environ or {}, flags or Overrides()
+        source = Source(path, environ=environ, overrides=flags)
+        self.in_force = load(path, environ=environ, overrides=flags).settings
+        self.adopted: list[Settings] = []
+        self.refuses: Exception | None = None
+        self.metrics = Metrics(Registry(1, None), self.clock)
+        self.reloader = Reloader(
+            source,
+            in_force=lambda: self.in_force,
+            adopt=self._adopt,
+            metrics=self.metrics,
+            later=self.clock.call_later,  # type: ignore[arg-type]
+        )
+
+    def _adopt(self, settings: Settings) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.in_force = settings
+        self.adopted.append(settings)
+
+    def write(self, text: str) -> None:
+        self.path.write_text(text)
+
+    def results(self) -> tuple[float, float, float]:
+        """Successes, failures, and whether the last one was a success."""
+        value = self.metrics.registry.get_sample_value
+        counted = [value("sse_proxy_config_reloads_total", {"result": r}) for r in ("success", "failure")]
+        last = value("sse_proxy_config_last_reload_successful")
+        assert None not in (*counted, last)
+        return (*counted, last)  # type: ignore[return-value]
+
+
+@pytest.fixture(autouse=True)
+def _every_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == "sse_keepalive_proxy.config"
+    ]
+
+
+def fields(caplog: pytest.LogCaptureFixture, start: str) -> dict[str, object]:
+    """The fields of the newest line that begins so."""
+    (*_, found) = (record for record in caplog.records if record.getMessage().startswith(start))
+    return dict(found.__dict__["fields"])
+
+
+# When.
+
+
+def test_a_change_of_the_file_takes_effect_at_the_second_look(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.reloader.start()
+    told.write(config(NOWHERE, "keepalive: {interval: 3s}"))
+    told.clock.advance(1.5)
+    assert told.adopted == []
+    told.clock.advance(1.0)
+    (adopted,) = told.adopted
+    assert adopted.routes[0].stream is not None
+    assert adopted.routes[0].stream.policy.keepalive is not None
+    assert adopted.routes[0].stream.policy.keepalive.interval == 3
+    told.clock.advance(10)
+    assert (len(told.adopted), told.results()) == (1, (1, 0, 1))
+
+
+def test_a_change_between_the_first_reading_and_the_start_is_not_missed(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.write(config(NOWHERE, "keepalive: {interval: 3s}"))
+    told.reloader.start()
+    told.clock.advance(3)
+    assert len(told.adopted) == 1
+
+
+def test_what_was_read_because_somebody_asked_is_not_read_again(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.reloader.start()
+    told.write(config(NOWHERE, "max_event: 2MiB"))
+    told.reloader.reload()
+    told.clock.advance(5)
+    assert told.results() == (1, 0, 1)
+
+
+def test_without_watch_only_asking_helps_until_watch_is_turned_on(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, before="watch: false"))
+    told.reloader.start()
+    told.write(config(NOWHERE, "max_event: 2MiB", before="watch: false"))
+    assert told.clock.next_timer() is None
+    told.reloader.reload()
+    assert len(told.adopted) == 1
+    assert told.clock.next_timer() is None
+    told.write(config(NOWHERE))
+    told.reloader.reload()
+    told.write(config(NOWHERE, "max_event: 3MiB"))
+    told.clock.advance(3)
+    assert len(told.adopted) == 3
+
+
+def test_when_watch_is_turned_off_nobody_looks_any_more(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.reloader.start()
+    told.write(config(NOWHERE, before="watch: false"))
+    told.clock.advance(3)
+    assert (len(told.adopted), told.clock.next_timer()) == (1, None)
+
+
+def test_however_often_it_reloads_there_is_one_timer(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.reloader.start()
+    for index in range(50):
+        told.write(BAD if index % 2 else config(NOWHERE, f"max_event: {index + 1}MiB"))
+        told.reloader.reload()
+    assert [timer.is_cancelled for timer in told.clock._timers] == [False]
+    assert told.results() == (25, 25, 0)
+
+
+def test_a_file_that_the_configuration_names_counts_too(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(ED25519)
+    identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: {key}}}"
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, identity))
+    told.reloader.start()
+    key.write_bytes(ED25519 + b"\n")
+    told.clock.advance(3)
+    assert told.results() == (1, 0, 1)
+    told.write(config(NOWHERE))
+    told.clock.advance(3)
+    key.unlink()  # nobody names it any more
+    told.clock.advance(3)
+    assert told.results() == (2, 0, 1)
+    key.write_bytes(ED25519)
+    told.write(config(NOWHERE, identity))
+    told.clock.advance(3)
+    key.write_bytes(ED25519 + b"\n\n")  # it is named again
+    told.clock.advance(3)
+    assert told.results() == (4, 0, 1)
+
+
+def test_who_asks_before_the_start_is_served_at_the_start(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.reloader.reload()
+    assert told.results() == (0, 0, 1)
+    told.reloader.start()
+    assert told.results() == (1, 0, 1)
+
+
+def test_while_it_drains_nothing_is_reloaded_and_one_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.reloader.start()
+    told.reloader.stop()
+    assert told.clock.next_timer() is None
+    told.write(config(NOWHERE, "max_event: 2MiB"))
+    told.reloader.reload()
+    assert (told.adopted, told.results()) == ([], (0, 0, 1))
+    assert lines(caplog) == [("INFO", "the configuration is not reloaded: the proxy is draining")]
+
+
+def test_without_a_file_there_is_nothing_to_reload_and_one_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path / "config.yaml")
+    reloader = Reloader(
+        None,
+        in_force=lambda: told.in_force,
+        adopt=lambda _: pytest.fail("there is nothing to adopt"),
+        metrics=told.metrics,
+        later=told.clock.call_later,  # type: ignore[arg-type]
+    )
+    reloader.start()
+    assert told.clock.next_timer() is None
+    reloader.reload()
+    assert told.results() == (0, 0, 1)
+    (line,) = lines(caplog)
+    assert line == ("INFO", "there is nothing to reload: the proxy was started without a configuration file")
+
+
+def test_flags_and_the_environment_are_those_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"INTERVAL": "3s", "SSE_KEEPALIVE_PROXY_LOG_LEVEL": "error"}
+    text = config(NOWHERE, "keepalive: {interval: '${INTERVAL}'}")
+    told = Told(tmp_path / "config.yaml", text, environ, Overrides(upstream="http://127.0.0.1:2"))
+    monkeypatch.setenv("INTERVAL", "4s")
+    environ.clear()
+    told.reloader.start()
+    told.reloader.reload()
+    (adopted,) = told.adopted
+    assert adopted == told.in_force
+    assert adopted.upstreams["up"].url == "http://127.0.0.1:2"
+    assert adopted.logging.level == "error"
+
+
+# What is wrong never replaces what is in force.
+
+
+def test_a_bad_file_changes_nothing_and_every_problem_is_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(path := tmp_path / "config.yaml")
+    told.reloader.start()
+    told.write(BAD)
+    told.clock.advance(30)
+    assert (told.adopted, told.results()) == ([], (0, 1, 0))  # once: not again for every look
+    *problems, verdict = lines(caplog)
+    assert [line.split(": ")[0] for _, line in problems] == [f"{path}:4", f"{path}:7"]
+    assert verdict == (
+        "ERROR",
+        "the configuration is not reloaded: the last good one stays in force until this is mended",
+    )
+    assert fields(caplog, verdict[1]) == {"file": str(path), "problems": 2}
+    told.write(config(NOWHERE))
+    told.clock.advance(3)
+    assert (len(told.adopted), told.results()) == (1, (1, 1, 1))
+
+
+def test_a_file_that_is_gone_is_a_failure_until_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(path := tmp_path / "config.yaml")
+    told.reloader.start()
+    path.unlink()
+    told.clock.advance(5)
+    assert (told.adopted, told.results()) == ([], (0, 1, 0))
+    assert lines(caplog)[0] == ("ERROR", f"{path}: there is no such file")
+    told.write(config(NOWHERE))
+    told.clock.advance(3)
+    assert told.results() == (1, 1, 1)
+
+
+def test_a_pipe_is_not_read_a_second_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(path := tmp_path / "config.yaml")
+    path.unlink()
+    os.mkfifo(path)
+    told.reloader.start()
+    told.reloader.reload()
+    assert (told.adopted, told.results()) == ([], (0, 1, 0))
+    said = f"{path}: is no ordinary file (start with a file that can be read again)"
+    assert lines(caplog)[0] == ("ERROR", said)
+
+
+def test_what_only_shows_when_it_is_put_in_force_is_a_failure_like_any_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path / "config.yaml")
+    before = told.in_force
+    told.refuses = ConfigurationError((Problem("went away", "identity.public_key_file"),))
+    told.reloader.start()
+    told.reloader.reload()
+    assert (told.in_force, told.results()) == (before, (0, 1, 0))
+    assert lines(caplog)[0] == ("ERROR", "identity.public_key_file: went away")
+
+
+def test_a_mistake_of_ours_is_a_failure_too_and_looking_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path / "config.yaml")
+    told.reloader.start()
+    told.refuses = RuntimeError("a secret")
+    told.write(config(NOWHERE, "max_event: 2MiB"))
+    told.clock.advance(3)
+    assert told.results() == (0, 1, 0)
+    assert lines(caplog)[0][1].endswith("the proxy failed over it; please report this")
+    told.refuses = None
+    told.write(config(NOWHERE, "max_event: 3MiB"))
+    told.clock.advance(3)
+    assert told.results() == (1, 1, 1)
+
+
+# What is said.
+
+
+def test_what_needs_a_restart_stays_and_one_warning_names_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, before="listen: 127.0.0.1:1080"))
+    before = told.in_force
+    told.reloader.start()
+    limits = "limits: {max_request_header: 1KiB, request_header_timeout: 1s, max_streams: 7}"
+    told.write(config(NOWHERE, before=f"listen: 127.0.0.1:1081\nadmin: off\n{limits}"))
+    told.reloader.reload()
+    (adopted,) = told.adopted
+    assert (adopted.listen, adopted.admin) == (before.listen, before.admin)
+    assert adopted.limits == before.limits.model_copy(update={"max_streams": 7})
+    (warning,) = (line for level, line in lines(caplog) if level == "WARNING")
+    assert warning == "what is new in these keys needs a restart; until then they stay as they were"
+    keys = "listen,admin,limits.max_request_header,limits.request_header_timeout"
+    assert fields(caplog, warning) == {"keys": keys}
+    caplog.clear()
+    told.write(config(NOWHERE, before="listen: 127.0.0.1:1080"))
+    told.reloader.reload()
+    assert [level for level, _ in lines(caplog)] == ["INFO"]
+
+
+def test_the_log_says_in_few_words_what_is_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = "- {name: one, match: {path: /one}, upstream: up}"
+    two = "- {name: two, match: {path: /two}, upstream: up}"
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, routes=f"{one}\n{two}"))
+    told.reloader.start()
+    for text, said in (
+        (config(NOWHERE, routes=f"{one}\n{two}\n# a comment"), {"changed": "no-key"}),
+        (config(NOWHERE, routes=f"{two}\n{one}"), {"changed": "routes:order"}),
+        (
+            config(NOWHERE, routes=two.replace("two", "new")),
+            {"routes_added": "new", "routes_removed": "two,one"},
+        ),
+        (
+            config("http://127.0.0.1:2", "max_event: 2MiB", before="drain: {spread: 1s}\nwatch: false"),
+            {"routes_removed": "new", "changed": "routes.events,upstreams.up,drain,watch"},
+        ),
+    ):
+        told.write(text)
+        told.reloader.reload()
+        assert fields(caplog, "configuration reloaded") == said
+
+
+def test_what_is_hardly_meant_is_said_as_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(path := tmp_path / "config.yaml")
+    told.reloader.start()
+    told.write(config(NOWHERE).replace("upstreams: {", "upstreams: {spare: {url: 'http://127.0.0.1:2'}, "))
+    told.reloader.reload()
+    assert ("WARNING", f"{path}:1: upstreams.spare: no route uses this upstream") in lines(caplog)
+
+
+# What takes effect in a server, and for whom.
+
+
+class Reloading(Instance):
+    """An instance whose configuration can be written anew."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self._path = folder / "config.yaml"
+        self._write(text)
+        source = Source(self._path, environ={}, overrides=Overrides())
+        self.server = Server(source.load().settings, source)
+
+    def _write(self, text: str) -> None:
+        admin = "" if "admin:" in text else "admin: off\n"
+        self._path.write_text(f"listen: 127.0.0.1:0\n{admin}{text}")
+
+    def reload(self, text: str, result: str = "success") -> None:
+        """Go by `text` from now on, or, with `failure`, do not."""
+        before = self.metric("config_reloads_total", result=result)
+        self._write(text)
+        self.server.reload()
+        assert self.metric("config_reloads_total", result=result) == before + 1
+
+
+async def body_of(proxy: Instance, target: str, *headers: str) -> bytes:
+    async with await proxy.client() as client:
+        client.request(target, *headers)
+        await client.wait_response()
+        return client.body
+
+
+@on_each_loop
+async def test_new_requests_go_by_the_new_configuration_and_those_in_flight_by_the_old(
+    tmp_path: Path,
+) -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, go := asyncio.Event(), response("200 OK", b"old")]) as old,
+        RawUpstream([GOT_REQUEST, response("200 OK", b"new")]) as new,
+        Reloading(tmp_path, config(old)) as proxy,
+        await proxy.client() as client,
+    ):
+        client.request("/plain")
+        await (await old.connection()).request()
+        proxy.reload(config(new))
+        assert await body_of(proxy, "/plain") == b"new"
+        go.set()
+        await client.wait_response()
+        assert client.body == b"old"
+        client.request("/plain")  # on the connection that was there before
+        await client.wait_for(lambda client: len(client.responses) == 2 and client.response.complete)
+        assert client.body == b"new"
+
+
+@on_each_loop
+async def test_a_running_stream_keeps_its_policy_and_no_counter_goes_down(tmp_path: Path) -> None:
+    often = "keepalive: {interval: 50ms}"
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Reloading(tmp_path, config(upstream, often)) as proxy,
+        await proxy.event_source() as old,
+    ):
+        await old.wait_for(b":ping")
+        proxy.reload(config(upstream, "keepalive: {interval: 50ms, form: event}"))
+        counted = proxy.metric("pings_sent_total", form="comment")
+        assert counted >= 1
+        async with await proxy.event_source() as new:
+            await new.wait_for(b"event: ping")
+            pings = old.body.count(b":ping")
+            await old.wait_for(lambda client: client.body.count(b":ping") > pings + 1)
+            assert b"event: ping" not in old.body
+            assert b":ping" not in new.body
+            forms = {stream.ping_form for stream in proxy.server.streams}
+            assert forms == {KeepaliveForm.COMMENT, KeepaliveForm.EVENT}
+            assert proxy.metric("pings_sent_total", form="comment") > counted
+            assert proxy.metric("pings_sent_total", form="event") >= 1
+        await old.close()
+        await proxy.until_closed("client_gone", 2)
+        assert proxy.metric("pings_sent_total", form="comment") >= old.body.count(b":ping")
+
+
+@on_each_loop
+async def test_a_running_stream_keeps_its_upstream(tmp_path: Path) -> None:
+    steps = [*SILENT, go := asyncio.Event(), chunk(b"data: of old\n\n")]
+    async with (
+        RawUpstream(steps) as old,
+        RawUpstream([*SILENT, chunk(b"data: of new\n\n")]) as new,
+        Reloading(tmp_path, config(old)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+        proxy.reload(config(new))
+        async with await proxy.event_source() as other:
+            await other.wait_for(b"data: of new\n\n")
+        go.set()
+        await client.wait_for(b"data: of old\n\n")
+        assert client.ending is None
+
+
+async def leaves(client: RawClient, proxy: Instance, count: int = 1) -> None:
+    """`client` is told that its route is no more, and all `count` streams have ended so."""
+    await client.wait_response()
+    *_, block, rest = client.body.decode().split("\n\n")
+    event, retry, data = block.split("\n")
+    assert (event, rest) == ("event: stream_closing", "")
+    assert 1000 <= int(retry.removeprefix("retry: ")) <= 5000
+    assert json.loads(data.removeprefix("data: ")) == {"type": "stream_closing", "reason": "route_removed"}
+    await proxy.until_closed("route_removed", count)
+
+
+@on_each_loop
+@pytest.mark.parametrize("how", ["route gone", "route renamed", "stream section gone"])
+async def test_streams_of_what_is_no_stream_route_any_more_are_sent_away(how: str, tmp_path: Path) -> None:
+    before, rest = "drain: {spread: 300ms}", "- {name: rest, match: {path: /*}, upstream: up}"
+    async with RawUpstream([*SILENT, chunk(b"data: 1\n\ndata: ha")]) as upstream:
+        text = config(upstream, before=before)
+        plain = f"{before}\nupstreams: {{up: {{url: '{upstream.url}'}}}}\nroutes:\n"
+        bare = "- {name: events, match: {path: /events}, upstream: up}"
+        after = {
+            "route gone": f"{plain}{rest}",
+            "route renamed": text.replace("name: events", "name: others"),
+            "stream section gone": f"{plain}{bare}\n{rest}",
+        }
+        async with (
+            Reloading(tmp_path, text) as proxy,
+            await proxy.event_source() as one,
+            await proxy.event_source() as two,
+        ):
+            await one.wait_for(b"data: 1\n\n")
+            await two.wait_for(b"data: 1\n\n")
+            proxy.reload(after[how])
+            await leaves(one, proxy, 2)
+            await leaves(two, proxy, 2)
+            assert b"data: ha" not in one.body
+            upstream.scripts = [[GOT_REQUEST, response("200 OK", b"plain")]]
+            assert await body_of(proxy, "/plain") == b"plain"
+
+
+@on_each_loop
+async def test_a_stream_that_upstream_accepts_after_its_route_is_gone_is_sent_away_too(
+    tmp_path: Path,
+) -> None:
+    before = "drain: {spread: 10ms}"
+    async with (
+        RawUpstream([GOT_REQUEST, go := asyncio.Event(), stream_head()]) as upstream,
+        Reloading(tmp_path, config(upstream, before=before)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await (await upstream.connection()).request()
+        proxy.reload(config(upstream, before=before).replace("name: events", "name: others"))
+        go.set()
+        await leaves(client, proxy)
+
+
+@on_each_loop
+async def test_streams_of_other_routes_stay(tmp_path: Path) -> None:
+    other = "- {name: other, match: {path: /other}, upstream: up, stream: {}}"
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Reloading(tmp_path, config(upstream, before="drain: {spread: 10ms}", routes=other)) as proxy,
+        await proxy.event_source() as stays,
+        await proxy.event_source("/other") as goes,
+    ):
+        await stays.wait_for(b"connection_confirmed")
+        await goes.wait_for(b"connection_confirmed")
+        proxy.reload(config(upstream, before="drain: {spread: 10ms}"))
+        await goes.wait_response()
+        await proxy.until(
+            lambda: proxy.metric("streams_closed_total", route="other", reason="route_removed") == 1
+        )
+        proxy.reload(config(upstream, before="drain: {spread: 10ms}"))
+        assert (stays.ending, proxy.closed()) == (None, {})
+        # What a route has counted stays after it has gone.
+        assert proxy.metric("streams_opened_total", route="other") == 1
+
+
+@on_each_loop
+async def test_limits_take_effect_at_once_and_end_nothing_that_is_open(tmp_path: Path) -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Reloading(tmp_path, config(upstream)) as proxy,
+        await proxy.event_source() as first,
+        await proxy.event_source() as second,
+    ):
+        await first.wait_for(b"connection_confirmed")
+        await second.wait_for(b"connection_confirmed")
+        proxy.reload(config(upstream, before="limits: {max_streams: 1, max_request_body: 1KiB}"))
+        assert proxy.metric("streams_limit") == 1
+        assert b"limits.max_streams)" in await body_of(proxy, "/events", EVENT_SOURCE)
+        async with await proxy.client() as client:
+            client.request("/plain", method="POST", body=b"x" * 2000)
+            await client.wait_response()
+            assert client.response.status == 413
+        proxy.reload(config(upstream, before="limits: {max_streams_per_client: 2}"))
+        assert b"limits.max_streams_per_client)" in await body_of(proxy, "/events", EVENT_SOURCE)
+        proxy.reload(config(upstream, before="limits: {max_connections: 2}"))
+        async with await proxy.client() as client:
+            await client.wait_response()
+            assert client.response.status == 503
+        assert (first.ending, second.ending, proxy.closed()) == (None, None, {})
+
+
+@on_each_loop
+async def test_whom_to_believe_about_the_client_takes_effect_at_once(tmp_path: Path) -> None:
+    async def seen() -> str:
+        async with await proxy.event_source("/events", "CF-Connecting-IP: 203.0.113.9") as client:
+            await client.wait_for(b"connection_confirmed")
+            (stream,) = proxy.server.streams
+            found = stream.client
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        return found
+
+    async with RawUpstream(SILENT) as upstream, Reloading(tmp_path, config(upstream)) as proxy:
+        assert await seen() == "127.0.0.1"
+        proxy.reload(config(upstream, before="client_address: CF-Connecting-IP"))
+        assert await seen() == "203.0.113.9"
+        proxy.reload(
+            config(upstream, before="client_address: CF-Connecting-IP\ntrusted_proxies: [10.0.0.0/8]")
+        )
+        assert await seen() == "127.0.0.1"
+
+
+@on_each_loop
+async def test_the_drain_goes_by_the_newest_configuration(tmp_path: Path) -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Reloading(tmp_path, config(upstream, before="drain: {timeout: 600s, spread: 600s}")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+        proxy.reload(config(upstream, before="drain: {timeout: 20s, spread: 10ms}"))
+        await proxy.server.drain(asyncio.Event())
+        await client.wait_response()
+        assert proxy.closed() == {"drain": 1}
+        proxy.server.reload()
+        assert proxy.metric("config_reloads_total", result="success") == 1
+
+
+@on_each_loop
+async def test_the_page_shows_what_is_in_force(tmp_path: Path) -> None:
+    async def page() -> bytes:
+        async with await RawClient.connect(f"http://{proxy.server.admin_addresses[0]}") as client:
+            client.request("/config")
+            await client.wait_response()
+            return client.body
+
+    admin = "admin: {listen: '127.0.0.1:0'}\n"
+    async with Reloading(tmp_path, admin + config(NOWHERE)) as proxy:
+        first = await page()
+        proxy.reload(admin + config("http://127.0.0.1:2", before="limits: {max_request_header: 1KiB}"))
+        second = await page()
+        assert b"url: http://127.0.0.1:2\n" in second
+        assert b"max_request_header: 32KiB" in second  # a restart is needed for this one
+        proxy.reload(BAD, "failure")
+        assert await page() == second != first
+
+
+@on_each_loop
+async def test_a_reload_that_fails_leaves_routes_and_metrics_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(ED25519)
+    identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: {key}}}"
+    async with (
+        RawUpstream([GOT_REQUEST, response("200 OK", b"served")]) as upstream,
+        Reloading(tmp_path, config(upstream)) as proxy,
+    ):
+
+        def gone(*_: object) -> None:
+            raise ConfigurationError((Problem("changed while it was read"),))
+
+        monkeypatch.setattr("sse_keepalive_proxy.proxy.app.Identifier", gone)
+        first = "- {name: first, match: {path: /first}, upstream: up}"
+        second = f"- {{name: second, match: {{path: /second}}, upstream: up, stream: {{{identity}}}}}"
+        text = config(upstream, routes=f"{first}\n{second}").replace("url: 'http", "url: 'https")
+        proxy.reload(text, "failure")
+        assert await body_of(proxy, "/first") == b"served"
+        assert "first" not in proxy.server.metrics.routes
+
+
+@on_each_loop
+async def test_logging_is_set_anew_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str, bool]] = []
+    monkeypatch.setattr(
+        "sse_keepalive_proxy.observe.log.configure",
+        lambda level, form, *, access: told.append((level, form, access)),
+    )
+    async with Reloading(tmp_path, config(NOWHERE)) as proxy:
+        proxy.reload(config(NOWHERE, "max_event: 2MiB"))
+        assert told == []
+        proxy.reload(config(NOWHERE, before="logging: {level: debug, format: json, access: false}"))
+        assert told == [("debug", "json", False)]
