@@ -51,7 +51,7 @@ async def _changes(stage: Stage, out: TextIO, ended: asyncio.Event) -> None:
         for name, figures in zip(("direct", "through the proxy"), stage.figures(), strict=True):
             line = (
                 f"{name}: {figures.life.value}, {figures.bytes} bytes, {figures.pings} pings, "
-                f"{figures.events} events, onmessage heard {figures.heard}"
+                f"{figures.events} events, onmessage heard {figures.heard}, {figures.gaps} gaps told"
             )
             if said.get(name) != line:
                 said[name] = line
@@ -62,7 +62,8 @@ async def _changes(stage: Stage, out: TextIO, ended: asyncio.Event) -> None:
 
 
 def _remark(direct: Figures, proxied: Figures) -> str:
-    if Life.ENDED not in (direct.life, proxied.life):
-        return "nobody writes: send a message on the page"
-    over = proxied.end or direct.end
-    return f"{over} (its own bug): start over" if direct.events else f"{over}"
+    if proxied.life is Life.ENDED:
+        return f"through the proxy: {proxied.end}: start over"
+    if direct.life is Life.ENDED:
+        return f"directly dead for good: {direct.end}"
+    return "send a message on the page, or restart upstream there"

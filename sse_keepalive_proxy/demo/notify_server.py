@@ -94,11 +94,15 @@ class NotifyServer:
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, backlog=1024)
-        await site.start()
+        try:
+            await site.start()
+        except OSError:
+            await self.stop()
+            raise
         self.host, self.port = host, site.port
 
     async def stop(self) -> None:
-        """End at once: every connection breaks."""
+        """End at once: every connection breaks. It may be started again, on the same port, too."""
         for transport in list(self._busy):
             transport.abort()
         if self._runner is not None:

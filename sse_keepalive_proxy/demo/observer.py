@@ -7,6 +7,7 @@ without a name. It opens its stream once and never again, as that client does.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from sse_keepalive_proxy.upstream.http import Exchange
 from sse_keepalive_proxy.wire.block import parse, split
 from sse_keepalive_proxy.wire.framing import Framer
 
-__all__ = ["Arrival", "Figures", "Life", "Observer"]
+__all__ = ["Arrival", "Figures", "Gap", "Life", "Observer"]
 
 _PATIENCE = 10.0  # seconds for the connection, and again for the response head: the client's own limit
 _MAX_EVENT = 1 << 20
 _KEPT = 200  # arrivals a page may draw
+_GAP = b"stream_recovered"
 
 
 class Life(StrEnum):
@@ -41,7 +43,15 @@ class Arrival:
     """A block that came, `at` seconds after the request."""
 
     at: float
-    kind: Literal["heard", "unheard", "ping"]
+    kind: Literal["heard", "unheard", "ping", "gap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What a `stream_recovered` says: why upstream was lost, and for how many seconds."""
+
+    reason: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,9 @@ class Figures:
     """What is known of a stream `age` seconds after its request. Times are seconds; None is never.
 
     confirm_after, message_after: when `onmessage` would have heard a `connection_confirmed` and the latest
-    `new_message`. silence: since the last byte, or since the request. end: why it is over.
+    `new_message`. messages: how many of these it would have heard. events: all but the announcements of a
+    gap, which are `gaps`; the latest is `gap`. silence: since the last byte, or since the request. end: why
+    it is over.
     """
 
     life: Life
@@ -61,7 +73,10 @@ class Figures:
     bytes: int
     events: int
     heard: int
+    messages: int
     pings: int
+    gaps: int
+    gap: Gap | None
     silence: float
     longest_silence: float
     end: str | None
@@ -84,7 +99,8 @@ class Observer:
         self._first_byte_after: float | None = None
         self._confirm_after: float | None = None
         self._message_after: float | None = None
-        self._bytes = self._events = self._heard = self._pings = 0
+        self._bytes = self._events = self._heard = self._messages = self._pings = self._gaps = 0
+        self._gap: Gap | None = None
         self._longest = 0.0
         self._arrivals: deque[Arrival] = deque(maxlen=_KEPT)
 
@@ -131,7 +147,10 @@ class Observer:
             bytes=self._bytes,
             events=self._events,
             heard=self._heard,
+            messages=self._messages,
             pings=self._pings,
+            gaps=self._gaps,
+            gap=self._gap,
             silence=silence,
             longest_silence=max(self._longest, silence),
             end=self._end,
@@ -153,7 +172,7 @@ class Observer:
         self._changed()
 
     def end(self) -> None:
-        self._over("closed by upstream after its first event" if self._events else "closed")
+        self._over("closed by upstream after its first event" if self._events == 1 else "closed")
 
     def failed(self, error: ProxyError) -> None:
         self._over(str(error))
@@ -165,7 +184,12 @@ class Observer:
         if read.is_comment:
             self._pings += 1
             self._arrivals.append(Arrival(after, "ping"))
-        if not read.is_event:
+        if read.data is None:
+            return
+        if read.name == _GAP:
+            self._gaps += 1
+            self._gap = _gap(read.data)
+            self._arrivals.append(Arrival(after, "gap"))
             return
         self._events += 1
         if read.name not in (None, b"", b"message"):
@@ -176,6 +200,7 @@ class Observer:
         if read.json_type == "connection_confirmed" and self._confirm_after is None:
             self._confirm_after = after
         elif read.json_type == "new_message":
+            self._messages += 1
             self._message_after = after
 
     def _life(self) -> Life:
@@ -188,3 +213,12 @@ class Observer:
     def _over(self, why: str) -> None:
         self._ended_at, self._end = self._clock(), why
         self._changed()
+
+
+def _gap(data: bytes) -> Gap:
+    """What an announcement says; a question mark where it says nothing."""
+    try:
+        said = json.loads(data)
+        return Gap(str(said["reason"]), float(said["gap_ms"]) / 1000)
+    except (ValueError, KeyError, TypeError):
+        return Gap("?", 0.0)

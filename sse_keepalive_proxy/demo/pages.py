@@ -6,13 +6,16 @@ no CORS headers, and neither does the proxy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from sse_keepalive_proxy.demo.answers import Handler, json_body, only
+from sse_keepalive_proxy.demo.answers import Handler, json_body, only, text
+from sse_keepalive_proxy.demo.hub import Outcome
 
 __all__ = ["pages"]
 
@@ -26,26 +29,49 @@ _HEADERS = {
 
 
 def pages(
-    *, join: Callable[[], Any], wire: Callable[[], Any], restart: Callable[[], Any]
+    *,
+    join: Callable[[], Any],
+    wire: Callable[[], Any],
+    restart: Callable[[], Any],
+    direct: Callable[[], Awaitable[None]],
+    outage: Callable[[], Any],
+    say: Callable[[str], Awaitable[Outcome]],
 ) -> Mapping[str, Handler]:
-    """Paths and handlers, for `NotifyServer`. Each callable gives what is answered as JSON.
+    """Paths and handlers, for `NotifyServer`. What a callable gives is answered as JSON.
 
     join: a user nobody is yet, and a token. wire: the observers' figures. restart: their streams anew.
+    direct: the direct one anew, if it is over. outage: upstream goes, and comes back. say: a message with
+    that content, and what became of it.
     """
+
+    async def opened(_: web.Request) -> web.StreamResponse:
+        await direct()
+        return json_body({})
+
+    async def said(request: web.Request) -> web.StreamResponse:
+        try:
+            content = str(json.loads(await request.read())["content"])
+        except (ValueError, KeyError, TypeError):
+            return text(400, 'this takes {"content": "…"}')
+        return json_body(dataclasses.asdict(await say(content)))
+
     return {
         "/demo/": only("GET", _file("page.html")),
         "/demo/pane": only("GET", _file("pane.html")),
         "/demo/join": only("POST", _json(join)),
         "/demo/wire": only("GET", _json(wire)),
         "/demo/restart": only("POST", _json(restart)),
+        "/demo/direct": only("POST", opened),
+        "/demo/outage": only("POST", _json(outage)),
+        "/demo/say": only("POST", said),
     }
 
 
 def _file(name: str) -> Handler:
-    text = (_HERE / name).read_text(encoding="utf-8")
+    html = (_HERE / name).read_text(encoding="utf-8")
 
     async def answer(_: web.Request) -> web.StreamResponse:
-        return web.Response(text=text, content_type="text/html", headers=_HEADERS)
+        return web.Response(text=html, content_type="text/html", headers=_HEADERS)
 
     return answer
 

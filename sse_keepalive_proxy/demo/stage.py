@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,22 @@ from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.pages import pages
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.serve.server import Server
+from sse_keepalive_proxy.stream.states import State
 from sse_keepalive_proxy.upstream.dial import Dialer
 
-__all__ = ["CHAT", "ROUTE", "SENDER", "Stage", "settings", "staged"]
+__all__ = ["CHAT", "DOWN", "ROUTE", "SENDER", "Stage", "settings", "staged"]
 
 CHAT = 2
 SENDER = 4
 ROUTE = "events"
+DOWN = 2.5
+"""Seconds that upstream is away when it restarts: longer than the keepalive's interval."""
 
 _CONFIG = Path(__file__).parent / "demo.yaml"
 _HOST = "127.0.0.1"
+_RETURNS = 10.0  # seconds for a lost upstream to be open again
+_LOOK = 0.02  # seconds between two looks
+_APART = frozenset({State.CONNECTING, State.RECONNECTING})
 
 
 def settings(*, upstream: str | None = None, port: int = DEFAULT_PORT) -> Settings:
@@ -60,13 +66,23 @@ class Stage:
     """What `staged` gives. `direct` and `proxied` observe the same chat's stream, each as its own user."""
 
     def __init__(self) -> None:
-        self.notify = NotifyServer(pages=pages(join=self._join, wire=self._wire, restart=self._restart))
+        self.notify = NotifyServer(
+            pages=pages(
+                join=self._join,
+                wire=self._wire,
+                restart=self._restart,
+                direct=self.direct_anew,
+                outage=self._outage,
+                say=self._say,
+            )
+        )
+        self.restarts = 0  # of upstream
         self.direct_url = self.proxy_url = self.admin_url = ""
         self.moved = False  # the default port was taken
         self._server: Server | None = None
         self._dialer = Dialer()
         self._news = asyncio.Event()
-        self._opening: asyncio.Task[None] | None = None
+        self._act: asyncio.Task[None] | None = None  # what a page has asked for last
         self.direct = Observer(self._dialer, self._news.set)
         self.proxied = Observer(self._dialer, self._news.set)
 
@@ -81,9 +97,9 @@ class Stage:
 
     async def stop(self) -> None:
         """End everything at once."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._act is not None:
+            self._act.cancel()
+            await asyncio.gather(self._act, return_exceptions=True)
         for observer in (self.direct, self.proxied):
             observer.close()
         if self._server is not None:
@@ -123,6 +139,38 @@ class Stage:
             return False
         return True
 
+    async def connected(self) -> bool:
+        """Wait until every stream of the proxy has its upstream; false when that takes too long. What is
+        published while a stream has none is gone: the server keeps nothing.
+        """
+        give_up_at = asyncio.get_running_loop().time() + _RETURNS
+        while self._server is not None and any(
+            stream.life.state in _APART for stream in self._server.streams
+        ):
+            if asyncio.get_running_loop().time() > give_up_at:
+                return False
+            await asyncio.sleep(_LOOK)
+        return True
+
+    async def direct_anew(self) -> None:
+        """Open the direct stream again if it is over, as a page does that is loaded again."""
+        if self.direct.figures().end is not None:
+            self.direct = Observer(self._dialer, self._news.set)
+            await self.direct.open(self.direct_url, self._join()["access_token"])
+
+    async def restart_upstream(self) -> None:
+        """Break every connection of upstream's, and start it again on its port after `DOWN` seconds."""
+        await self.notify.stop()
+        await asyncio.sleep(DOWN)
+        for _ in range(round(_RETURNS / _LOOK)):
+            with contextlib.suppress(
+                OSError
+            ):  # while it was free, somebody may have had the port for a moment
+                await self.notify.start(_HOST, self.notify.port)
+                self.restarts += 1
+                return
+            await asyncio.sleep(_LOOK)
+
     async def _serve(self, port: int | None) -> Server:
         server = Server(settings(upstream=self.direct_url, port=DEFAULT_PORT if port is None else port))
         try:
@@ -153,6 +201,7 @@ class Stage:
         return {
             "chat_id": CHAT,
             "sender_id": SENDER,
+            "restarts": self.restarts,
             "direct_url": self.direct_url,
             "proxy_url": self.proxy_url,
             "direct": dataclasses.asdict(direct),
@@ -161,10 +210,26 @@ class Stage:
 
     def _restart(self) -> dict[str, Any]:
         """Both streams anew, as a page does that is loaded again."""
-        if self._opening is None or self._opening.done():
+        if self._is_free():
             for observer in (self.direct, self.proxied):
                 observer.close()
             self.direct = Observer(self._dialer, self._news.set)
             self.proxied = Observer(self._dialer, self._news.set)
-            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._start(self._open())
         return {}
+
+    def _outage(self) -> dict[str, Any]:
+        """Upstream restarts; it answers this first."""
+        if self._is_free():
+            self._start(self.restart_upstream())
+        return {}
+
+    async def _say(self, content: str) -> Outcome:
+        await self.connected()
+        return self.send(content)
+
+    def _is_free(self) -> bool:
+        return self._act is None or self._act.done()
+
+    def _start(self, act: Coroutine[Any, Any, None]) -> None:
+        self._act = asyncio.get_running_loop().create_task(act)

@@ -1,127 +1,148 @@
-"""The story of `demo --once`: two streams are watched, one message is sent, and a verdict is given."""
+"""The story of `demo --once` in three scenes: silence, the first event, a restart of upstream.
+
+Each is told of two streams, one read directly and one through the proxy; a verdict ends it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from sse_keepalive_proxy.demo import table
+from sse_keepalive_proxy.demo import table, verdict
 from sse_keepalive_proxy.demo.observer import Figures
-from sse_keepalive_proxy.demo.stage import ROUTE, SENDER, Stage, settings
+from sse_keepalive_proxy.demo.stage import DOWN, ROUTE, SENDER, Stage, settings
+from sse_keepalive_proxy.demo.verdict import COUNTED, SCENES, STALLED, Scene, Told
 
-__all__ = ["Told", "shortcomings", "tell"]
+__all__ = ["tell"]
 
-_WATCH = 9.0  # seconds: several keepalive intervals, and longer than `stall.after`
-_PROMPT = 1.0  # seconds in which a first byte came at once
-_SLACK = 0.5  # seconds: 250 ms of the promise, and a busy machine
-_ARRIVES = 5.0  # seconds for a message to come through
-_ENDS = 1.0  # seconds for upstream's end to come through
+_WATCH = 8.0  # seconds: several keepalive intervals, and longer than `stall.after`
+_ARRIVES = 5.0  # seconds for a message, or an end, to come through
+_RETURNS = 10.0  # seconds for a gap to be told
 _LOOK = 0.2  # seconds between two looks at the metrics
-_STALLED = "sse_proxy_upstream_stalled_streams"
-_COUNTED = "sse_proxy_upstream_eof_after_first_event_total"
 
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What was seen. `direct` and `proxied` are from before the message, `after` is the proxied stream when
-    it had come or had not; `interval` is the keepalive's, in seconds.
-    """
-
-    direct: Figures
-    proxied: Figures
-    after: Figures
-    stalled: bool
-    interval: float
-
-
-def shortcomings(told: Told) -> list[str]:
-    """Why the stream is not healed; nothing when it is."""
-    direct, proxied = told.direct, told.proxied
-    found = []
-    if direct.bytes:
-        found.append(f"the direct stream was not silent ({direct.bytes} bytes): there was nothing to heal")
-    if proxied.first_byte_after is None or proxied.first_byte_after > _PROMPT:
-        found.append("through the proxy no byte came at once")
-    if proxied.confirm_after is None:
-        found.append("through the proxy no confirm came that onmessage hears")
-    if not proxied.pings:
-        found.append("through the proxy no ping came")
-    if proxied.longest_silence > told.interval + _SLACK:
-        found.append(f"through the proxy it was silent for {table.duration(proxied.longest_silence)}")
-    if told.after.message_after is None:
-        found.append("through the proxy the message did not reach onmessage")
-    if not told.stalled:
-        found.append(f"the metrics did not show that upstream was silent ({_STALLED})")
-    return found
+Note = Callable[[str], None]
 
 
 async def tell(stage: Stage, say: Callable[[str], None], *, watch: float = _WATCH) -> bool:
-    """Run the story to its end, about `watch` seconds; returns whether the stream is healed."""
+    """Run the story to its end, `watch` and about four seconds; returns whether the stream is healed."""
     clock = asyncio.get_running_loop().time
     began_at = clock()
 
     def note(line: str) -> None:
         say(f"{clock() - began_at:6.1f} s  {line}")
 
-    say("A notify-server gone silent; two members of a chat read it, one directly, one through this proxy.")
-    say("")
-    note("both streams are open; nobody writes")
-    stalled = False
-    while clock() < began_at + watch:
-        await asyncio.sleep(min(_LOOK, max(began_at + watch - clock(), 0)))
-        if not stalled and await _metric(stage, _STALLED):
-            stalled = True
-            note(f'upstream is silent, and the metrics say so: {_STALLED}{{route="{ROUTE}"}} 1')
-    direct, proxied = stage.figures()
+    say("A chat's notify-server gone wrong, and two members: one reads directly, one through this proxy.")
+    say(f"\n1. {SCENES[0]}")
+    silence, stalled = await _silence(stage, note, watch)
+    say(f"\n2. {SCENES[1]}")
+    event, counted = await _first_event(stage, note)
+    say(f"\n3. {SCENES[2]}")
+    restart = await _restart(stage, note)
 
-    note(f"user {SENDER} sends a message to the chat")
-    sent_at = clock()
-    stage.send("Hello, is anybody there?")
-    await stage.until(lambda: _answered(stage.proxied.figures()), _ARRIVES)
-    after = stage.proxied.figures()
-    if after.message_after is not None:
-        note(f"through the proxy onmessage hears it, {table.duration(clock() - sent_at)} later")
-    await stage.until(lambda: all(figures.end for figures in stage.figures()), _ENDS)
-    last_direct, last_proxied = stage.figures()
-    if last_direct.events and not last_direct.heard:
-        note("directly it comes as an event named Generic, which onmessage does not hear")
-    if last_direct.end:
-        both = ", so both end here" if last_proxied.end else ""
-        note(f"upstream closes a stream after its first event (its own bug){both}")
-    if await _metric(stage, _COUNTED):
-        note(f'the metrics count that, too: {_COUNTED}{{route="{ROUTE}"}} 1')
-
+    told = Told(silence, event, restart, stalled, counted, _interval())
     say("")
-    for line in table.lines(last_direct, last_proxied):
+    for line in verdict.table(told):
         say(line)
     say("")
-    told = Told(direct, proxied, after, stalled, _interval())
-    return _verdict(told, say)
+    return _conclude(told, say)
 
 
-def _verdict(told: Told, say: Callable[[str], None]) -> bool:
-    found = shortcomings(told)
-    if found:
+async def _silence(stage: Stage, note: Note, watch: float) -> tuple[Scene, bool]:
+    """Nobody writes. Also whether the metrics showed it."""
+    clock = asyncio.get_running_loop().time
+    note("both streams are open; nobody writes")
+    ends_at, stalled = clock() + watch, False
+    while clock() < ends_at:
+        await asyncio.sleep(min(_LOOK, max(ends_at - clock(), 0)))
+        if not stalled and await _metric(stage, STALLED):
+            stalled = True
+            note(f'upstream is silent, and the metrics say so: {STALLED}{{route="{ROUTE}"}} 1')
+            note("the proxy drops it and opens another one, behind its client")
+    await stage.connected()
+    scene = Scene(*stage.figures())
+    if not scene.direct.bytes:
+        note(f"directly not one byte has come in {table.duration(scene.direct.age)}")
+    note(f"through the proxy: onmessage heard {scene.proxied.heard}, and {scene.proxied.pings} pings came")
+    return scene, stalled
+
+
+async def _first_event(stage: Stage, note: Note) -> tuple[Scene, bool]:
+    """Two messages, and upstream's end behind the first. Also whether the metrics counted that."""
+    before = stage.proxied.figures()
+    await _message(stage, note, "Hello, is anybody there?")
+    await stage.until(lambda: stage.direct.figures().end is not None, _ARRIVES)
+    direct = stage.direct.figures()
+    if direct.events and not direct.heard:
+        note("directly it comes as an event named Generic, which onmessage does not hear")
+    if direct.end is not None:
+        note("and upstream ends a stream after its first event (its own bug): the client is dead for good")
+    await _gap(stage, note, before)
+    before = stage.proxied.figures()
+    await _message(stage, note, "Still there?")
+    await _gap(stage, note, before)  # upstream has ended this one, too
+    counted = bool(await _metric(stage, COUNTED))
+    if counted:
+        note(f'the metrics count such ends: {COUNTED}{{route="{ROUTE}"}}')
+    return Scene(*stage.figures()), counted
+
+
+async def _restart(stage: Stage, note: Note) -> Scene:
+    """Upstream goes away and comes back; then a message."""
+    await stage.direct_anew()
+    note("the direct client loads its page again: its stream is open")
+    before = stage.proxied.figures()
+    note(f"upstream is stopped, to be there again {table.duration(DOWN)} later")
+    await stage.restart_upstream()
+    await stage.until(lambda: stage.direct.figures().end is not None, _ARRIVES)
+    if (end := stage.direct.figures().end) is not None:
+        note(f"it is back. Directly: {end}, dead for good")
+    await _gap(stage, note, before)
+    await _message(stage, note, "And now?")
+    return Scene(*stage.figures())
+
+
+async def _message(stage: Stage, note: Note, content: str) -> None:
+    """Send one, and wait until the proxied client has heard it or never will."""
+    before, sent_at = stage.proxied.figures(), asyncio.get_running_loop().time()
+    note(f"user {SENDER} writes: {content}")
+    stage.send(content)
+    await stage.until(lambda: _more(stage.proxied.figures().messages, before.messages, stage), _ARRIVES)
+    if stage.proxied.figures().messages > before.messages:
+        took = asyncio.get_running_loop().time() - sent_at
+        note(f"through the proxy onmessage hears it, {table.duration(took)} later")
+
+
+async def _gap(stage: Stage, note: Note, before: Figures) -> None:
+    """Wait until the proxied client is told of a gap, or never will be."""
+    await stage.until(lambda: _more(stage.proxied.figures().gaps, before.gaps, stage), _RETURNS)
+    figures = stage.proxied.figures()
+    if figures.gap is not None and figures.gaps > before.gaps:
+        gap = table.duration(figures.gap.seconds)
+        note(f"through the proxy the stream lives on; its client is told of a gap of {gap}")
+
+
+def _more(now: int, before: int, stage: Stage) -> bool:
+    """Whether a count has grown, or never will."""
+    return now > before or stage.proxied.figures().end is not None
+
+
+def _conclude(told: Told, say: Callable[[str], None]) -> bool:
+    lines = [
+        f"  - {scene}, {side}: {line}"
+        for scene, found in zip(SCENES, verdict.judge(told), strict=True)
+        for side, against in (("direct", found.direct), ("through the proxy", found.proxied))
+        for line in against
+    ]
+    if lines:
         say("not healed:")
-        for line in found:
-            say(f"  - {line}")
+        for line in lines:
+            say(line)
         return False
-    direct, proxied = told.direct, told.proxied
-    say(
-        f"healed. Direct: no byte in {table.duration(direct.age)}, and the event unheard. Through the proxy: "
-        f"first byte after {table.duration(proxied.first_byte_after or 0)}, the confirm, "
-        f"{proxied.pings} pings, and the event heard."
-    )
+    say(f"healed: {len(SCENES)} times dead directly, alive through the proxy.")
     return True
-
-
-def _answered(figures: Figures) -> bool:
-    """Whether the message was heard, or never will be."""
-    return figures.message_after is not None or figures.end is not None
 
 
 def _interval() -> float:

@@ -40,6 +40,12 @@ def _first_byte(figures: Figures) -> str:
     return _after(figures.first_byte_after)
 
 
+def _gaps(figures: Figures) -> str:
+    if figures.gap is None:
+        return str(figures.gaps)
+    return f"{figures.gaps}, the last of {duration(figures.gap.seconds)}"
+
+
 def _state(figures: Figures) -> str:
     return "open, silent" if figures.life is Life.SILENT else figures.life.value
 
@@ -51,6 +57,7 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("confirm", lambda figures: _after(figures.confirm_after)),
     ("pings", lambda figures: str(figures.pings)),
     ("events", lambda figures: f"{figures.events}, onmessage heard {figures.heard}"),
+    ("gaps told", _gaps),
     ("bytes", lambda figures: str(figures.bytes)),
     ("silent for", lambda figures: duration(figures.silence)),
     ("longest silence", lambda figures: duration(figures.longest_silence)),

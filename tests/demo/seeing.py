@@ -1,10 +1,13 @@
-"""Figures of a silent stream and of a healed one."""
+"""Figures of a silent stream and of a healed one, and of the story in which they are seen."""
 
 from __future__ import annotations
 
-from sse_keepalive_proxy.demo.observer import Figures, Life
+from dataclasses import replace
 
-__all__ = ["HEALED", "SILENT"]
+from sse_keepalive_proxy.demo.observer import Figures, Gap, Life
+from sse_keepalive_proxy.demo.verdict import Scene, Told
+
+__all__ = ["HEALED", "SILENT", "TOLD"]
 
 SILENT = Figures(
     life=Life.SILENT,
@@ -16,7 +19,10 @@ SILENT = Figures(
     bytes=0,
     events=0,
     heard=0,
+    messages=0,
     pings=0,
+    gaps=0,
+    gap=None,
     silence=9.0,
     longest_silence=9.0,
     end=None,
@@ -32,9 +38,27 @@ HEALED = Figures(
     bytes=137,
     events=1,
     heard=1,
+    messages=0,
     pings=4,
+    gaps=1,
+    gap=Gap("stalled", 0.12),
     silence=0.9,
     longest_silence=2.003,
     end=None,
     arrivals=(),
+)
+
+TOLD = Told(
+    silence=Scene(SILENT, HEALED),
+    event=Scene(
+        replace(SILENT, life=Life.ENDED, events=1, bytes=8, end="closed by upstream after its first event"),
+        replace(HEALED, messages=2, gaps=3, gap=Gap("upstream_end", 0.087)),
+    ),
+    restart=Scene(
+        replace(SILENT, life=Life.ENDED, end="broken"),
+        replace(HEALED, messages=3, gaps=4, gap=Gap("upstream_reset", 2.61)),
+    ),
+    stalled=True,
+    counted=True,
+    interval=2.0,
 )

@@ -48,12 +48,14 @@ async def show(stage: Stage, screen: Screen, *awaited: str) -> str:
 async def test_a_terminal_sees_one_table_written_over_in_place() -> None:
     async with staged(0) as stage:
         screen = Screen(terminal=True)
-        text = await show(stage, screen, "nobody writes", "(its own bug): start over")
+        text = await show(
+            stage, screen, "send a message", "dead for good: closed by upstream after its first event"
+        )
     assert text.startswith(f"open {stage.proxy_url}/demo/\n")
-    first, *rest = text.split("\x1b[12F")
+    first, *rest = text.split("\x1b[13F")
     assert rest
-    assert {picture.count("\n") for picture in rest} == {12}
-    assert first.count("\n") == 12 + 3
+    assert {picture.count("\n") for picture in rest} == {13}
+    assert first.count("\n") == 13 + 3
     assert "\x1b[K\n" in first
 
 
@@ -61,7 +63,7 @@ async def test_a_terminal_sees_one_table_written_over_in_place() -> None:
 async def test_a_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     async with staged(0) as stage:
-        text = await show(stage, Screen(terminal=True), "nobody writes")
+        text = await show(stage, Screen(terminal=True), "send a message on the pa")
     picture = text.partition("\n\n")[2]
     assert max(len(line.removesuffix("\x1b[K")) for line in picture.splitlines()) == 29
 
@@ -71,10 +73,10 @@ async def test_elsewhere_there_is_one_line_for_each_change() -> None:
     async with staged(0) as stage:
         stage.moved = True
         screen = Screen(terminal=False)
-        text = await show(stage, screen, "proxy: alive", "direct: ended", "proxy: ended")
+        text = await show(stage, screen, "proxy: alive", "direct: ended", "2, 1 gaps told")
     assert text.startswith("port 8090 is taken: using another one\nopen http://127.0.0.1:")
     assert "\x1b" not in text
-    assert "direct: silent, 0 bytes, 0 pings, 0 events, onmessage heard 0" in text
-    assert "2 events, onmessage heard 2" in text
+    assert "direct: silent, 0 bytes, 0 pings, 0 events, onmessage heard 0, 0 gaps told" in text
+    assert "through the proxy: alive" in text.splitlines()[-1]
     lines = [line.partition("  ")[2] for line in text.splitlines()[4:]]
     assert len(lines) == len(set(lines))

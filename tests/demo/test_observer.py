@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from sse_keepalive_proxy.demo.observer import Life, Observer
+from sse_keepalive_proxy.demo.observer import Gap, Life, Observer
 from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.looping import Changes, in_loop
 from tests.support.raw_upstream import (
@@ -102,6 +102,27 @@ async def test_a_message_that_onmessage_hears_is_timed() -> None:
         await seen.until_bytes(1)
         figures = seen.observer.figures()
         assert figures.message_after == figures.arrivals[0].at
+        assert figures.messages == 1
+
+
+@in_loop
+async def test_what_is_told_of_a_gap_is_no_event_of_upstreams() -> None:
+    told = b'event: stream_recovered\ndata: {"reason":"upstream_end","gap_ms":87,"resumed":false}\n\n'
+    async with observing(stream_head(), chunk(told), chunk(told)) as (seen, _):
+        await seen.until_bytes(2 * len(told))
+        figures = seen.observer.figures()
+        assert (figures.gaps, figures.gap) == (2, Gap("upstream_end", 0.087))
+        assert (figures.events, figures.heard, figures.life) == (0, 0, Life.SILENT)
+        assert [arrival.kind for arrival in figures.arrivals] == ["gap", "gap"]
+
+
+@in_loop
+async def test_a_gap_of_which_nothing_is_said_counts_as_well() -> None:
+    for data in (b"{}", b"[]", b"x", b'{"reason":1,"gap_ms":null}'):
+        told = b"event: stream_recovered\ndata: %b\n\n" % data
+        async with observing(stream_head(), chunk(told)) as (seen, _):
+            await seen.until_bytes(len(told))
+            assert (seen.observer.figures().gaps, seen.observer.figures().gap) == (1, Gap("?", 0.0))
 
 
 @in_loop
@@ -111,8 +132,9 @@ async def test_an_end_is_told_and_time_stands_still_from_then_on() -> None:
         figures = seen.observer.figures()
         assert figures.life is Life.ENDED
         assert seen.observer.figures() == figures
-    async with observing(stream_head(), LAST_CHUNK) as (seen, _):
-        assert await seen.until_end() == "closed"
+    for body in ((), (chunk(b"data: x\n\ndata: y\n\n"),)):
+        async with observing(stream_head(), *body, LAST_CHUNK) as (seen, _):
+            assert await seen.until_end() == "closed"
 
 
 @in_loop

@@ -8,6 +8,7 @@ from tests.support.looping import run
 from tests.support.programs import require
 
 HEARD = "[...document.querySelectorAll('li.heard')].map(line => line.innerText).join(' | ')"
+GAPS = "[...document.querySelectorAll('li.gap')].map(line => line.innerText).join(' | ')"
 STATE = "document.body.dataset.state"
 
 
@@ -37,7 +38,7 @@ def test_the_direct_pane_stays_silent_and_the_proxied_one_hears_its_confirm(tmp_
             assert "none in" in await tab.ask(direct, "document.getElementById('wire').innerText")
             assert await tab.ask(direct, "document.getElementById('last').innerText") == "never"
 
-            await tab.ask(page, "document.getElementById('send').click()")
+            await click(tab, page, "send")
             await tab.until(proxied, f"{HEARD}.includes('new_message: “Hello, is anybody there?”')")
             await tab.until(direct, f"{STATE} === 'dead'")
             assert "new_message" not in await tab.ask(direct, HEARD)
@@ -45,11 +46,70 @@ def test_the_direct_pane_stays_silent_and_the_proxied_one_hears_its_confirm(tmp_
                 direct, "document.querySelector('li.unheard').innerText"
             )
             await tab.until(page, "document.getElementById('said').innerText.includes('its own bug')")
+            await tab.until(proxied, f"{GAPS}.includes('(upstream_end)')")
+            assert await tab.ask(proxied, STATE) == "alive"
 
-            await tab.ask(page, "document.getElementById('restart').click()")
-            await tab.until(proxied, f"{STATE} === 'alive'")
+            await click(tab, page, "send")
+            await tab.until(proxied, f"{HEARD}.includes('new_message: “Still there?”')")
+            await tab.until(page, "document.getElementById('said').innerText.includes('nobody is left')")
+            assert tab.errors == []
+
+            await click(tab, page, "restart")
+            await tab.until(proxied, f"{STATE} === 'alive' && !{HEARD}.includes('new_message')")
             await tab.until(direct, f"{STATE} === 'silent'")
             assert tab.errors == []
+
+    run(story(), within=90)
+
+
+async def click(tab: Tab, page: str, button: str) -> None:
+    """Click one of the page's buttons as soon as it can be."""
+    await tab.until(page, f"document.getElementById('{button}')?.disabled === false")
+    await tab.ask(page, f"document.getElementById('{button}').click()")
+
+
+def test_a_restart_of_upstream_kills_a_fresh_direct_client_and_the_proxied_one_hears_what_comes_after(
+    tmp_path: Path,
+) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            page, direct, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            await tab.until(direct, f"{STATE} === 'silent'")
+            await click(tab, page, "send")
+            await tab.until(
+                direct, f"{STATE} === 'dead' && document.body.innerText.includes('named Generic')"
+            )
+
+            await click(tab, page, "outage")
+            await tab.until(page, "document.getElementById('said').innerText.includes('Upstream is back')")
+            assert stage.restarts == 1
+            await tab.until(
+                direct, f"{STATE} === 'dead' && !document.body.innerText.includes('named Generic')"
+            )
+            assert "the stream ended" in await tab.ask(direct, "document.body.innerText")
+
+            await click(tab, page, "send")
+            await tab.until(proxied, f"{HEARD}.includes('new_message: “Still there?”')")
+            assert "(upstream_reset)" in await tab.ask(proxied, GAPS)
+            assert await tab.ask(proxied, STATE) == "alive"
+            # The browser itself complains of every request that is not answered while upstream is away.
+            assert [error for error in tab.errors if not error.startswith("Failed to load resource")] == []
+
+    run(story(), within=90)
+
+
+def test_a_stream_to_which_nobody_writes_fills_no_log(tmp_path: Path) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            _, _, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            await tab.until(proxied, f"{GAPS}.includes('(stalled), 2 times')", within=30)
+            assert await tab.ask(proxied, "document.querySelectorAll('li.gap').length") == 1
 
     run(story(), within=90)
 

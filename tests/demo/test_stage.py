@@ -35,13 +35,17 @@ async def test_the_direct_stream_is_silent_and_the_proxied_one_alive() -> None:
 
 
 @in_loop
-async def test_a_message_is_unheard_directly_and_heard_through_the_proxy() -> None:
+async def test_a_message_is_unheard_and_the_end_directly_and_heard_and_survived_through_the_proxy() -> None:
     async with staged(0) as stage:
         await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
         assert stage.send("hi").delivered == 2
         assert await stage.until(lambda: stage.proxied.figures().message_after is not None, 5)
         assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
         assert (stage.direct.figures().events, stage.direct.figures().heard) == (1, 0)
+        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 5)
+        assert stage.send("hi again").delivered == 1
+        assert await stage.until(lambda: stage.proxied.figures().messages == 2, 5)
+        assert stage.proxied.figures().end is None
 
 
 @in_loop
@@ -77,13 +81,90 @@ async def test_each_pane_joins_as_a_user_of_its_own() -> None:
 async def test_starting_over_opens_both_streams_anew() -> None:
     async with staged(0) as stage, aiohttp.ClientSession() as session:
         stage.send("hi")
-        assert await stage.until(lambda: all(figures.end for figures in stage.figures()), 5)
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
         before = stage.proxied
         async with session.post(f"{stage.proxy_url}/demo/restart", data="{}") as answer:
             assert answer.status == 200
         assert stage.proxied is not before
         assert await stage.until(lambda: stage.proxied.figures().life is Life.ALIVE, 5)
         assert await stage.until(lambda: stage.direct.figures().life is Life.SILENT, 5)
+
+
+@in_loop
+async def test_upstream_restarts_on_its_port_and_only_the_proxied_stream_lives_on() -> None:
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+        assert await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
+        port = stage.notify.port
+        async with session.post(f"{stage.proxy_url}/demo/outage", data="{}") as answer:
+            assert answer.status == 200, "it answers before it goes"
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
+        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 10)
+        assert (stage.notify.port, stage.restarts) == (port, 1)
+        assert stage.proxied.figures().life is Life.ALIVE
+        assert stage.send("hi").delivered == 1
+        assert await stage.until(lambda: stage.proxied.figures().messages == 1, 5)
+        assert stage.direct.figures().messages == 0
+
+
+@in_loop
+async def test_upstream_comes_back_when_its_port_was_somebody_elses_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stage_module, "DOWN", 0.05)
+    async with staged(0) as stage:
+        start, refused = stage.notify.start, []
+
+        async def taken(host: str = "", port: int = 0) -> None:
+            if len(refused) < 2:
+                with socket.create_server((host, port)):
+                    with pytest.raises(OSError, match="address already in use") as error:
+                        await start(host, port)
+                    refused.append(port)
+                    raise error.value
+            await start(host, port)
+
+        monkeypatch.setattr(stage.notify, "start", taken)
+        await stage.restart_upstream()
+        assert refused == [stage.notify.port] * 2
+        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 10)
+
+
+@in_loop
+async def test_a_message_waits_for_a_proxied_stream_without_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_module, "DOWN", 0.5)
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+        await stage.restart_upstream()
+        async with session.post(f"{stage.direct_url}/demo/say", json={"content": "hi"}) as answer:
+            assert (await answer.json())["delivered"] == 1
+        assert await stage.until(lambda: stage.proxied.figures().messages == 1, 5)
+        for body in ("", "[]", "{}"):
+            async with session.post(f"{stage.direct_url}/demo/say", data=body) as answer:
+                assert answer.status == 400
+
+
+@in_loop
+async def test_a_direct_stream_is_opened_anew_only_when_it_is_over() -> None:
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+        first, proxied = stage.direct, stage.proxied
+        for wanted in (True, False):
+            async with session.post(f"{stage.direct_url}/demo/direct", data="{}") as answer:
+                assert answer.status == 200
+            assert (stage.direct is first) is wanted
+            assert stage.direct.figures().life is Life.SILENT
+            if wanted:
+                stage.send("hi")
+                assert await stage.until(lambda: first.figures().end is not None, 5)
+        assert stage.proxied is proxied
+
+
+@in_loop
+async def test_stopping_while_upstream_is_away_leaves_nothing_behind() -> None:
+    async with staged(0) as stage:
+        stage._outage()
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
+        stage._outage()
+        stage._restart()
+        assert stage.direct.figures().end is not None, "one thing at a time"
 
 
 @in_loop

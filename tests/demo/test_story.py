@@ -1,51 +1,76 @@
-"""The verdict: what makes it, and a story in which nothing is healed."""
+"""The story as it is told where nothing is healed; tests/cli tells it where all is."""
 
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from sse_keepalive_proxy.demo import stage as stage_module
+from sse_keepalive_proxy.demo import story as story_module
+from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.observer import Observer
 from sse_keepalive_proxy.demo.stage import CHAT, staged
-from sse_keepalive_proxy.demo.story import Told, shortcomings, tell
+from sse_keepalive_proxy.demo.story import tell
 from sse_keepalive_proxy.upstream.dial import Dialer
-from tests.demo.seeing import HEALED, SILENT
 from tests.support.looping import in_loop
 
-GOOD = Told(SILENT, HEALED, replace(HEALED, message_after=9.0), stalled=True, interval=2.0)
 
-
-def test_a_healed_stream_has_no_shortcoming() -> None:
-    assert shortcomings(GOOD) == []
-
-
-@pytest.mark.parametrize(
-    ("told", "word"),
-    [
-        (replace(GOOD, direct=replace(SILENT, bytes=8)), "nothing to heal"),
-        (replace(GOOD, proxied=replace(HEALED, first_byte_after=None)), "no byte came at once"),
-        (replace(GOOD, proxied=replace(HEALED, first_byte_after=2.0)), "no byte came at once"),
-        (replace(GOOD, proxied=replace(HEALED, confirm_after=None)), "no confirm"),
-        (replace(GOOD, proxied=replace(HEALED, pings=0)), "no ping"),
-        (replace(GOOD, proxied=replace(HEALED, longest_silence=2.6)), "silent for 2.6 s"),
-        (replace(GOOD, after=HEALED), "did not reach onmessage"),
-        (replace(GOOD, stalled=False), "the metrics did not show"),
-    ],
-)
-def test_each_shortcoming_is_named_alone(told: Told, word: str) -> None:
-    (line,) = shortcomings(told)
-    assert word in line
+def against(said: list[str]) -> list[str]:
+    """The lines of a verdict that is not healed."""
+    assert not any(line.startswith("healed") for line in said)
+    return said[said.index("not healed:") + 1 :]
 
 
 @in_loop
-async def test_a_stream_that_does_not_go_through_the_proxy_is_not_healed() -> None:
+async def test_a_stream_that_does_not_go_through_the_proxy_is_healed_in_no_scene() -> None:
     said: list[str] = []
     async with staged(0) as stage:
         stage.proxied.close()
-        stage.proxied = Observer(Dialer(), lambda: None)
+        stage.proxied = Observer(Dialer(), stage._news.set)
         await stage.proxied.open(stage.direct_url, stage.notify.token(stage.notify.hub.join(CHAT)))
         assert not await tell(stage, said.append, watch=0.3)
         stage.proxied.close()
-    verdict = said[said.index("not healed:") + 1 :]
-    assert [line for line in verdict if "no confirm" in line]
-    assert [line for line in verdict if "did not reach onmessage" in line]
-    assert not any(line.startswith("healed") for line in said)
+    verdict = against(said)
+    for line in (
+        "  - silence, through the proxy: no confirm came that onmessage hears",
+        "  - first event, through the proxy: it ended: closed by upstream after its first event",
+        "  - upstream restart, through the proxy: the message after the restart did not reach onmessage",
+    ):
+        assert line in verdict
+    assert not [line for line in verdict if ", direct: " in line]
+
+
+@in_loop
+async def test_a_proxy_that_opens_nothing_again_heals_neither_the_first_event_nor_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = stage_module._CONFIG.read_text(encoding="utf-8")
+    off = text.replace("when: always ", "when: off ").replace("action: reconnect ", "action: observe ")
+    assert text.count("when: always ") == text.count("action: reconnect ") == 1
+    config = tmp_path / "demo.yaml"
+    config.write_text(off, encoding="utf-8")
+    monkeypatch.setattr(stage_module, "_CONFIG", config)
+    said: list[str] = []
+    async with staged(0) as stage:
+        assert not await tell(stage, said.append, watch=5.5)
+    verdict = against(said)
+    assert not [line for line in verdict if line.startswith("  - silence")]
+    assert [line for line in verdict if line.startswith("  - first event, through the proxy: it ended")]
+    assert [line for line in verdict if line.startswith("  - upstream restart, through the proxy: it ended")]
+
+
+@in_loop
+async def test_a_server_that_ends_nothing_leaves_nothing_to_heal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("_ARRIVES", "_RETURNS"):  # what is waited for in vain
+        monkeypatch.setattr(story_module, limit, 0.5)
+    said: list[str] = []
+    async with staged(0) as stage:
+        stage.notify.hub.mode = Mode.HEALTHY
+        stage.direct.close()
+        stage.direct = Observer(Dialer(), stage._news.set)
+        await stage.direct.open(stage.direct_url, stage.notify.token(stage.notify.hub.join(CHAT)))
+        await stage.until(lambda: stage.direct.figures().bytes > 0, 5)
+        assert not await tell(stage, said.append, watch=0.3)
+        stage.direct.close()
+    verdict = against(said)
+    assert [line for line in verdict if line.startswith("  - silence, direct: it was not silent")]
+    assert "  - first event, direct: upstream did not end it after its first event" in verdict

@@ -24,6 +24,7 @@ def test_the_two_streams_stand_side_by_side() -> None:
         "  confirm          never                      after 4 ms",
         "  pings            0                          4",
         "  events           0, onmessage heard 0       1, onmessage heard 1",
+        "  gaps told        0                          1, the last of 120 ms",
         "  bytes            0                          137",
         "  silent for       9.0 s                      900 ms",
         "  longest silence  9.0 s                      2.0 s",

@@ -1,0 +1,102 @@
+"""The verdict: what makes a stream dead directly, and what makes it alive through the proxy."""
+
+from dataclasses import replace
+
+import pytest
+
+from sse_keepalive_proxy.demo.observer import Life
+from sse_keepalive_proxy.demo.verdict import SCENES, Told, judge, table
+from tests.demo.seeing import HEALED, SILENT, TOLD
+
+
+def direct(told: Told, scene: str, **values: object) -> Told:
+    """The same story with other figures of the direct stream in one scene."""
+    seen = getattr(told, scene)
+    return replace(told, **{scene: replace(seen, direct=replace(seen.direct, **values))})
+
+
+def proxied(told: Told, scene: str, **values: object) -> Told:
+    """The same with the proxied stream."""
+    seen = getattr(told, scene)
+    return replace(told, **{scene: replace(seen, proxied=replace(seen.proxied, **values))})
+
+
+def test_nothing_speaks_against_a_story_in_which_all_is_healed() -> None:
+    assert [(found.direct, found.proxied) for found in judge(TOLD)] == [((), ())] * 3
+
+
+@pytest.mark.parametrize(
+    ("told", "scene", "word"),
+    [
+        (proxied(TOLD, "silence", first_byte_after=None), 0, "no byte came at once"),
+        (proxied(TOLD, "silence", first_byte_after=2.0), 0, "no byte came at once"),
+        (proxied(TOLD, "silence", confirm_after=None), 0, "no confirm"),
+        (proxied(TOLD, "silence", pings=0), 0, "no ping"),
+        (proxied(TOLD, "silence", longest_silence=2.6), 0, "silent for 2.6 s"),
+        (proxied(TOLD, "silence", end="closed"), 0, "it ended: closed"),
+        (replace(TOLD, stalled=False), 0, "the metrics did not show"),
+        (proxied(TOLD, "event", messages=1), 1, "second message did not reach"),
+        (proxied(TOLD, "event", gaps=1), 1, "no gap was told"),
+        (proxied(TOLD, "event", longest_silence=2.6), 1, "silent for 2.6 s"),
+        (proxied(TOLD, "event", end="closed"), 1, "it ended: closed"),
+        (replace(TOLD, counted=False), 1, "the metrics did not count"),
+        (proxied(TOLD, "restart", messages=2), 2, "after the restart did not reach"),
+        (proxied(TOLD, "restart", gaps=3), 2, "no gap was told"),
+        (proxied(TOLD, "restart", longest_silence=2.6), 2, "silent for 2.6 s"),
+        (proxied(TOLD, "restart", end="broken"), 2, "it ended: broken"),
+    ],
+)
+def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(told: Told, scene: int, word: str) -> None:
+    found = judge(told)
+    (line,) = found[scene].proxied
+    assert word in line
+    assert [len(other.proxied) for other in found].count(0) == 2
+    assert all(other.direct == () for other in found)
+
+
+@pytest.mark.parametrize(
+    ("told", "scene", "word"),
+    [
+        (direct(TOLD, "silence", bytes=8), 0, "not silent (8 bytes)"),
+        (direct(TOLD, "event", messages=1), 1, "heard the message"),
+        (direct(TOLD, "event", end=None), 1, "did not end it"),
+        (direct(TOLD, "restart", end=None), 2, "did not break it"),
+    ],
+)
+def test_a_direct_stream_that_is_not_dead_is_nothing_to_heal(told: Told, scene: int, word: str) -> None:
+    found = judge(told)
+    (line,) = found[scene].direct
+    assert word in line
+    assert [len(other.direct) for other in found].count(0) == 2
+    assert all(other.proxied == () for other in found)
+
+
+def test_a_first_message_that_is_lost_takes_the_second_with_it() -> None:
+    found = judge(proxied(TOLD, "event", messages=0))[1].proxied
+    assert [line for line in found if line == "the message did not reach onmessage"]
+    assert [line for line in found if line == "the second message did not reach onmessage"]
+
+
+def test_the_table_says_dead_and_alive_and_by_what_one_sees_it() -> None:
+    assert table(TOLD) == [
+        "                    direct                       through the proxy",
+        "  silence           dead: no bytes in 9.0 s      alive: byte after 4 ms, 4 pings",
+        "  first event       dead: unheard, then closed   alive: gap of 87 ms, 2 heard",
+        "  upstream restart  dead: broken off             alive: gap of 2.6 s, 1 heard",
+    ]
+
+
+def test_the_table_says_what_is_neither_dead_nor_alive() -> None:
+    told = direct(proxied(TOLD, "silence", first_byte_after=None), "silence", bytes=8)
+    told = direct(told, "event", messages=1, end=None)
+    told = direct(proxied(told, "restart", gaps=3, messages=2), "restart", end=None)
+    assert table(told)[1:] == [
+        "  silence           not dead: 8 bytes in 9.0 s   not alive: no byte, 4 pings",
+        "  first event       not dead: heard, still open  alive: gap of 87 ms, 2 heard",
+        "  upstream restart  not dead: still open         not alive: no gap told, 0 heard",
+    ]
+
+
+def test_the_scenes_are_three_and_differ() -> None:
+    assert len(set(SCENES)) == len(judge(TOLD)) == 3
+    assert (SILENT.life, HEALED.life) == (Life.SILENT, Life.ALIVE)
