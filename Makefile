@@ -16,6 +16,7 @@ docs:
 	.venv/bin/python -m sse_keepalive_proxy.config.reference
 	.venv/bin/python -m sse_keepalive_proxy.observe.reference
 	.venv/bin/python -m sse_keepalive_proxy.cli.reference
+	.venv/bin/python -m tests.integration.outcomes > docs/reference/outcomes.md
 	.venv/bin/python -c 'from sse_keepalive_proxy.stream import diagram; print(diagram.markdown(), end="")' > docs/design/lifecycle.md
 
 LOCK = .venv/bin/uv pip compile -q --generate-hashes --python-version 3.13 --python-platform linux --no-header --no-annotate
@@ -23,5 +24,5 @@ HEAD = "\# Written by \`make lock\`: every dependency of the container, with its
 
 lock:
 	.venv/bin/pip install -q uv
-	(echo $(HEAD) && $(LOCK) pyproject.toml) > deploy/docker/runtime.lock
+	(echo $(HEAD) && $(LOCK) --extra jwt pyproject.toml) > deploy/docker/runtime.lock
 	(echo $(HEAD) && $(LOCK) --group build) > deploy/docker/build.lock

@@ -72,23 +72,25 @@ def test_the_image_runs_as_nobody_in_particular_and_can_be_probed_and_stopped() 
     assert "SSE_KEEPALIVE_PROXY_ADMIN_LISTEN=0.0.0.0:9090" in final
 
 
-def settings_of_map(directory: Path) -> Settings:
-    """The configuration inside the ConfigMap of the Deployment."""
-    for document in yaml.safe_load_all((DEPLOY / "kubernetes" / "deployment.yaml").read_text()):
+def settings_of_map(file: str, directory: Path) -> Settings:
+    """The configuration inside the ConfigMap of a manifest."""
+    for document in yaml.safe_load_all((DEPLOY / "kubernetes" / file).read_text()):
         if document["kind"] == "ConfigMap":
-            file = directory / "config.yaml"
-            file.write_text(document["data"]["config.yaml"])
-            return load(file, environ={}).settings
+            written = directory / file
+            written.write_text(document["data"]["config.yaml"])
+            return load(written, environ={}).settings
     raise AssertionError("there is no ConfigMap")
 
 
 def test_every_configuration_that_is_deployed_is_valid_and_treats_notify_server_alike(tmp_path: Path) -> None:
     compose = load(DEPLOY / "proxy.yaml", environ={}).settings
-    kubernetes = settings_of_map(tmp_path)
+    kubernetes, sidecar = (settings_of_map(file, tmp_path) for file in ("deployment.yaml", "sidecar.yaml"))
     example = load(ROOT / "config.example.yaml", environ={}).settings
-    for settings in (compose, kubernetes):
+    for settings in (compose, kubernetes, sidecar):
         assert settings.routes == example.routes
+    for settings in (compose, kubernetes):
         assert settings.upstreams == example.upstreams
+    assert sidecar.upstreams["notify"].url == "http://127.0.0.1:6687"  # the same pod
 
 
 @pytest.mark.parametrize("file", ["deployment.yaml", "sidecar.yaml"])

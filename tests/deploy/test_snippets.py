@@ -79,7 +79,7 @@ def serving(command: Sequence[str | Path], port: int, directory: Path) -> Iterat
 
 @in_loop
 @pytest.mark.parametrize(("hop", "file"), [(nginx_of, "front.conf"), (caddy_of, "front.Caddyfile")])
-async def test_in_front_a_stream_is_confirmed_kept_alive_and_known_by_its_client(
+async def test_in_front_a_stream_is_confirmed_kept_alive_known_by_its_client_and_outlives_upstreams(
     hop, file: str, tmp_path: Path
 ) -> None:
     async with healing(tmp_path, interval="300ms") as (notify, proxy):
@@ -88,9 +88,10 @@ async def test_in_front_a_stream_is_confirmed_kept_alive_and_known_by_its_client
                 await client.wait_for(lambda client: len(client.stream.comments) >= 2)
                 (stream,) = proxy.streams()["streams"]
                 assert stream["client"] == "127.0.0.1"
-                say(notify, "hi")
-                await client.wait_for(lambda client: client.response.complete)
+                say(notify, "hi")  # upstream ends its stream behind it
+                await client.wait_for(b"stream_recovered")
                 assert [data["type"] for data in said(client)] == ["connection_confirmed", "new_message"]
+                assert client.ending is None
             async with await RawClient.connect(front) as client:
                 client.request("/health")
                 assert (await client.wait_response()).status == 200

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 
-from sse_keepalive_proxy.proxy.relay import Relay
+from sse_keepalive_proxy.proxy.stream import Stream
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
 from tests.support.raw_client import RawClient
@@ -42,17 +42,17 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def relays(proxy: Instance) -> list[Relay]:
+def streams(proxy: Instance) -> list[Stream]:
     """The open streams, which here are all of one kind."""
     found = list(proxy.server.streams)
-    assert all(isinstance(stream, Relay) for stream in found)
+    assert all(isinstance(stream, Stream) for stream in found)
     return found  # type: ignore[return-value]
 
 
-def waiting(relay: Relay) -> int:
+def waiting(stream: Stream) -> int:
     """Bytes in this process for the client."""
-    assert relay._transport is not None
-    return relay._transport.get_write_buffer_size()
+    assert stream.flow.down is not None
+    return stream.flow.down.waiting
 
 
 async def asleep(proxy: Instance, **how: int) -> RawClient:
@@ -83,14 +83,14 @@ async def test_past_max_buffer_upstream_is_paused_and_in_the_end_everything_is_d
         go.set()
         connection = await upstream.connection()
         await connection.wait_blocked()
-        (relay,) = relays(proxy)
-        await proxy.until(lambda: relay._paused)
-        came = relay.upstream_bytes
-        assert 256 * 1024 < waiting(relay) <= 256 * 1024 + READ
-        assert relay._framer.pending < 2000
+        (stream,) = streams(proxy)
+        await proxy.until(lambda: stream._paused)
+        came = stream.flow.upstream_bytes
+        assert 256 * 1024 < waiting(stream) <= 256 * 1024 + READ
+        assert stream.flow._framer.pending < 2000
         client.resume()
         await client.wait_for(lambda client: len(client.received) > len(body) / 2, within=20)
-        assert relay.upstream_bytes > came
+        assert stream.flow.upstream_bytes > came
         await client.wait_response(within=20)
         assert client.body == b":ok\n\n" + body
         await proxy.until_closed("upstream_end")
@@ -98,17 +98,17 @@ async def test_past_max_buffer_upstream_is_paused_and_in_the_end_everything_is_d
 
 @on_each_loop
 async def test_upstreams_silence_is_not_held_against_it_while_we_have_paused_it() -> None:
-    stream = COMMENT + "max_buffer: 1KiB\nstall: {after: 250ms}\nkeepalive: off"
+    section = COMMENT + "max_buffer: 1KiB\nstall: {after: 250ms}\nkeepalive: off"
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), chunk(blocks(8000))]) as upstream,
-        Instance(config(upstream, stream)) as proxy,
+        Instance(config(upstream, section)) as proxy,
         await asleep(proxy) as client,
     ):
         go.set()
-        (relay,) = relays(proxy)
-        await proxy.until(lambda: relay._paused)
+        (stream,) = streams(proxy)
+        await proxy.until(lambda: stream._paused)
         await passing(0.75, proxy)
-        assert relay._paused
+        assert stream._paused
         assert proxy.metric("upstream_stalls_total") == 0
         client.resume()
         await client.wait_for(lambda client: len(client.received) > 8000 * 1000, within=20)
@@ -118,18 +118,18 @@ async def test_upstreams_silence_is_not_held_against_it_while_we_have_paused_it(
 @on_each_loop
 async def test_no_ping_is_written_behind_bytes_that_still_wait() -> None:
     body = blocks(8000)
-    stream = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 16MiB"
+    section = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 16MiB"
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), *map(chunk, pieces(body))]) as upstream,
-        Instance(config(upstream, stream)) as proxy,
+        Instance(config(upstream, section)) as proxy,
         await asleep(proxy) as client,
     ):
         go.set()
-        (relay,) = relays(proxy)
-        await proxy.until(lambda: relay.upstream_bytes == len(body) and waiting(relay))
-        before = relay.pings
+        (stream,) = streams(proxy)
+        await proxy.until(lambda: stream.flow.upstream_bytes == len(body) and waiting(stream))
+        before = stream.pings
         await passing(0.3, proxy)
-        assert relay.pings == before
+        assert stream.pings == before
         client.resume()
         await client.wait_for(lambda client: client.response.body.endswith(b":ping\n\n"), within=20)
         assert body in client.body  # in one piece
@@ -148,20 +148,20 @@ async def test_a_slow_client_harms_no_other() -> None:
     def pinged(client: RawClient) -> bool:
         return client.responses[0].body.endswith(b"x\n\n" + 2 * b":ping\n\n")
 
-    stream = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 64KiB"
+    section = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 64KiB"
     async with (
         RawUpstream(script) as upstream,
-        Instance(config(upstream, stream)) as proxy,
+        Instance(config(upstream, section)) as proxy,
         await asleep(proxy) as slow,
     ):
-        (relay,) = relays(proxy)
-        await proxy.until(lambda: relay._paused)
+        (stream,) = streams(proxy)
+        await proxy.until(lambda: stream._paused)
         async with await proxy.event_source() as fast:
             await fast.wait_head()
             await fast.wait_for(pinged, within=20)
             assert fast.body.replace(b":ping\n\n", b"") == b":ok\n\n" + body
-            assert relay._paused
-            assert waiting(relay) <= 64 * 1024 + READ
+            assert stream._paused
+            assert waiting(stream) <= 64 * 1024 + READ
         slow.resume()
         await slow.wait_for(pinged, within=20)
         assert slow.body.replace(b":ping\n\n", b"") == b":ok\n\n" + body
@@ -172,10 +172,10 @@ async def test_a_slow_client_harms_no_other() -> None:
 
 @on_each_loop
 async def test_a_client_that_reads_nothing_is_reset_after_write_timeout_and_upstream_let_go() -> None:
-    stream = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
+    section = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(24_000)))]) as upstream,
-        Instance(config(upstream, stream)) as proxy,
+        Instance(config(upstream, section)) as proxy,
         await asleep(proxy) as client,
     ):
         go.set()
@@ -193,22 +193,22 @@ async def test_a_client_that_reads_nothing_is_reset_after_write_timeout_and_upst
 @on_each_loop
 async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_that_reads_nothing() -> None:
     body = blocks(8000)
-    stream = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
+    section = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), *map(chunk, pieces(body)), LAST_CHUNK]) as upstream,
-        Instance(config(upstream, stream)) as proxy,
+        Instance(config(upstream, section)) as proxy,
         await asleep(proxy, read_size=FEW) as client,
     ):
         go.set()
-        (relay,) = relays(proxy)
-        await proxy.until(lambda: relay._paused)
+        (stream,) = streams(proxy)
+        await proxy.until(lambda: stream._paused)
         end_at = now() + 1.6
         while now() < end_at:
             size = len(client.received)
             client.resume()
             await client.wait_for(lambda client: len(client.received) > size)  # noqa: B023
             client.pause()
-            assert relay._paused  # all the time there was more than it would take
+            assert stream._paused  # all the time there was more than it would take
             await passing(0.05, proxy)
         assert proxy.closed() == {}
         client.resume()
@@ -218,10 +218,10 @@ async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_th
 
 @on_each_loop
 async def test_an_end_that_a_client_does_not_take_is_given_up_after_write_timeout() -> None:
-    stream = COMMENT + "max_buffer: 16MiB\nwrite_timeout: 400ms"
+    section = COMMENT + "max_buffer: 16MiB\nwrite_timeout: 400ms"
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(8000))), LAST_CHUNK]) as upstream,
-        Instance(config(upstream, stream)) as proxy,
+        Instance(config(upstream, section)) as proxy,
         await asleep(proxy) as client,
     ):
         go.set()
@@ -245,12 +245,12 @@ async def test_vanished_peers_are_left_to_the_kernel_to_find_and_no_event_waits_
         await proxy.event_source() as client,
     ):
         await client.wait_for(b":ok")
-        (relay,) = relays(proxy)
-        assert relay._transport is not None
-        assert relay._exchange is not None
-        assert relay._exchange._transport is not None
-        downstream = relay._transport.get_extra_info("socket")
-        up = relay._exchange._transport.get_extra_info("socket")
+        (stream,) = streams(proxy)
+        assert stream.flow.down is not None
+        assert stream._exchange is not None
+        assert stream._exchange._transport is not None
+        downstream = stream.flow.down._transport.get_extra_info("socket")
+        up = stream._exchange._transport.get_extra_info("socket")
         assert downstream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
         assert up.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         idle, interval, count = (

@@ -181,7 +181,7 @@ async def test_a_fault_behind_the_take_over_ends_that_stream_as_internal(
     def broken(*_: object) -> None:
         raise RuntimeError("planned")
 
-    monkeypatch.setattr("sse_keepalive_proxy.proxy.relay.watch", broken)
+    monkeypatch.setattr("sse_keepalive_proxy.proxy.downstream.watch", broken)
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream)) as proxy,
@@ -190,7 +190,8 @@ async def test_a_fault_behind_the_take_over_ends_that_stream_as_internal(
         await client.wait_end()
         await proxy.until_closed("internal")
         await upstream.wait_all_closed()
-        assert len(proxy.server.streams) == 0
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        assert client.received == b""
     assert "please report this" in caplog.text
 
 

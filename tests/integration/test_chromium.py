@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,9 +15,10 @@ from tests.support.browser import Tab, browsing
 from tests.support.hops import nginx
 from tests.support.looping import run
 from tests.support.programs import require
-from tests.support.stand_in import healing, new_user, say
+from tests.support.stand_in import healing, listening, new_user, restarted, say
 
 PINGS = "sse_proxy_pings_sent_total"
+RECONNECTS = "sse_proxy_upstream_reconnects_total"
 
 # The browser client of FACTS 1: `onmessage` only, 10 s to open, dead after any error or end.
 PAGE = """<!doctype html><title>client</title><script>
@@ -53,6 +55,11 @@ class Clients:
     async def until(self, frame: str, expression: str, within: float = 15.0) -> None:
         """Wait until something is true of a client."""
         await self._tab.until(frame, f"typeof client === 'object' && ({expression})", within)
+
+    async def all_heard(self, frames: Sequence[str], messages: int) -> None:
+        """Wait until each of these clients has heard so many messages."""
+        heard = f"client.heard.filter(type => type === 'new_message').length === {messages}"
+        await asyncio.gather(*(self.until(frame, heard) for frame in frames))
 
     async def state(self, frame: str) -> dict[str, object]:
         """Whether it opened, what it heard, what it died of."""
@@ -95,7 +102,7 @@ def test_a_page_hears_the_confirm_stays_open_while_upstream_is_silent_and_hears_
     run(story(), within=60)
 
 
-def test_the_client_of_the_field_dies_without_the_proxy_and_lives_with_it_until_upstream_ends(
+def test_the_client_of_the_field_dies_without_the_proxy_and_with_it_outlives_every_end_of_upstream(
     tmp_path: Path,
 ) -> None:
     require("chromium", "google-chrome")
@@ -130,16 +137,82 @@ def test_the_client_of_the_field_dies_without_the_proxy_and_lives_with_it_until_
                     alive = {"opened": True, "heard": ["connection_confirmed"], "dead": None}
                     assert [await clients.state(frame) for frame in living] == [alive, alive]
 
+                    await listening(notify, 3)
                     say(notify, "hi")  # upstream ends each stream behind it
-                    await asyncio.gather(
-                        *(clients.until(frame, "client.dead") for frame in (direct, *living))
-                    )
-                    unheard = {"opened": True, "heard": [], "dead": "error"}
-                    assert await clients.state(direct) == unheard
-                    heard = ["connection_confirmed", "new_message"]
+                    await clients.until(direct, "client.dead")
+                    assert await clients.state(direct) == {"opened": True, "heard": [], "dead": "error"}
+                    await clients.all_heard(living, messages=1)
+                    await listening(notify, 2)
+                    await restarted(notify)
+                    for messages in (2, 3, 4):
+                        await listening(notify, 2)
+                        say(notify, "hi again")
+                        await clients.all_heard(living, messages)
+                    heard = ["connection_confirmed", *["new_message"] * 4]
                     for frame in living:
-                        assert await clients.state(frame) == {"opened": True, "heard": heard, "dead": "error"}
-                    ends = {"route": "events", "reason": "upstream_end"}
-                    assert proxy.metric("sse_proxy_streams_closed_total", **ends) == 2
+                        assert await clients.state(frame) == {"opened": True, "heard": heard, "dead": None}
+                    assert proxy.metric(RECONNECTS, route="events", result="reopened") >= 8
+
+    run(story(), within=90)
+
+
+def test_the_client_of_the_field_hears_what_the_repaired_server_would_have_withheld_from_it(
+    tmp_path: Path,
+) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        often = Knobs(ping_interval=1.0, heartbeat_interval=0.3)
+        async with (
+            healing(tmp_path, "fixed", often, PAGES, stall_after="2s") as (notify, proxy),
+            browsing(tmp_path) as tab,
+        ):
+            clients = Clients(tab, notify)
+            direct, healed = await clients.open(notify.url, proxy.url)
+            await clients.until(direct, "client.opened")
+            await clients.until(healed, "client.heard.includes('heartbeat')")
+            await listening(notify, 2)
+            for messages in (1, 2, 3):
+                say(notify, "hi")
+                await clients.all_heard([healed], messages)
+                await listening(notify, 1)  # the proxy's: the page's own connection is deaf for ever
+            await restarted(notify)
+            await clients.until(direct, "client.dead")
+            await listening(notify)
+            say(notify, "hi")
+            await clients.all_heard([healed], 4)
+            assert await clients.state(direct) == {"opened": True, "heard": [], "dead": "error"}
+            state = await clients.state(healed)
+            assert (state["opened"], state["dead"]) == (True, None)
+            assert proxy.metric("sse_proxy_upstream_stalls_total", route="events") >= 3
+
+    run(story(), within=90)
+
+
+def test_the_client_of_the_field_is_answered_before_it_gives_up_however_slow_upstreams_pools_are(
+    tmp_path: Path,
+) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        slow = Knobs(header_delay=11.0)
+        async with (
+            healing(tmp_path, knobs=slow, pages=PAGES) as (notify, proxy),
+            browsing(tmp_path) as tab,
+        ):
+            clients = Clients(tab, notify)
+            direct, healed = await clients.open(notify.url, proxy.url)
+            await clients.until(direct, "client.dead", within=20)
+            assert await clients.state(direct) == {
+                "opened": False,
+                "heard": [],
+                "dead": "not open in 10 s",
+            }
+            await clients.until(healed, "client.heard.length === 1", within=20)
+            alive = {"opened": True, "heard": ["connection_confirmed"], "dead": None}
+            assert await clients.state(healed) == alive
+            await listening(notify)
+            say(notify, "hi")
+            await clients.all_heard([healed], 1)
 
     run(story(), within=60)

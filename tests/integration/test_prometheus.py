@@ -95,9 +95,11 @@ def test_prometheus_knows_as_many_silent_streams_as_upstream_has_and_none_once_t
     tmp_path: Path,
 ) -> None:
     async def story() -> None:
-        # Upstream's comments and heartbeats go on all the time: they are no sign of life here.
+        # Upstream's comments and heartbeats go on all the time: they are no sign of life here. Its streams
+        # are only looked at, so that it has the same ones throughout.
         knobs = Knobs(ping_interval=0.4, heartbeat_interval=0.3)
-        async with healing(tmp_path, "healthy", knobs, interval="500ms", after="2s") as (notify, proxy):
+        times = {"interval": "500ms", "stall_after": "2s"}
+        async with healing(tmp_path, "healthy", knobs, action="observe", **times) as (notify, proxy):
 
             def silent() -> int:
                 return sum(stream.last_event_at is None for stream in notify.hub.streams)
@@ -147,15 +149,14 @@ def test_prometheus_knows_as_many_silent_streams_as_upstream_has_and_none_once_t
 @in_loop
 async def test_promtool_has_no_complaint_about_any_metric(tmp_path: Path) -> None:
     require("promtool")
-    async with healing(tmp_path, interval="200ms", after="1s") as (notify, proxy):
-        for opened in range(2):
-            async with await event_source(proxy.url, notify) as client:
-                await client.wait_for(b":ping\n\n")
-                if opened:
-                    say(notify, "hi")
-                    await client.wait_end()
+    async with healing(tmp_path, interval="200ms", stall_after="1s") as (notify, proxy):
+        async with await event_source(proxy.url, notify) as client:
+            await client.wait_for(b":ping\n\n")
+            say(notify, "hi")  # upstream ends its stream behind it
+            await client.wait_for(b"stream_recovered")
         text = proxy.admin("/metrics")[1]
         assert 'sse_proxy_upstream_eof_after_first_event_total{route="events"} 1.0' in text
+        assert 'sse_proxy_upstream_reconnects_total{result="reopened",route="events"} 1.0' in text
         done = await asyncio.to_thread(_promtool, text)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -209,7 +210,7 @@ def test_ten_thousand_different_paths_give_prometheus_nothing_more_to_store(tmp_
 @in_loop
 async def test_what_only_grows_never_shrinks_while_streams_come_and_go(tmp_path: Path) -> None:
     knobs = Knobs(ping_interval=0.1)
-    async with healing(tmp_path, knobs=knobs, interval="50ms", after="200ms") as (notify, proxy):
+    async with healing(tmp_path, knobs=knobs, interval="50ms", stall_after="200ms") as (notify, proxy):
         over = threading.Event()
 
         def watch() -> int:

@@ -57,6 +57,8 @@ QUERIES = [
     f"%61ccess_token={urllib.parse.quote(ENCODED)}",
 ]
 CLOSED = [
+    ("again", "unauthorized"),
+    ("early", "unauthorized"),
     ("events", "client_gone"),
     ("events", "upstream_end"),
     ("events", "upstream_reset"),
@@ -73,14 +75,16 @@ upstreams:
   up: {{url: '{up}'}}
   dead: {{url: 'http://127.0.0.1:{dead}'}}
 routes:
-  - {{name: events, match: {{path: /events}}, upstream: up, stream: {{head: refuse}}}}
+  - {{name: events, match: {{path: /events}}, upstream: up, stream: {{head: refuse, reconnect: off}}}}
+  - {{name: again, match: {{path: /again}}, upstream: up, stream: {{reconnect: {{delay: 1ms}}}}}}
+  - {{name: early, match: {{path: /early}}, upstream: up, stream: {{early_commit: {{after: 50ms}}}}}}
   - name: stalling
     match: {{path: /stalling}}
     upstream: up
     stream: {{stall: {{after: 50ms, sign_of_life: events, action: notify, close_after: 50ms}}}}
   - {{name: small, match: {{path: /small}}, upstream: up, stream: {{max_event: 1KiB}}}}
   - {{name: slow, match: {{path: /slow}}, upstream: up, stream: {{write_timeout: 300ms}}}}
-  - {{name: late, match: {{path: /late}}, upstream: up, stream: {{open_timeout: 100ms}}}}
+  - {{name: late, match: {{path: /late}}, upstream: up, stream: {{open_timeout: 100ms, reconnect: off}}}}
   - {{name: dead, match: {{path: /dead}}, upstream: dead}}
   - {{name: plain, match: {{path: /plain/*}}, upstream: up}}
 """
@@ -88,14 +92,25 @@ routes:
 
 async def upstream_of_secrets(connection: UpstreamConnection) -> None:
     """Does what the query's `do` says, or what the path is there for. Whatever it says is secret, too."""
-    path, _, query = (await connection.next_request()).target.partition("?")
+    request = await connection.next_request()
+    path, _, query = request.target.partition("?")
+    refused = response("401 Unauthorized", f"no such token: {MARK}".encode(), f"Set-Cookie: id={MARK}")
     cookie = f"Set-Cookie: id={MARK}; HttpOnly"
     events = chunk(f"data: {MARK}\n\n: {MARK}\n\n".encode())
     match urllib.parse.parse_qs(query).get("do", [path])[0]:
         case "/late":
             pass
         case "401":
-            await connection.send(response("401 Unauthorized", f"no such token: {MARK}".encode(), cookie))
+            await connection.send(refused)
+        case "/again" if request.header("Last-Event-ID") == MARK:
+            events = chunk(f"id: {MARK}2\ndata: {MARK}\n\ndata: {MARK} half".encode())
+            await connection.send(stream_head(cookie) + events)
+            connection.reset()
+        case "/again":
+            assert request.header("Last-Event-ID") == f"{MARK}2"
+            await connection.send(refused)
+        case "/early":
+            await connection.play([0.3, refused])
         case "garbage":
             await connection.send(f"SSH {MARK}\r\n\r\n".encode())
         case "bad-head":
@@ -222,6 +237,9 @@ async def streams(story: Story) -> None:
     await story.passed(200, f"/events?{TOKEN}&do=end", f"Host: {MARK}.trycloudflare.com")
     await story.passed(200, f"/events?{TOKEN}&do=gzip")
     await story.passed(200, f"/small?{TOKEN}")
+    await story.passed(200, f"/again?{TOKEN}")
+    await story.refused(200, f"/early?{TOKEN}")  # told in band, by us
+    await story.passed(401, f"/early?{TOKEN}")
     await story.passed(200, f"/stalling?{TOKEN}")
     async with await story.ask(f"/events?{TOKEN}&do=break") as client:
         await client.wait_end()
@@ -292,7 +310,14 @@ def test_no_credential_reaches_a_log_a_page_a_metric_or_an_answer_of_ours(form: 
         assert leaks(text) == [], where
     lines = searched["log"].splitlines()
     # It was all there to be told: what was left out are the secrets, not the lines.
-    for word in ("request", "stream open", "stream closed", "upstream gave no answer", "an answer broke off"):
+    for word in (
+        "request",
+        "stream open",
+        "stream closed",
+        "upstream gave no answer",
+        "an answer broke off",
+        "upstream lost",
+    ):
         assert any(word in line for line in lines), word
     for word in ("upstream stalled", "Quick Tunnel", "encodes its event stream", "access_token=***", "drain"):
         assert any(word in line for line in lines), word

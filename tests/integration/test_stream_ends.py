@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.support.raw_upstream import (
     RawUpstream,
     Step,
     chunk,
+    response,
     stream_head,
 )
 from tests.support.running import on_each_loop
@@ -79,16 +81,50 @@ async def nothing(proxy: Instance, client: RawClient) -> None:
     """The script or the clock does it."""
 
 
+async def the_route_goes(proxy: Instance, client: RawClient) -> None:
+    for stream in proxy.server.streams:
+        stream.leave(asyncio.get_running_loop().time(), CloseReason.ROUTE_REMOVED)
+
+
 MUCH = chunk(b"data: %b\n\n" % (b"x" * 60_000))
-PROVOKED: dict[CloseReason, tuple[list[Step], Callable[[Instance, RawClient], Awaitable[None]]]] = {
-    CloseReason.CLIENT_GONE: ([], the_client_goes),
-    CloseReason.UPSTREAM_END: ([LAST_CHUNK], nothing),
-    CloseReason.UPSTREAM_RESET: ([RESET], nothing),
-    CloseReason.STALLED: ([], nothing),
-    CloseReason.CLIENT_STALLED: ([MUCH] * 300, the_client_sleeps),
-    CloseReason.EVENT_TOO_LARGE: ([chunk(b"data: " + b"x" * 70_000)], nothing),
-    CloseReason.DRAIN: ([], the_proxy_drains),
-    CloseReason.INTERNAL: ([chunk(b"data: a fault\n\n")], nothing),
+LOST = [*SILENT, chunk(b"id: 7\ndata: 1\n\n"), RESET]
+AGAIN = "reconnect: {delay: 1ms, give_up_after: 100ms}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How one reason is brought about: the steps behind the head, what the next connection is answered,
+    what is done to the stream, and lines of its section. `early`: upstream answers only after it has begun.
+    """
+
+    steps: tuple[Step, ...] = ()
+    then: tuple[Step, ...] = (*SILENT, EVENT)
+    provoke: Callable[[Instance, RawClient], Awaitable[None]] = nothing
+    stream: str = ""
+    early: bool = False
+
+
+PROVOKED = {
+    CloseReason.CLIENT_GONE: Case(provoke=the_client_goes),
+    CloseReason.UPSTREAM_END: Case((LAST_CHUNK,)),
+    CloseReason.UPSTREAM_RESET: Case((RESET,)),
+    CloseReason.UPSTREAM_REFUSED: Case((b"SSH-2.0-x\r\n\r\n",), stream="reconnect: off", early=True),
+    CloseReason.UPSTREAM_STATUS: Case((*LOST[2:],), (GOT_REQUEST, response("404 Not Found")), stream=AGAIN),
+    CloseReason.STALLED: Case(stream="stall: {after: 100ms, close_after: 100ms}"),
+    CloseReason.GIVE_UP: Case((*LOST[2:],), (GOT_REQUEST, response("503 No")), stream=AGAIN),
+    CloseReason.CLIENT_STALLED: Case((MUCH,) * 300, provoke=the_client_sleeps),
+    CloseReason.EVENT_TOO_LARGE: Case((chunk(b"data: " + b"x" * 70_000),)),
+    CloseReason.MAX_AGE: Case(stream="max_age: 300ms"),
+    CloseReason.DRAIN: Case(provoke=the_proxy_drains),
+    CloseReason.ROUTE_REMOVED: Case(provoke=the_route_goes),
+    CloseReason.UNAUTHORIZED: Case((*LOST[2:],), (GOT_REQUEST, response("401 No")), stream=AGAIN),
+    CloseReason.INTERNAL: Case((chunk(b"data: a fault\n\n"),)),
+}
+NOT_OURS = {
+    CloseReason.CLIENT_GONE,
+    CloseReason.CLIENT_STALLED,
+    CloseReason.UPSTREAM_END,
+    CloseReason.UPSTREAM_RESET,
 }
 
 
@@ -105,21 +141,18 @@ async def test_every_reason_ends_a_stream_alone_and_upstream_with_it(
         return look(route, blocks, alive)
 
     monkeypatch.setattr(StreamRoute, "look", faulty)
-    stream = f"""\
-        rewrite: {{unname: [x]}}
-        max_event: 64KiB
-        max_buffer: 64KiB
-        write_timeout: 300ms
-        stall: {{after: 100ms, close_after: {"100ms" if reason is CloseReason.STALLED else "off"}}}
-    """
-    steps, provoke = PROVOKED[reason]
+    case, go = PROVOKED[reason], asyncio.Event()
+    stream = ["rewrite: {unname: [x]}", "max_event: 64KiB", "max_buffer: 64KiB", "write_timeout: 300ms"]
+    stream += ["early_commit: {after: 1ms}"] * case.early + [case.stream]
+    begins = [GOT_REQUEST, go] if case.early else [*SILENT, go]
     async with (
-        RawUpstream([*SILENT, go := asyncio.Event(), *steps], [*SILENT, EVENT]) as upstream,
-        Instance(config(upstream, stream)) as proxy,
-        await until_confirmed(proxy) as client,
+        RawUpstream([*begins, *case.steps], case.then) as upstream,
+        Instance(config(upstream, "\n".join(stream))) as proxy,
+        await proxy.event_source() as client,
     ):
+        await client.wait_for(b":ok" if case.early else b"connection_confirmed")
         go.set()
-        await provoke(proxy, client)
+        await case.provoke(proxy, client)
         await proxy.until_closed(reason)
         await upstream.wait_all_closed()
         await proxy.until(lambda: len(proxy.server.streams) == 0)
@@ -128,10 +161,10 @@ async def test_every_reason_ends_a_stream_alone_and_upstream_with_it(
         if reason not in (CloseReason.CLIENT_GONE, CloseReason.CLIENT_STALLED):
             await client.wait_end()
             assert client.response.complete == (reason is not CloseReason.UPSTREAM_RESET)
-        if reason in ("stalled", "event_too_large", "drain", "internal"):
-            assert reason_told(client) == reason
-        else:
+        if reason in NOT_OURS:
             assert b"stream_closing" not in client.received
+        else:
+            assert reason_told(client) == reason
 
 
 @on_each_loop
@@ -286,7 +319,7 @@ async def test_the_tail_reaches_a_client_that_reads_slowly_after_upstream_has_go
 async def test_open_streams_outlive_a_deaf_upstream_and_new_ones_work_once_it_listens_again() -> None:
     async with (
         RawUpstream(SILENT) as upstream,
-        Instance(config(upstream)) as proxy,
+        Instance(config(upstream, "reconnect: {first_within: off}")) as proxy,
         await until_confirmed(proxy) as client,
     ):
         upstream.refuse()
@@ -321,7 +354,7 @@ async def test_a_restart_of_upstream_breaks_its_streams_and_the_next_request_wor
 async def test_an_upstream_without_a_head_by_open_timeout_is_a_504() -> None:
     async with (
         RawUpstream([GOT_REQUEST]) as upstream,
-        Instance(config(upstream, "open_timeout: 150ms")) as proxy,
+        Instance(config(upstream, "open_timeout: 150ms\nreconnect: off")) as proxy,
         await proxy.event_source() as client,
     ):
         await client.wait_response()

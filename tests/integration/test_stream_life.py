@@ -15,6 +15,7 @@ import pytest
 from sse_keepalive_proxy.demo.frames import rfc3339
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from sse_keepalive_proxy.proxy import alarms
 from tests.support import sse_reference
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
@@ -327,7 +328,10 @@ SHAPES = {
 
 @on_each_loop
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_stream_that_comes_byte_by_byte_with_pings_between_means_what_it_meant(shape: str) -> None:
+async def test_a_stream_that_comes_byte_by_byte_with_pings_between_means_what_it_meant(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alarms, "_GRAIN", 0.001)
     body = SHAPES[shape]
 
     async def trickle(connection: UpstreamConnection) -> None:
@@ -337,7 +341,7 @@ async def test_a_stream_that_comes_byte_by_byte_with_pings_between_means_what_it
             await asyncio.sleep(0.003)
         await connection.send(LAST_CHUNK)
 
-    stream = COMMENT + "keepalive: {interval: 1ms}\nstall: off"
+    stream = COMMENT + "keepalive: {interval: 1ms}\nstall: off\nreconnect: off"
     async with (
         RawUpstream(trickle) as upstream,
         Instance(config(upstream, stream)) as proxy,
@@ -358,7 +362,7 @@ async def test_a_stream_that_comes_at_once_passes_byte_for_byte(shape: str) -> N
     body = SHAPES[shape]
     async with (
         RawUpstream([*SILENT, chunk(body), LAST_CHUNK]) as upstream,
-        Instance(config(upstream, "confirm: off")) as proxy,
+        Instance(config(upstream, "confirm: off\nreconnect: off")) as proxy,
         await proxy.event_source() as client,
     ):
         await client.wait_response()
@@ -417,7 +421,7 @@ async def test_unnamed_events_are_heard_by_onmessage_and_all_else_stays() -> Non
     ]
     async with (
         RawUpstream([*SILENT, joined(blocks), LAST_CHUNK]) as upstream,
-        Instance(config(upstream, "confirm: off\nrewrite: {unname: [Generic]}")) as proxy,
+        Instance(config(upstream, "confirm: off\nreconnect: off\nrewrite: {unname: [Generic]}")) as proxy,
         await proxy.event_source() as client,
     ):
         await client.wait_response()

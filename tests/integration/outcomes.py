@@ -1,0 +1,582 @@
+"""Every way of upstream to answer, to fail and to be lost, and what a client sees of it: as values.
+
+`test_outcomes.py` plays every cell of these tables on the real server; the page `docs/reference/outcomes.md`
+is written from the same values. Run as a module, this prints the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+
+from sse_keepalive_proxy.stream.messages import CloseReason
+from tests.support.http1 import LAST_CHUNK, chunk, response, stream_head
+from tests.support.raw_upstream import CLOSE, HOLD, RESET, Step
+
+__all__ = [
+    "ANSWERS", "LATER", "LOSSES", "WHO", "Again", "Answers", "Begins", "Column", "Ends", "GoesOn", "Loss",
+    "Ours", "Outcome", "Passes", "Trouble", "Way", "Who", "markdown",
+]  # fmt: skip
+
+
+# What a client sees.
+
+
+@dataclass(frozen=True, slots=True)
+class Begins:
+    """The stream, injections and all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Upstream's own answer, unchanged. `again`: not the first one, but the last within `first_within`."""
+
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A 502 or 504 of the proxy, since there is no answer. `again` as for `Passes`."""
+
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GoesOn:
+    """The stream, after a word about the gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The end of the stream. `told`: with the status that came too late, as a `proxy_error`. `again`: not
+    for the first answer, but after others of that kind.
+    """
+
+    reason: CloseReason
+    told: bool = False
+    again: bool = False
+
+
+Outcome = Begins | Passes | Ours | GoesOn | Ends
+
+
+class Column(StrEnum):
+    """Who waits for upstream's answer; the value is a field of `Answers`."""
+
+    FIRST = "first"
+    ONCE = "once"
+    EARLY = "early"
+    EARLY_AGAIN = "early_again"
+    AGAIN = "again"
+
+
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """The outcomes of one kind of answer, by column."""
+
+    first: Outcome
+    once: Outcome
+    early: Outcome
+    early_again: Outcome
+    again: Outcome
+
+    def of(self, column: Column) -> Outcome:
+        """That of one column."""
+        found: Outcome = getattr(self, column.value)
+        return found
+
+
+STREAM = Follows(Begins(), Begins(), Begins(), Begins(), GoesOn())
+
+
+def final(reason: CloseReason) -> Follows:
+    """An answer that no other attempt will better."""
+    told = Ends(reason, told=True)
+    return Follows(Passes(), Passes(), told, told, Ends(reason))
+
+
+def _passing(once: Passes | Ours, reason: CloseReason) -> Follows:
+    """One that the next attempt may better."""
+    return Follows(
+        Passes(again=True) if isinstance(once, Passes) else Ours(again=True),
+        once,
+        Ends(reason, told=True),
+        Ends(CloseReason.GIVE_UP, told=True, again=True),
+        Ends(CloseReason.GIVE_UP, again=True),
+    )
+
+
+MENDABLE = _passing(Passes(), CloseReason.UPSTREAM_STATUS)
+REFUSED = _passing(Ours(), CloseReason.UPSTREAM_REFUSED)
+BROKEN = _passing(Ours(), CloseReason.UPSTREAM_RESET)
+MUCH_LATER = Follows(
+    Passes(),
+    Passes(),
+    Ends(CloseReason.UPSTREAM_STATUS, told=True),
+    Ends(CloseReason.GIVE_UP, told=True),
+    Ends(CloseReason.GIVE_UP),
+)
+
+
+# How upstream answers.
+
+
+class Trouble(Enum):
+    """What keeps a connection from being made."""
+
+    REFUSED = auto()
+    UNKNOWN_NAME = auto()
+    NO_CONNECTION = auto()
+
+
+Does = tuple[Step, ...] | Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One answer. `does`: what upstream does once it has the request. `status`: what a client gets that waits
+    for one, `told` what it is told where that is another.
+    """
+
+    name: str
+    does: Does
+    status: int
+    body: bytes = b""
+    told: int | None = None
+    stream: str = ""  # lines of the route's `stream` section that it needs
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A row: answers that nobody need tell apart."""
+
+    title: str
+    follows: Follows
+    ways: tuple[Way, ...]
+
+
+def _plain(status: str, *headers: str, body: bytes = b"upstream's own words") -> Way:
+    """An answer that is no stream."""
+    name = " ".join([status, *headers])
+    return Way(name, (response(status, body, *headers),), int(status[:3]), body)
+
+
+def _stream(status: str, before: bytes = b"", name: str = "") -> Way:
+    head = stream_head(status=status)
+    return Way(name or status, (before + head + chunk(LATER),), int(status[:3]))
+
+
+def _fault(name: str, *does: Step, status: int = 502, stream: str = "") -> Way:
+    return Way(name, does, status, stream=stream)
+
+
+LATER = b"data: later\n\n"
+"""What upstream says in a stream that begins, or goes on."""
+
+_HALF_HEAD = b"HTTP/1.1 200 OK\r\nContent-Ty"
+_EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
+_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: other\r\nconnection: upgrade\r\n\r\n"
+_ZIPPED = "content-encoding: gzip"
+_SLOW = "open_timeout: 150ms"
+_TYPE = "content-type: text/event-stream"
+
+ANSWERS = (
+    Answers(
+        "2xx `text/event-stream` (200, 201, 206, …; a 103 may come before it)",
+        STREAM,
+        (
+            _stream("200 OK"),
+            _stream("201 Created"),
+            _stream("206 Partial Content"),
+            _stream("200 OK", _EARLY_HINTS, "103, then 200"),
+        ),
+    ),
+    Answers(
+        "the same with a content coding, though asked for none",
+        final(CloseReason.UPSTREAM_STATUS),
+        (_plain("200 OK", _TYPE, _ZIPPED, body=b"\x1f\x8bzipped"),),
+    ),
+    Answers(
+        "2xx of another type, or of none",
+        final(CloseReason.UPSTREAM_STATUS),
+        (
+            _plain("200 OK", "content-type: text/html"),
+            _plain("200 OK"),
+            _plain("201 Created", "content-type: application/json"),
+        ),
+    ),
+    Answers(
+        "204, 205",
+        final(CloseReason.UPSTREAM_STATUS),
+        (
+            Way("204", (b"HTTP/1.1 204 No Content\r\n\r\n",), 204),
+            Way("205", (response("205 Reset Content", b"", _TYPE),), 205),
+        ),
+    ),
+    Answers(
+        "3xx",
+        final(CloseReason.UPSTREAM_STATUS),
+        (
+            _plain("301 Moved Permanently", "location: /elsewhere"),
+            _plain("302 Found", "location: /elsewhere"),
+            Way("304", (b"HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\n",), 304),
+            _plain("307 Temporary Redirect", "location: /elsewhere"),
+        ),
+    ),
+    Answers(
+        "401, 403",
+        final(CloseReason.UNAUTHORIZED),
+        (_plain("401 Unauthorized"), _plain("403 Forbidden")),
+    ),
+    Answers(
+        "404, 410 and any other 4xx that is not in `on_status`, whatever its type",
+        final(CloseReason.UPSTREAM_STATUS),
+        (
+            _plain("400 Bad Request"),
+            _plain("404 Not Found"),
+            _plain("404 Not Found", _TYPE),
+            _plain("410 Gone"),
+            _plain("418 I'm a teapot"),
+        ),
+    ),
+    Answers(
+        "a status of `on_status`: 429, 500, 502, 503, 504 by default",
+        MENDABLE,
+        (
+            _plain("429 Too Many Requests"),
+            _plain("500 Internal Server Error"),
+            _plain("502 Bad Gateway", "content-type: text/html"),
+            _plain("503 Service Unavailable"),
+            _plain("504 Gateway Timeout"),
+            _plain("503 Service Unavailable", _TYPE),
+        ),
+    ),
+    Answers(
+        "the same with a `Retry-After` that nobody may wait for: past `first_within`, past `give_up_after`",
+        MUCH_LATER,
+        (
+            _plain("503 Service Unavailable", "retry-after: 3600"),
+            _plain("429 Slow Down", "retry-after: 3600"),
+        ),
+    ),
+    Answers(
+        "any other 5xx",
+        final(CloseReason.UPSTREAM_STATUS),
+        (_plain("501 Not Implemented"), _plain("505 HTTP Version Not Supported"), _plain("520 Odd")),
+    ),
+    Answers(
+        "101 to a request that asked for no upgrade",
+        Follows(
+            Ours(),
+            Ours(),
+            Ends(CloseReason.UPSTREAM_STATUS, told=True),
+            Ends(CloseReason.UPSTREAM_STATUS, told=True),
+            Ends(CloseReason.UPSTREAM_STATUS),
+        ),
+        (Way("101", (_SWITCHING,), 502, told=101),),
+    ),
+    Answers("its port refuses the connection", REFUSED, (Way("refused", Trouble.REFUSED, 502),)),
+    Answers("its name cannot be resolved", REFUSED, (Way("no name", Trouble.UNKNOWN_NAME, 502),)),
+    Answers("no connection within `connect_timeout`", REFUSED, (Way("late", Trouble.NO_CONNECTION, 504),)),
+    Answers(
+        "no whole head within `open_timeout`",
+        REFUSED,
+        (
+            _fault("nothing", HOLD, status=504, stream=_SLOW),
+            _fault("half a head, then nothing", _HALF_HEAD, HOLD, status=504, stream=_SLOW),
+        ),
+    ),
+    Answers(
+        "closes or resets the connection before its head, or in the middle of it",
+        BROKEN,
+        (
+            _fault("closed before the head", CLOSE),
+            _fault("reset before the head", RESET),
+            _fault("closed in the head", _HALF_HEAD, CLOSE),
+            _fault("reset in the head", _HALF_HEAD, RESET),
+        ),
+    ),
+    Answers(
+        "what it sends is not HTTP/1.1",
+        REFUSED,
+        (
+            _fault("another protocol", b"SSH-2.0-OpenSSH_9.2\r\n"),
+            _fault("two lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"),
+            _fault("an endless head", b"HTTP/1.1 200 OK\r\n" + b"a: bcdefgh\r\n" * 30_000),
+        ),
+    ),
+)
+
+
+# How a stream is lost.
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A row: what upstream does in the middle of its stream, after whole blocks, and what comes of it where
+    upstream is not asked again, and where it is. `head`: its response head when it is no chunked one;
+    `stream` as in `Way`.
+    """
+
+    title: str
+    reason: CloseReason
+    does: tuple[Step, ...]
+    kept: Outcome = GoesOn()
+    head: bytes = stream_head()
+    stream: str = ""
+
+
+_HALF = b"data: ha"
+_END, _RESET = CloseReason.UPSTREAM_END, CloseReason.UPSTREAM_RESET
+_TO_CLOSE = stream_head(chunked=False)
+_SIZED = stream_head("content-length: 500", chunked=False)
+_MORE = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret"
+
+LOSSES = (
+    Loss("between blocks: its last chunk", _END, (LAST_CHUNK,)),
+    Loss(
+        "between blocks: the connection closed that was to delimit the body", _END, (CLOSE,), head=_TO_CLOSE
+    ),
+    Loss("between blocks: closed without the last chunk", _RESET, (CLOSE,)),
+    Loss("between blocks: reset", _RESET, (RESET,)),
+    Loss("between blocks: reset where a close was to delimit the body", _RESET, (RESET,), head=_TO_CLOSE),
+    Loss("between blocks: closed before its `Content-Length` was reached", _RESET, (CLOSE,), head=_SIZED),
+    Loss("in the middle of a block: its last chunk", _END, (chunk(_HALF), LAST_CHUNK)),
+    Loss("in the middle of a block: closed, to delimit the body", _END, (_HALF, CLOSE), head=_TO_CLOSE),
+    Loss("in the middle of a block: closed", _RESET, (chunk(_HALF), CLOSE)),
+    Loss("in the middle of a block: reset", _RESET, (chunk(_HALF), RESET)),
+    Loss("in the middle of a chunk: closed", _RESET, (b"40\r\n" + _HALF, CLOSE)),
+    Loss("in the middle of a chunk: reset", _RESET, (b"40\r\n" + _HALF, RESET)),
+    Loss("in the middle of a chunk's head: closed", _RESET, (b"4", CLOSE)),
+    Loss("broken chunked coding", _RESET, (b"no chunk\r\n", HOLD)),
+    Loss("after the end: bytes behind the last chunk, which nobody gets", _END, (LAST_CHUNK + _MORE, HOLD)),
+    Loss("after the end: reset behind the last chunk", _END, (LAST_CHUNK, RESET)),
+    Loss(
+        "no sign of life for `stall.after`, with `stall.action: reconnect` and a `close_after`",
+        CloseReason.STALLED,
+        (HOLD,),
+        stream="stall: {after: 300ms, sign_of_life: events, action: reconnect, close_after: 2s}",
+    ),
+    Loss(
+        "a block larger than `max_event`",
+        CloseReason.EVENT_TOO_LARGE,
+        (chunk(b"data: " + b"x" * 70_000), HOLD),
+        kept=Ends(CloseReason.EVENT_TOO_LARGE),
+        stream="max_event: 64KiB",
+    ),
+)
+
+
+# Whose upstream is asked again.
+
+
+class Again(StrEnum):
+    """Whether a lost upstream is asked again; the value is what stands in the table."""
+
+    NOT = "ends"
+    FROM_NOW = "asked again"
+    FROM_ID = "asked again, with the id"
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A row: a client, and what becomes of its lost upstream by `reconnect.when`. `blocks`: what upstream has
+    sent; `sends`: the id it is asked with where it is.
+    """
+
+    title: str
+    resumable: Again
+    always: Again
+    blocks: bytes = b"data: 1\n\n"
+    sends: str = ""
+    headers: tuple[str, ...] = ("Accept: text/event-stream",)
+    method: str = "GET"
+    body: bytes = b""
+    off: Again = Again.NOT
+
+
+_WITH_ID = b"id: 7\ndata: 1\n\n"
+_OTHER = ("Accept: */*",)
+_OWN_ID = "Last-Event-ID: own"
+
+WHO = (
+    Who("EventSource, no id seen", Again.NOT, Again.FROM_NOW),
+    Who("EventSource, an id seen", Again.FROM_ID, Again.FROM_ID, _WITH_ID, "7"),
+    Who(
+        "EventSource that brought a `Last-Event-ID` of its own, no newer id seen",
+        Again.FROM_ID,
+        Again.FROM_ID,
+        sends="own",
+        headers=("Accept: text/event-stream", _OWN_ID),
+    ),
+    Who(
+        "EventSource whose newest id is empty",
+        Again.NOT,
+        Again.FROM_NOW,
+        _WITH_ID + b"id\ndata: 2\n\n",
+        headers=("Accept: text/event-stream", _OWN_ID),
+    ),
+    Who(
+        "EventSource whose newest id no header field can hold: a control character in it",
+        Again.NOT,
+        Again.FROM_NOW,
+        _WITH_ID + b"id: \x01\ndata: 2\n\n",
+    ),
+    Who(
+        "EventSource whose newest id is over 4 KiB",
+        Again.NOT,
+        Again.FROM_NOW,
+        _WITH_ID + b"id: " + b"x" * 4097 + b"\ndata: 2\n\n",
+    ),
+    Who("any other `GET` without a body, no id seen", Again.NOT, Again.FROM_NOW, headers=_OTHER),
+    Who(
+        "any other `GET` without a body, an id seen", Again.NOT, Again.FROM_ID, _WITH_ID, "7", headers=_OTHER
+    ),
+    Who("a `GET` with a body", Again.NOT, Again.NOT, _WITH_ID, body=b"{}"),
+    Who("`POST`, with a body", Again.NOT, Again.NOT, _WITH_ID, method="POST", body=b'{"stream":true}'),
+    Who("`POST` and every other method, without a body", Again.NOT, Again.NOT, _WITH_ID, method="POST"),
+)
+
+
+# The page.
+
+_INTRODUCTION = """\
+# What a client sees of upstream's faults
+
+<!-- Written by `make docs` from `tests/integration/outcomes.py`; a test plays every cell. Do not edit. -->
+
+Upstream ends, breaks, refuses, restarts. These tables say what the client of a stream route then sees: for
+every status, media type and fault, before it has an answer and while its stream runs. The keys are those of
+`reconnect` and `early_commit` in the [configuration](configuration.md); the reasons are the `reason` of
+`sse_proxy_streams_closed_total`, of the log line `stream closed` and of `stream_closing`.
+
+An *EventSource* is a `GET` without a body that accepts exactly `text/event-stream`, as a browser sends it.
+"""
+
+_WHO = """\
+## Whose upstream is asked again
+
+A request with a body is never sent twice: a finished answer of a language model is not paid for again.
+*Ends* means that the end of upstream is the end of the client's stream. Asked with the id of the last
+event, upstream can send what the client has missed; without one it begins with what happens next.
+"""
+
+_LOSSES = """\
+## A running stream is lost
+
+Whole blocks that came before the fault are delivered; half a block is thrown away, never glued to what
+comes next. A stream that goes on tells of the gap: the event `stream_recovered` with
+`{"reason":…,"gap_ms":…,"resumed":…}`, or where the confirm is a comment, a comment that says the same
+(unless `reconnect.announce` is off). Pings go on through the gap. The reason of the loss is the reason of
+the gap, or of the end.
+"""
+
+_ANSWERS = """\
+## What upstream answers
+
+Whoever has no status yet gets the true one, in the first two columns. An EventSource would take a wrong one
+for its last, so upstream is asked again for it, for `first_within`, and what came last counts.
+
+The next two columns have had their 200 by `early_commit`; what came before `early_commit.after` is found in
+the first two. Any answer but a stream is told as the event `proxy_error` with `{"type","status","message"}`,
+and the same credential waits for the true status next time. Here, too, an EventSource has its `first_within`
+first; whether upstream is asked again after that, the table of clients says, for one that has seen no id yet.
+
+The last column is a running stream whose upstream was lost and is asked again, until `give_up_after`.
+
+*As it is*: upstream's own answer, unchanged. *502*, *504*: one line of the proxy that names the route.
+*Ends*: behind a `stream_closing` with the reason where the confirm is an event, else without a word. *Asked
+again*: with growing random waits, never sooner than `Retry-After` and upstream's own `retry:` allow; if
+upstream answers with a stream meanwhile, that is what the client gets.
+"""
+
+_IMPOSSIBLE = """\
+## What stays impossible
+
+- **A token that has expired is not renewed.** Upstream is asked again with the client's own credentials; if
+  it answers 401 or 403, the stream ends with reason `unauthorized`, and only the page can get a new token.
+- **Events that upstream sent while nothing was connected are gone,** unless upstream keeps them and resumes
+  by `Last-Event-ID`. `stream_recovered` with `"resumed":false` says that some may be missing; a page that
+  must not miss any reloads its state on it. With `"resumed":true` upstream was told where to go on: whether
+  it did is its own affair.
+- **A status cannot be taken back.** What upstream says after an early commit can only be told inside the
+  stream, and only to a client that listens for `proxy_error`.
+- **A single-slot server stays one.** Two streams of one user that both come back go on evicting each other;
+  the waits between grow, since an upstream that only answers gives no sign of life.
+"""
+
+
+def markdown() -> str:
+    """The page."""
+    parts = [
+        _INTRODUCTION,
+        _WHO,
+        *_table(("client", "`off`", "`resumable`", "`always`"), map(_who, WHO)),
+        _LOSSES,
+        *_table(("upstream", "reason", "not asked again", "asked again"), map(_loss, LOSSES)),
+        _ANSWERS,
+        *_table(
+            (
+                "upstream",
+                "first opening, EventSource",
+                "first opening, others, or with `off`",
+                "behind an early commit, not asked again",
+                "behind an early commit, asked again",
+                "lost and asked again",
+            ),
+            map(_answers, ANSWERS),
+        ),
+        _IMPOSSIBLE,
+    ]
+    return "\n".join(parts)
+
+
+def _table(head: tuple[str, ...], rows: object) -> list[str]:
+    assert isinstance(rows, map)
+    lines = [head, ("---",) * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines] + [""]
+
+
+def _who(row: Who) -> tuple[str, ...]:
+    return (row.title, row.off.value, row.resumable.value, row.always.value)
+
+
+def _loss(row: Loss) -> tuple[str, ...]:
+    return (row.title, f"`{row.reason}`", _alone(row.reason), _words(row.kept, ()))
+
+
+def _alone(reason: CloseReason) -> str:
+    match reason:
+        case CloseReason.UPSTREAM_END:
+            return "the end"
+        case CloseReason.UPSTREAM_RESET:
+            return "a cut: no last chunk"
+        case CloseReason.STALLED:
+            return "`stalled`, then ends"
+        case _:
+            return "ends"
+
+
+def _answers(row: Answers) -> tuple[str, ...]:
+    statuses = tuple(dict.fromkeys(way.status for way in row.ways))
+    return (row.title, *(_words(row.follows.of(column), statuses) for column in Column))
+
+
+def _words(outcome: Outcome, statuses: tuple[int, ...]) -> str:
+    match outcome:
+        case Begins():
+            return "the stream"
+        case GoesOn():
+            return "goes on, gap told"
+        case Passes(again=again):
+            return "asked again, then as it is" if again else "as it is"
+        case Ours(again=again):
+            ours = " or ".join(map(str, statuses))
+            return f"asked again, then {ours}" if again else ours
+        case Ends(reason=reason, told=told, again=again):
+            before = "asked again, then " if again else ""
+            return f"{before}{'`proxy_error`, ' if told else ''}ends: `{reason}`"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")  # noqa: T201

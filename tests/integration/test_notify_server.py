@@ -1,0 +1,207 @@
+"""The first user's acceptance: its browser client on a raw socket, `config.example.yaml`, and notify-server
+in both builds (FACTS 1). In Chromium: `test_chromium`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_keepalive_proxy.demo.knobs import Knobs
+from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from tests.support.looping import in_loop, run
+from tests.support.proxy_process import ProxyProcess
+from tests.support.raw_client import RawClient
+from tests.support.running import soon
+from tests.support.stand_in import event_source, healing, listening, new_user, said, say
+
+EVERY_BUILD = pytest.mark.parametrize("mode", ["silent", "fixed"])
+
+
+def heard(client: RawClient) -> list[str]:
+    """The messages that `onmessage` has shown, in order."""
+    return [data["content"] for data in said(client) if data["type"] == "new_message"]
+
+
+def told(client: RawClient, name: str) -> list[Any]:
+    """The data of the proxy's own events of that name, which `onmessage` never shows."""
+    return [json.loads(event.data) for event in client.events if event.type == name]
+
+
+def gaps(client: RawClient) -> list[str]:
+    """Why upstream was lost, as the client was told each time."""
+    return [gap["reason"] for gap in told(client, "stream_recovered")]
+
+
+async def tell(notify: NotifyServer, client: RawClient, content: str) -> None:
+    """Upstream has something to say, and the client hears it."""
+    await listening(notify)
+    say(notify, content)
+    await client.wait_for(lambda client: content in heard(client))
+
+
+def count(proxy: ProxyProcess, name: str, **labels: str) -> float:
+    return proxy.metric(f"sse_proxy_{name}", route="events", **labels)
+
+
+async def until_counted(proxy: ProxyProcess, name: str, value: float, **labels: str) -> None:
+    await asyncio.to_thread(proxy.wait_for_metric, f"sse_proxy_{name}", value, 10.0, route="events", **labels)
+
+
+@EVERY_BUILD
+@in_loop
+async def test_the_bytes_that_bring_the_head_bring_an_event_that_onmessage_hears(
+    mode: str, tmp_path: Path
+) -> None:
+    async with (
+        healing(tmp_path, mode) as (notify, proxy),
+        await event_source(proxy.url, notify) as client,
+    ):
+        await client.wait_for(lambda client: client.events)
+        assert client.arrivals[0].data.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"connection_confirmed" in client.arrivals[0].data
+        assert said(client)[0]["type"] == "connection_confirmed"
+
+
+@in_loop
+async def test_every_message_is_heard_though_upstream_ends_the_stream_behind_each(tmp_path: Path) -> None:
+    async with healing(tmp_path) as (notify, proxy), await event_source(proxy.url, notify) as client:
+        messages = [f"message {number}" for number in range(6)]
+        for message in messages:
+            await tell(notify, client, message)
+        await client.wait_for(lambda client: len(gaps(client)) == len(messages))
+        assert heard(client) == messages
+        assert gaps(client) == ["upstream_end"] * len(messages)
+        assert client.ending is None
+        assert count(proxy, "upstream_eof_after_first_event_total") == len(messages)
+        assert count(proxy, "upstream_reconnects_total", result="reopened") == len(messages)
+        (stream,) = proxy.streams()["streams"]
+        assert stream["reconnects"] == len(messages)
+
+
+@in_loop
+async def test_a_zombie_is_counted_as_stalled_and_a_new_connection_brings_the_next_message(
+    tmp_path: Path,
+) -> None:
+    knobs = Knobs(ping_interval=0.3, heartbeat_interval=0.2)
+    async with (
+        healing(tmp_path, "fixed", knobs, stall_after="3s") as (notify, proxy),
+        await event_source(proxy.url, notify) as client,
+    ):
+        await tell(notify, client, "the last that this connection brings")
+        assert not any(stream.registered for stream in notify.hub.streams)
+        assert count(proxy, "upstream_stalled_streams") == 0
+        await until_counted(proxy, "upstream_stalled_streams", 1)
+
+        await client.wait_for(lambda client: gaps(client) == ["stalled"])
+        types = [data["type"] for data in said(client)]
+        await client.wait_for(lambda client: len(said(client)) > len(types) + 2)  # heartbeats
+        assert count(proxy, "upstream_stalled_streams") == 1  # a new connection proves nothing yet
+        assert count(proxy, "upstream_stall_recoveries_total") == 0
+        await tell(notify, client, "the first of the new one")
+        await until_counted(proxy, "upstream_stall_recoveries_total", 1)
+        assert count(proxy, "upstream_stalled_streams") == 0
+        assert client.ending is None
+
+
+@EVERY_BUILD
+@in_loop
+async def test_a_restart_of_upstream_is_a_gap_and_no_end(mode: str, tmp_path: Path) -> None:
+    async with (
+        healing(tmp_path, mode, interval="300ms") as (notify, proxy),
+        await event_source(proxy.url, notify) as client,
+    ):
+        await listening(notify)
+        await notify.stop()
+        await until_counted(proxy, "upstream_reconnects_total", 2, result="failed")
+        pings = len(client.stream.comments)
+        # Nobody waits in silence.
+        await client.wait_for(lambda client: len(client.stream.comments) > pings)
+        await notify.start(port=notify.port)
+        await tell(notify, client, "back again")
+        gap, *_ = told(client, "stream_recovered")
+        assert gap["reason"] == "upstream_reset"
+        assert gap["gap_ms"] > 0
+        assert gap["resumed"] is False  # this server knows no ids
+        assert client.ending is None
+
+
+@in_loop
+async def test_a_client_that_comes_while_upstream_restarts_gets_its_stream(tmp_path: Path) -> None:
+    async with healing(tmp_path) as (notify, proxy):
+        await notify.stop()
+        async with await event_source(proxy.url, notify) as client:
+            await until_counted(proxy, "upstream_errors_total", 2, kind="refused")
+            assert client.received == b""  # a status is never guessed
+            await notify.start(port=notify.port)
+            await client.wait_for(lambda client: said(client))
+            assert client.response.status == 200
+            assert gaps(client) == []  # it has missed nothing
+            await tell(notify, client, "hello")
+
+
+@in_loop
+async def test_slow_pools_of_upstream_do_not_keep_the_client_from_its_head(tmp_path: Path) -> None:
+    knobs = Knobs(header_delay=1.5)
+    async with (
+        healing(tmp_path, knobs=knobs, early_commit_after="200ms") as (notify, proxy),
+        await event_source(proxy.url, notify) as client,
+    ):
+        await client.wait_for(b":ok\n\n")
+        assert notify.hub.opened_total == 0
+        assert client.response.status == 200
+        assert said(client) == []  # only upstream's answer confirms (law 4)
+        await client.wait_for(lambda client: said(client))
+        assert said(client)[0]["type"] == "connection_confirmed"
+        await tell(notify, client, "hi")
+
+
+@in_loop
+async def test_a_token_that_upstream_takes_no_more_ends_the_stream_and_says_so(tmp_path: Path) -> None:
+    async with healing(tmp_path) as (notify, proxy), await event_source(proxy.url, notify) as client:
+        await listening(notify)
+        notify.set_knobs(status=401)
+        say(notify, "the last")
+        await client.wait_end()
+        assert heard(client) == ["the last"]
+        assert told(client, "stream_closing") == [{"type": "stream_closing", "reason": "unauthorized"}]
+        assert client.response.complete
+        assert count(proxy, "streams_closed_total", reason="unauthorized") == 1
+
+
+def test_two_pages_of_one_user_take_the_slot_from_each_other_ever_more_slowly_and_both_hear(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with healing(tmp_path, interval="1s", max_delay="2s") as (notify, proxy):
+            _, target = new_user(notify)
+            async with await RawClient.connect(proxy.url) as one, await RawClient.connect(proxy.url) as two:
+                for client in (one, two):
+                    client.request(target, "Accept: text/event-stream")
+                # Delays that did not grow would leave neither a whole second without a gap announced.
+                for client in (one, two):
+                    await client.wait_for(lambda client: b":ping\n\n" in client.body, within=20)
+                assert gaps(one)
+                assert gaps(two)
+                assert notify.hub.opened_total < 40
+                await _everybody_hears(notify, one, two)
+                assert (one.ending, two.ending) == (None, None)
+
+    run(story(), within=60)
+
+
+async def _everybody_hears(notify: NotifyServer, *clients: RawClient) -> None:
+    """Whoever holds the slot hears what is said; after a while everybody has held it."""
+    given = 0
+
+    def all_heard() -> bool:
+        return sum(len(heard(client)) for client in clients) == given
+
+    while not all(heard(client) for client in clients):
+        await soon(lambda: any(stream.registered for stream in notify.hub.streams))
+        given += say(notify, f"message {given}").delivered
+        await soon(all_heard)
