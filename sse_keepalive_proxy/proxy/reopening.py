@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamTimeout
@@ -34,7 +33,7 @@ class Listener(Protocol):
     def reopened(self, answer: Answer) -> None:
         """Upstream answered with a stream. Whoever does not want it closes the exchange."""
 
-    def not_reopened(self, failed: NotOpened, refusal: Refusal) -> None:
+    def not_reopened(self, failed: NotOpened, refusal: Refusal, error: UpstreamError | None) -> None:
         """It did not, or gave no answer."""
 
     def broke(self, error: BaseException) -> None:
@@ -46,10 +45,10 @@ class Reopening:
 
     `bare` is the head of its request without `Last-Event-ID` and the blank line at its end; `known` is the
     client's own id. `always`: also without an id. `policy` None: an answer is waited for, but not asked for
-    again. `failed` is told of every error of upstream.
+    again.
     """
 
-    __slots__ = ("_always", "_bare", "_failed", "_known", "_listener", "_policy", "_target", "_task", "wait")
+    __slots__ = ("_always", "_bare", "_known", "_listener", "_policy", "_target", "_task", "wait")
 
     def __init__(
         self,
@@ -59,10 +58,8 @@ class Reopening:
         known: bytes = b"",
         *,
         always: bool,
-        failed: Callable[[UpstreamError], None],
     ) -> None:
         self._target, self._policy, self._bare, self._always = target, policy, bare, always
-        self._failed = failed
         self._known = _sendable(known)
         self._task: asyncio.Task[Answer] | None = None
         self._listener: Listener | None = None
@@ -107,10 +104,9 @@ class Reopening:
             return
         error = attempt.exception()
         if isinstance(error, UpstreamError):
-            self._failed(error)
             slow = isinstance(error, UpstreamTimeout)
             text = "upstream took too long" if slow else "upstream cannot be reached"
-            listener.not_reopened(no_answer(error, self.wait), (504 if slow else 502, text))
+            listener.not_reopened(no_answer(error, self.wait), (504 if slow else 502, text), error)
         elif error is not None:
             listener.broke(error)
         else:
@@ -123,7 +119,7 @@ class Reopening:
             return
         answer.exchange.close()
         status = answer.head.status
-        listener.not_reopened(failed, (status, f"upstream answered with status {status}"))
+        listener.not_reopened(failed, (status, f"upstream answered with status {status}"), None)
 
 
 def _sendable(known: bytes) -> bytes:

@@ -108,9 +108,8 @@ class Stream:
         when there will be none.
         """
         self._settle = settle
-        for command in self.life.handle(messages.CommitEarly(), self._loop.time()):
-            if isinstance(command, messages.Commit):
-                self._commit(head, confirm=False)
+        self.life.handle(messages.CommitEarly(), self._loop.time())
+        self._commit(head, confirm=False)
         if self._reopening is not None:
             self._reopening.await_answer(opening, self)
         self._arm()
@@ -190,9 +189,13 @@ class Stream:
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.broke(error)
 
-    def not_reopened(self, failed: messages.NotOpened, refusal: Refusal) -> None:
+    def not_reopened(self, failed: messages.NotOpened, refusal: Refusal, error: UpstreamError | None) -> None:
         """It did not answer, or not with a stream."""
-        self._refusal = refusal if self.life.opened_at is None else None
+        if error is not None:
+            self.route.metrics.upstream_error(error)
+        if refusal != self._refusal:  # once in an outage, and again when it is something else
+            self.route.not_back(self, self.target, refusal[1] if error is None else str(error))
+        self._refusal = refusal
         again = self.life.state is State.RECONNECTING
         self._tell(failed)
         if again:
@@ -251,11 +254,10 @@ class Stream:
     # What the lifecycle wants done.
 
     def _tell(self, event: messages.Event) -> None:
-        self._do(self.life.handle(event, self._loop.time()))
-        self._arm()
+        self.obey(self.life.handle(event, self._loop.time()))
 
     def obey(self, commands: tuple[messages.Command, ...]) -> None:
-        """Do what the lifecycle wants done after some bytes."""
+        """Do what the lifecycle wants done, and be woken when it wants to be asked again."""
         self._do(commands)
         self._arm()
 
@@ -307,7 +309,8 @@ class Stream:
         self._let_go()
         if self._reopening is not None:
             self._reopening.cancel()
-        down, refusal = self.flow.down, self._refusal if reason in REFUSED else None
+        late = reason in REFUSED and self.life.opened_at is None
+        down, refusal = self.flow.down, self._refusal if late else None
         if down is not None:
             told = self.route.farewell(reason, self._form, refusal)
             self.flow.inject(told)
@@ -340,7 +343,6 @@ class Stream:
         now, self._wakes_at = max(self._loop.time(), self._wakes_at or 0.0), None
         taken = self.flow.down.taken if self.flow.down is not None and self.life.blocked else 0
         try:
-            self._do(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
+            self.obey(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.broke(error)
-        self._arm()

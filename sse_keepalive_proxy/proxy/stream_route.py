@@ -126,6 +126,10 @@ class StreamRoute:
         fields = {**who(stream, target)["fields"], "reason": reason.value}
         logger.info("upstream lost; it is asked again, the client is kept", extra={"fields": fields})
 
+    def not_back(self, stream: OpenStream, target: str, why: str) -> None:
+        """An attempt to open it again has failed."""
+        logger.warning("upstream gives no stream to a waiting client: %s", why, extra=who(stream, target))
+
     def recovered(
         self, stream: OpenStream, target: str, back: Announce, form: ConfirmForm | None, after_id: bool
     ) -> bytes:

@@ -114,10 +114,8 @@ class Streaming:
         return self._asking(always=False) if self._may_commit_early() else None
 
     def _asking(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reopening:
-        route, policy = self._route, self._stream_route.policy.reconnect
-        return Reopening(
-            route.target, policy, bare, known, always=always, failed=route.metrics.upstream_error
-        )
+        policy = self._stream_route.policy.reconnect
+        return Reopening(self._route.target, policy, bare, known, always=always)
 
     # The first opening.
 

@@ -23,7 +23,7 @@ async def test_a_silent_stream_is_heard_at_once_and_goes_on(tmp_path: Path) -> N
                 assert [data["type"] for data in said(heard)] == ["connection_confirmed"]
                 assert unheard.body == b""
                 say(notify, "hi")
-                await heard.wait_for(lambda client: client.response.complete)
+                await heard.wait_for(b"stream_recovered")
                 assert [data["type"] for data in said(heard)] == ["connection_confirmed", "new_message"]
 
 

@@ -61,7 +61,10 @@ def curl(directory: Path, *arguments: str) -> Iterator[Curl]:
 @pytest.mark.parametrize("how", [[], ["--compressed"], ["--http1.0"]], ids=["plain", "compressed", "http1.0"])
 async def test_curl_prints_confirm_pings_and_events_as_they_come(tmp_path: Path, how: list[str]) -> None:
     knobs = Knobs(ping_interval=None, gzip=Gzip.NEGOTIATED)
-    async with healing(tmp_path, knobs=knobs, interval="500ms") as (notify, proxy):
+    async with healing(tmp_path, knobs=knobs, interval="500ms", when="off", action="observe") as (
+        notify,
+        proxy,
+    ):
         with curl(tmp_path, *how, proxy.url + new_user(notify)[1]) as client:
             await soon(lambda: client.stream.comments, lambda: str(client.body))
             assert client.body.startswith(b":ok\n\n")  # curl's `Accept: */*` is no EventSource
@@ -86,7 +89,10 @@ async def test_curl_that_asks_as_an_event_source_does_gets_the_confirm_event(tmp
 @in_loop
 async def test_an_upstream_that_would_compress_is_asked_not_to(tmp_path: Path) -> None:
     knobs = Knobs(ping_interval=None, gzip=Gzip.NEGOTIATED)
-    async with healing(tmp_path, knobs=knobs, interval="500ms") as (notify, proxy):
+    async with healing(tmp_path, knobs=knobs, interval="500ms", when="off", action="observe") as (
+        notify,
+        proxy,
+    ):
         for url, compressed in ((notify.url, True), (proxy.url, False)):
             # As behind Cloudflare, which always asks for these two.
             with curl(tmp_path, "-H", "Accept-Encoding: gzip, br", url + new_user(notify)[1]) as client:

@@ -28,7 +28,7 @@ async def test_a_silent_stream_dies_of_a_timeout_of_8_seconds_and_outlives_it_th
                 pings = len(living.stream.comments)
                 await living.wait_for(lambda client: len(client.stream.comments) > pings)
                 say(notify, "hi")
-                await living.wait_for(lambda client: client.response.complete)
+                await living.wait_for(b"stream_recovered")
                 assert [data["type"] for data in said(living)] == ["connection_confirmed", "new_message"]
 
 

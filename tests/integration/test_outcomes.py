@@ -469,7 +469,7 @@ def test_what_came_last_counts(loop: str, names: Names) -> None:
 
     async def play() -> None:
         scene = Scene(names, NO_ID, way, Passes(again=True))
-        begin = [GOT_REQUEST, response("503 Service Unavailable", b"the first")]
+        begin: Script = [GOT_REQUEST, response("503 Service Unavailable", b"the first")]
         async with scene.route(begin) as (upstream, proxy), scene.client(proxy) as client:
             upstream.scripts.append([GOT_REQUEST, last])
             await scene.answered(proxy, client)

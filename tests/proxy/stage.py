@@ -194,9 +194,7 @@ class Attempts:
 
     def __init__(self, policy: StreamPolicy, known: bytes, *, always: bool) -> None:
         nobody = cast(Target, None)
-        self.real = Reopening(
-            nobody, policy.reconnect, b"GET / HTTP/1.1\r\n", known, always=always, failed=lambda _: None
-        )
+        self.real = Reopening(nobody, policy.reconnect, b"GET / HTTP/1.1\r\n", known, always=always)
         self.under_way = False
         self.started = 0
 
@@ -323,7 +321,7 @@ class Stage:
     def fail(self, failed: NotOpened) -> None:
         """The attempt came to nothing."""
         self.answered()
-        self.stream.not_reopened(failed, (503, "upstream answered with status 503"))
+        self.stream.not_reopened(failed, (503, "upstream answered with status 503"), None)
 
     def ask(self) -> bool:
         """Time goes by until upstream is asked again; false when the stream ends before."""

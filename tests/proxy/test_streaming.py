@@ -337,7 +337,7 @@ async def test_a_body_is_whole_before_the_connection_is_taken_over() -> None:
 async def test_a_body_that_is_refused_is_no_early_commit(rest: bytes, status: int) -> None:
     before = "limits: {max_request_body: 1KiB}"
     async with (
-        RawUpstream([[]]) as upstream,
+        RawUpstream() as upstream,
         Instance(config(upstream, POSTS, before=before)) as proxy,
         await proxy.client() as client,
     ):
