@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamTimeout
 from sse_keepalive_proxy.proxy.background import spawn
-from sse_keepalive_proxy.proxy.opening import Answer, Target, ask, no_answer, no_stream
+from sse_keepalive_proxy.proxy.opening import Answer, Target, ask, is_stream, no_answer, no_stream
 from sse_keepalive_proxy.stream.messages import NotOpened
 from sse_keepalive_proxy.stream.policy import Reconnect
 from sse_keepalive_proxy.wire.block import last_id, last_retry
@@ -118,8 +118,12 @@ class Reopening:
             listener.reopened(answer)
             return
         answer.exchange.close()
-        status = answer.head.status
-        listener.not_reopened(failed, (status, f"upstream answered with status {status}"), None)
+        text = f"upstream answered with status {answer.head.status}"
+        if is_stream(answer.head):
+            text += ", but encoded its event stream though asked not to"
+        elif answer.head.status < 300:
+            text += ", but not with an event stream"
+        listener.not_reopened(failed, (answer.head.status, text), None)
 
 
 def _sendable(known: bytes) -> bytes:

@@ -54,6 +54,11 @@ def closed(reason: str) -> tuple[str, Any]:
 # Law 4.
 
 
+ANSWERED = "upstream answered with status"
+OTHER_TYPE = "but not with an event stream"
+ENCODED = "but encoded its event stream though asked not to"
+
+
 @on_each_loop
 async def test_ok_leaves_with_the_early_head_and_the_confirm_event_follows_upstreams_2xx() -> None:
     async with (
@@ -171,10 +176,11 @@ async def test_a_fast_refusal_is_passed_on_as_such() -> None:
         ([response("404 Not Found")], error(404, "upstream answered with status 404"), "upstream_status"),
         ([response("403 No")], error(403, "upstream answered with status 403"), "unauthorized"),
         ([response("503 Busy")], error(503, "upstream answered with status 503"), "upstream_status"),
-        ([response("200 OK", b"{}")], error(200, "upstream answered with status 200"), "upstream_status"),
+        ([response("204 No Content")], error(204, f"{ANSWERED} 204, {OTHER_TYPE}"), "upstream_status"),
+        ([response("200 OK", b"{}")], error(200, f"{ANSWERED} 200, {OTHER_TYPE}"), "upstream_status"),
         (
             [stream_head("Content-Encoding: gzip")],
-            error(200, "upstream answered with status 200"),
+            error(200, f"{ANSWERED} 200, {ENCODED}"),
             "upstream_status",
         ),
         ([b"SSH-2.0-x\r\n\r\n"], error(502, "upstream cannot be reached"), "upstream_refused"),
