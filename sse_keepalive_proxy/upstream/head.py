@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import httptools
@@ -43,7 +44,8 @@ class ResponseHead:
         if value.isdigit():
             return float(value[:_MOST_DIGITS])
         try:
-            return max(parsedate_to_datetime(value.decode("latin-1")).timestamp() - time.time(), 0.0)
+            at = parsedate_to_datetime(value.decode("latin-1"))
+            return max(at.replace(tzinfo=at.tzinfo or UTC).timestamp() - time.time(), 0.0)
         except (ValueError, TypeError, OverflowError):
             return 0.0
 

@@ -173,6 +173,7 @@ class UpstreamSide:
         assert not self.closed
         self.sink = sink
         if self._early:
+            self.paused = False
             sink.data(self._early)
 
     def pause(self) -> None:

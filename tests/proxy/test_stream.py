@@ -528,6 +528,18 @@ def test_upstream_is_paused_again_when_it_is_back_for_a_client_that_still_takes_
     check_meaning(stage)
 
 
+def test_upstream_stays_paused_where_the_news_of_the_gap_alone_is_more_than_a_client_takes() -> None:
+    stage = reopenable(replace(POLICY, max_buffer=10), again=PATIENT)
+    stage.lose()
+    assert stage.ask()
+    stage.client.takes = False
+    stage.reopen(b"data: early\n\n")
+    assert stage.upstream.paused
+    stage.take_all()
+    assert not stage.upstream.paused
+    check_meaning(stage)
+
+
 def test_an_upstream_lost_while_it_was_paused_leaves_nothing_paused_behind() -> None:
     stage = reopenable(again=PATIENT)
     stage.client.takes = False

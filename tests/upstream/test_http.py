@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -667,8 +667,22 @@ def test_retry_after_is_seconds_from_now_or_nothing(value: bytes, seconds: float
     assert ResponseHead(503, b"", ((b"Retry-After", value),)).retry_after == seconds
 
 
-@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT"])
-def test_retry_after_may_be_a_date(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _far_from_utc() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "EST5")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_far_from_utc")
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"]
+)
+def test_retry_after_may_be_a_date_in_any_form_of_http_wherever_the_proxy_stands(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
     value = time.strftime(form, time.gmtime(1_800_000_090)).encode()
     assert ResponseHead(503, b"", ((b"Retry-After", value),)).retry_after == 90
