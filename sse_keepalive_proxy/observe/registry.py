@@ -6,6 +6,7 @@ too. It leaves when its connection is gone, or when its request turns out to be 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -88,6 +89,7 @@ class Registry:
         self._connecting: set[int] = set()
         self._clients: Counter[str] = Counter()
         self._drain_at: Callable[[], float] | None = None
+        self.leaving = asyncio.Event()  # set once every stream has been told to end
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -108,11 +110,6 @@ class Registry:
             return "max_streams_per_client"
         return None
 
-    @property
-    def draining(self) -> bool:
-        """Whether every stream has been told to end."""
-        return self._drain_at is not None
-
     def leave(self, which: Callable[[str], bool], at: Callable[[], float], reason: CloseReason) -> None:
         """End for `reason` the streams of every route of which `which` holds, those too that upstream has not
         accepted yet, each at its own `at()`.
@@ -124,6 +121,7 @@ class Registry:
     def drain(self, at: Callable[[], float]) -> None:
         """End every stream at its own `at()`, those too that are still to come."""
         self._drain_at = at
+        self.leaving.set()
         self.leave(lambda _: True, at, CloseReason.DRAIN)
 
     def add(self, stream: OpenStream) -> None:

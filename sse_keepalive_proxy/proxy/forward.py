@@ -19,7 +19,6 @@ from sse_keepalive_proxy.errors import (
     RequestBodyError,
     UpstreamError,
     UpstreamInvalid,
-    UpstreamTimeout,
 )
 from sse_keepalive_proxy.observe.log import redact_target
 from sse_keepalive_proxy.proxy.answer import answer, log_access
@@ -29,7 +28,7 @@ from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
 from sse_keepalive_proxy.proxy.cors import Cors
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.proxy.incoming import Incoming
-from sse_keepalive_proxy.proxy.opening import Answer, abandon, ask, is_readable, is_stream
+from sse_keepalive_proxy.proxy.opening import EVENT_STREAM, Answer, abandon, ask, is_readable, is_stream, told
 from sse_keepalive_proxy.proxy.plain import first_line, pass_back, send_body
 from sse_keepalive_proxy.proxy.streaming import Streaming
 from sse_keepalive_proxy.proxy.upstream_head import request_head
@@ -177,7 +176,7 @@ class Forward:
             if not self._incoming.upgrade or head.get(b"upgrade").lower() != b"websocket":
                 raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
             return self._switch(exchange, head)
-        self._is_plain = head.media_type != b"text/event-stream"
+        self._is_plain = head.media_type != EVENT_STREAM
         if self._streaming is not None:
             if is_stream(head) and self._incoming.method != "HEAD":
                 if is_readable(head):
@@ -237,9 +236,7 @@ class Forward:
 
     def _failed(self, error: UpstreamError) -> Written:
         logger.warning("upstream gave no answer: %s", error, extra=self._where())
-        slow = isinstance(error, UpstreamTimeout)
-        text = "upstream took too long" if slow else "upstream cannot be reached"
-        return self._refuse(504 if slow else 502, text)
+        return self._refuse(*told(error))
 
     def _refuse(
         self, status: int, text: str, *, fields: tuple[Header, ...] = (), keep_alive: bool = True

@@ -8,13 +8,14 @@ Who asks, waits: this module starts no task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sse_keepalive_proxy.config import UpstreamAddress
-from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
+from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset, UpstreamTimeout
 from sse_keepalive_proxy.stream.backoff import Backoff
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import Reconnect
@@ -23,6 +24,7 @@ from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.upstream.http import Exchange
 
 __all__ = [
+    "EVENT_STREAM",
     "Answer",
     "Target",
     "abandon",
@@ -32,11 +34,19 @@ __all__ = [
     "is_stream",
     "no_answer",
     "no_stream",
+    "told",
 ]
 
-_EVENT_STREAM = b"text/event-stream"
+EVENT_STREAM = b"text/event-stream"
 _UNAUTHORIZED = frozenset({401, 403})
-_SHORTEST_DIAL = 0.1
+_LONGEST_FIRST_WAIT = 1.0
+"""Seconds between two attempts while a client waits for its first answer."""
+
+_SHORTEST_WINDOW = 0.05
+"""Seconds that must be left of it for another attempt."""
+
+_SHORTEST_DIAL = 1.0
+"""Seconds that the last attempt has for its connection."""
 
 
 class Answer(NamedTuple):
@@ -87,37 +97,50 @@ async def first_answer(
     once: Callable[[float | None], Awaitable[Answer]],
     policy: Reconnect,
     *,
-    failed: Callable[[UpstreamError], None],
-    leaving: Callable[[], bool],
+    failed: Callable[[UpstreamError | ResponseHead], None],
+    leaving: asyncio.Event,
 ) -> Answer:
     """The answer to the first request of a client that gives up for good when it gets a wrong one: while
     that is a fault or one of `on_status`, `once` is asked again, for `first_within` seconds; then whatever
     came last counts. Raises the last `UpstreamError`.
 
-    `once` takes the seconds that a connection may take. `failed` is told of every error but the last;
-    `leaving` says whether the proxy is about to end, when nobody has time to try again.
+    `once` takes the seconds that a connection may take. `failed` is told of every fault or status but the
+    last. When `leaving` is set the proxy is about to end: there is one more attempt, at once.
     """
     now = asyncio.get_running_loop().time
     until = now() + (policy.first_within or 0.0)
-    backoff = Backoff(policy, random.random)
+    backoff = Backoff(replace(policy, max_delay=min(policy.max_delay, _LONGEST_FIRST_WAIT)), random.random)
     within: float | None = None
     while True:
         try:
             answer = await once(within)
         except UpstreamError as error:
-            wait = backoff.next_wait()
-            if leaving() or now() + wait >= until:
+            wait = _wait(backoff, 0.0, until - now())
+            if wait is None or leaving.is_set():
                 raise
             failed(error)
         else:
             if answer.head.status not in policy.on_status:
                 return answer
-            wait = backoff.next_wait(answer.head.retry_after)
-            if leaving() or now() + wait >= until:
+            wait = _wait(backoff, answer.head.retry_after, until - now())
+            if wait is None or leaving.is_set():
                 return answer
             answer.exchange.close()
-        await asyncio.sleep(wait)
+            failed(answer.head)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await leaving.wait()
         within = max(until - now(), _SHORTEST_DIAL)
+
+
+def _wait(backoff: Backoff, at_least: float, left: float) -> float | None:
+    """Seconds before the next attempt when `left` are left of the window: its last attempt lies at its end,
+    spread over a tenth of what is left. None when there is no time for another.
+    """
+    wait = backoff.next_wait(at_least)
+    if wait >= left:
+        wait = left * (1 - 0.1 * random.random())  # noqa: S311 (spreads clients, guards nothing)
+    return wait if left >= _SHORTEST_WINDOW and at_least < left else None
 
 
 def abandon(attempt: asyncio.Task[Answer]) -> None:
@@ -131,9 +154,16 @@ def _close(attempt: asyncio.Task[Answer]) -> None:
         attempt.result().exchange.close()
 
 
+def told(error: UpstreamError) -> tuple[int, str]:
+    """What a client is told of a fault of upstream: the status, and one line that repeats nothing."""
+    if isinstance(error, UpstreamTimeout):
+        return 504, "upstream took too long"
+    return 502, "upstream cannot be reached"
+
+
 def is_stream(head: ResponseHead) -> bool:
     """Whether an answer is an event stream that the proxy keeps alive, however it is encoded."""
-    return 200 <= head.status < 300 and head.status not in (204, 205) and head.media_type == _EVENT_STREAM
+    return 200 <= head.status < 300 and head.status not in (204, 205) and head.media_type == EVENT_STREAM
 
 
 def is_readable(head: ResponseHead) -> bool:

@@ -58,6 +58,8 @@ class Relay:
         self._control, self._route, self.life, self._reopening = control, route, life, reopening
         self._now = route.now
         self._opened_at = life.written_at
+        if reopening is not None:
+            life.reopens = reopening.allowed
         self._framer = Framer(route.policy.max_event)
         self._least, self._looks = route.least, route.looks
         self._lf_given = self.id_seen = False

@@ -10,11 +10,12 @@ import asyncio
 import re
 from typing import Protocol
 
-from sse_keepalive_proxy.errors import UpstreamError, UpstreamTimeout
+from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.proxy.background import spawn
-from sse_keepalive_proxy.proxy.opening import Answer, Target, ask, is_stream, no_answer, no_stream
+from sse_keepalive_proxy.proxy.opening import Answer, Target, ask, is_stream, no_answer, no_stream, told
 from sse_keepalive_proxy.stream.messages import NotOpened
 from sse_keepalive_proxy.stream.policy import Reconnect
+from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.wire.block import last_id, last_retry
 
 __all__ = ["Listener", "Refusal", "Reopening"]
@@ -33,8 +34,8 @@ class Listener(Protocol):
     def reopened(self, answer: Answer) -> None:
         """Upstream answered with a stream. Whoever does not want it closes the exchange."""
 
-    def not_reopened(self, failed: NotOpened, refusal: Refusal, error: UpstreamError | None) -> None:
-        """It did not, or gave no answer."""
+    def not_reopened(self, failed: NotOpened, refusal: Refusal, cause: UpstreamError | ResponseHead) -> None:
+        """It did not, or gave no answer: `cause`."""
 
     def broke(self, error: BaseException) -> None:
         """The proxy failed while it asked."""
@@ -93,10 +94,9 @@ class Reopening:
         self._task, self._listener = attempt, listener
         attempt.add_done_callback(self._over)
 
-    def cancel(self) -> None:
-        """Nobody wants an answer any more."""
-        if self._task is not None:
-            self._task.cancel()
+    def cancel(self) -> bool:
+        """Nobody wants an answer any more. Returns whether one was still awaited."""
+        return self._task is not None and self._task.cancel()
 
     def _over(self, attempt: asyncio.Task[Answer]) -> None:
         listener, self._listener, self._task = self._listener, None, None
@@ -104,9 +104,7 @@ class Reopening:
             return
         error = attempt.exception()
         if isinstance(error, UpstreamError):
-            slow = isinstance(error, UpstreamTimeout)
-            text = "upstream took too long" if slow else "upstream cannot be reached"
-            listener.not_reopened(no_answer(error, self.wait), (504 if slow else 502, text), error)
+            listener.not_reopened(no_answer(error, self.wait), told(error), error)
         elif error is not None:
             listener.broke(error)
         else:
@@ -123,7 +121,7 @@ class Reopening:
             text += ", but encoded its event stream though asked not to"
         elif answer.head.status < 300:
             text += ", but not with an event stream"
-        listener.not_reopened(failed, (answer.head.status, text), None)
+        listener.not_reopened(failed, (answer.head.status, text), answer.head)
 
 
 def _sendable(known: bytes) -> bytes:

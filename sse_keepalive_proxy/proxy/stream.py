@@ -25,6 +25,7 @@ from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm
 from sse_keepalive_proxy.stream.states import State
+from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.upstream.http import Exchange
 
 __all__ = ["Stream"]
@@ -70,8 +71,6 @@ class Stream:
         self._form: ConfirmForm | None = None
         self._paused = False
         self._events_before = self.pings = self.stalls = self.reconnects = 0
-        if reopening is not None:
-            self.life.reopens = reopening.allowed
 
     # The beginning.
 
@@ -156,7 +155,7 @@ class Stream:
         self._lost(CloseReason.UPSTREAM_RESET)
 
     def _lost(self, reason: CloseReason) -> None:
-        self._exchange, self._paused = None, False
+        self._exchange = None
         self._tell(messages.UpstreamLost(reason, self.life.retry))
         if self.life.state is State.RECONNECTING:
             self._start_over(reason)
@@ -189,12 +188,11 @@ class Stream:
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.broke(error)
 
-    def not_reopened(self, failed: messages.NotOpened, refusal: Refusal, error: UpstreamError | None) -> None:
+    def not_reopened(
+        self, failed: messages.NotOpened, refusal: Refusal, cause: UpstreamError | ResponseHead
+    ) -> None:
         """It did not answer, or not with a stream."""
-        if error is not None:
-            self.route.metrics.upstream_error(error)
-        if refusal != self._refusal:  # once in an outage, and again when it is something else
-            self.route.not_back(self, self.target, refusal[1] if error is None else str(error))
+        self.route.not_back(self, self.target, cause, refusal[1], again=refusal == self._refusal)
         self._refusal = refusal
         again = self.life.state is State.RECONNECTING
         self._tell(failed)
@@ -213,10 +211,11 @@ class Stream:
     def client_unblocked(self) -> None:
         """Everything that waited has left."""
         self._tell(messages.Unblocked())
-        if self._paused and self._exchange is not None:
+        if self._paused:
             self._paused = False
             self._tell(messages.Resumed())
-            self._exchange.resume()
+            if self._exchange is not None:
+                self._exchange.resume()
 
     def client_left(self) -> None:
         """It has closed its side."""
@@ -307,8 +306,8 @@ class Stream:
 
     def _close(self, reason: CloseReason) -> None:
         self._let_go()
-        if self._reopening is not None:
-            self._reopening.cancel()
+        if self._reopening is not None and self._reopening.cancel() and reason is CloseReason.GIVE_UP:
+            self.route.metrics.reconnected(ReconnectResult.ENDED)
         late = reason in REFUSED and self.life.opened_at is None
         down, refusal = self.flow.down, self._refusal if late else None
         if down is not None:
@@ -344,5 +343,7 @@ class Stream:
         taken = self.flow.down.taken if self.flow.down is not None and self.life.blocked else 0
         try:
             self.obey(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
+            if self.life.confirm_at is None and self.life.opened_at is not None:
+                self.claims = None  # upstream spoke first: no confirm will ask for them
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.broke(error)

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import random
 
+from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.observe.metrics import RouteMetrics
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.proxy.alarms import Alarms
+from sse_keepalive_proxy.proxy.opening import is_stream
 from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, SignOfLife, Stall, StallAction, StreamPolicy
+from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.wire.block import parse, split, unname
 
 __all__ = ["BROKEN", "REFUSED", "StreamRoute", "who"]
@@ -126,9 +129,18 @@ class StreamRoute:
         fields = {**who(stream, target)["fields"], "reason": reason.value}
         logger.info("upstream lost; it is asked again, the client is kept", extra={"fields": fields})
 
-    def not_back(self, stream: OpenStream, target: str, why: str) -> None:
-        """An attempt to open it again has failed."""
-        logger.warning("upstream gives no stream to a waiting client: %s", why, extra=who(stream, target))
+    def not_back(
+        self, stream: OpenStream, target: str, cause: UpstreamError | ResponseHead, why: str, *, again: bool
+    ) -> None:
+        """An attempt to open upstream again has failed, `why` in words; `again`: as the one before."""
+        if isinstance(cause, UpstreamError):
+            self.metrics.upstream_error(cause)
+            why = str(cause)
+        elif is_stream(cause):
+            self.metrics.uninspectable.inc()
+        if not again:
+            text = "upstream gives no stream to a client that waits for it: %s"
+            logger.warning(text, why, extra=who(stream, target))
 
     def recovered(
         self, stream: OpenStream, target: str, back: Announce, form: ConfirmForm | None, after_id: bool

@@ -21,7 +21,7 @@ from sse_keepalive_proxy.proxy.credentials import fingerprint
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, stream_head
 from sse_keepalive_proxy.proxy.identity import LEEWAY, Unproven
 from sse_keepalive_proxy.proxy.incoming import Incoming
-from sse_keepalive_proxy.proxy.opening import Answer, abandon, first_answer
+from sse_keepalive_proxy.proxy.opening import EVENT_STREAM, Answer, abandon, first_answer
 from sse_keepalive_proxy.proxy.reopening import Reopening
 from sse_keepalive_proxy.proxy.stream import Stream
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
@@ -29,6 +29,7 @@ from sse_keepalive_proxy.proxy.upstream_head import own_id, without_id
 from sse_keepalive_proxy.stream.frames import confirm_form
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import EarlyCommit, ReconnectWhen
+from sse_keepalive_proxy.upstream.head import ResponseHead
 
 __all__ = ["Refused", "Streaming"]
 
@@ -38,7 +39,7 @@ _RETRY_AFTER = (1, 10)
 """Seconds, drawn anew for each refused stream, so that they do not come back together (FACTS 7.22)."""
 
 _QUICK_TUNNEL = b".trycloudflare.com"
-_EARLY_FIELDS = [(b"Content-Type", b"text/event-stream")]
+_EARLY_FIELDS = [(b"Content-Type", EVENT_STREAM)]
 
 Refused = tuple[int, str, tuple[Header, ...]]
 """Why a stream is not even asked for: status, words, further fields."""
@@ -127,12 +128,14 @@ class Streaming:
         if policy is None or policy.first_within is None or not self._incoming.is_event_source:
             return await once(None)
         return await first_answer(
-            once, policy, failed=self._failed_once, leaving=lambda: self._context.streams.draining
+            once, policy, failed=self._failed_once, leaving=self._context.streams.leaving
         )
 
-    def _failed_once(self, error: UpstreamError) -> None:
-        self._route.metrics.upstream_error(error)
-        logger.info("upstream gave no answer yet, it is asked again: %s", error, extra=self._where())
+    def _failed_once(self, cause: UpstreamError | ResponseHead) -> None:
+        if isinstance(cause, UpstreamError):
+            self._route.metrics.upstream_error(cause)
+        why = str(cause) if isinstance(cause, UpstreamError) else f"it answered with status {cause.status}"
+        logger.info("upstream gave no stream yet, it is asked again: %s", why, extra=self._where())
 
     # The early commit.
 
@@ -215,9 +218,10 @@ class Streaming:
         holder = identifier.identify(self._incoming)
         if isinstance(holder, Unproven):
             self._unproven(holder)
-            return
-        stream.claims = holder.claims
-        lives = holder.lives(time.time())
+            lives = 0.0 if holder is Unproven.EXPIRED else None
+        else:
+            stream.claims = holder.claims
+            lives = holder.lives(time.time())
         if policy.close_at_expiry and lives is not None:
             # One that has expired, and that upstream accepts all the same, has the leeway that servers give.
             at = asyncio.get_running_loop().time() + (lives or LEEWAY)
@@ -246,4 +250,5 @@ class Streaming:
         return Written(keep_alive=False)
 
     def _where(self) -> dict[str, dict[str, str]]:
-        return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}
+        target = redact_target(self._incoming.target)
+        return {"fields": {"route": self._route.name, "client": self._client, "target": target}}

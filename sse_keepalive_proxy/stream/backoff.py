@@ -64,6 +64,15 @@ class Outage:
         self.reopens_at = at
         return at < self.gives_up_at
 
+    def stood_still(self, seconds: float, now: float) -> None:
+        """For so many seconds, until now, we held upstream back for the client's sake: they do not count."""
+        if self.alive_at is not None:
+            self.alive_at += seconds
+        lost_for = min(seconds, now - self.began_at)
+        self.gives_up_at += lost_for
+        if self.reopens_at is not None:
+            self.reopens_at += lost_for
+
     @property
     def due_at(self) -> float:
         """When upstream is to be asked or, while it is, to be given up."""

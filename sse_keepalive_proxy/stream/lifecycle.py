@@ -8,10 +8,8 @@ The rules, each a law of `docs/reference/behaviour.md`:
 - Downstream silence makes a ping. Upstream silence makes a stall. A ping never moves an upstream
   clock, so it cannot hide a dead upstream; nor does opening upstream again.
 - While we have paused upstream ourselves its clocks stand still.
-- An upstream that is lost is opened again where `reopens` allows it; how long that may take, and how
-  the attempts are spread, is the `Outage`'s. Its waits grow until upstream gives a sign of life.
-- The first reason to close is the only one. After it the client may still take what waits, as long as
-  it does take something.
+- A lost upstream is opened again where `reopens` allows it, after waits that grow until it lives.
+- The first reason to close is the only one; then the client may take what waits, if it does take.
 
 The lifecycle holds no bytes, no socket and no timer. It is told what happened and when, and answers
 with what is to be done; `next_deadline` says when it wants to be asked again. Deadlines are lazy: moving
@@ -33,9 +31,7 @@ __all__ = ["Lifecycle"]
 _QUIET = 15.0
 """Seconds of upstream silence that count as idle where no keepalive interval says so."""
 
-_UNFINISHED, _LOOK = 1.0, 1 / 16
-"""A stream that is to leave in the middle of a block waits for its end: so long, looking so often."""
-
+_UNFINISHED, _LOOK = 1.0, 1 / 16  # seconds that a stream which is to leave waits for a block's end
 _NOTHING: tuple[Command, ...] = ()
 
 
@@ -47,9 +43,9 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_aborted", "_checked_at", "_committed", "_confirm_at", "_draw", "_leave_at", "_leave_by",
+        "_aborted", "_checked_at", "_committed", "_draw", "_leave_at", "_leave_by",
         "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_taken", "alive_at",
-        "blocked", "close_reason", "opened_at", "reopens", "retry", "stalled_since", "state",
+        "blocked", "close_reason", "confirm_at", "opened_at", "reopens", "retry", "stalled_since", "state",
         "upstream_at", "written_at",
     )  # fmt: skip
 
@@ -64,10 +60,9 @@ class Lifecycle:
         self.close_reason: CloseReason | None = None
         self.blocked = False  # whether bytes wait for the client
         self._committed = self._aborted = False
-        self._moved_at = self._checked_at = now
-        self._taken = 0
+        self._moved_at, self._checked_at, self._taken = now, now, 0
         self.opened_at: float | None = None  # upstream's newest answer with a stream
-        self._confirm_at: float | None = None
+        self.confirm_at: float | None = None
         self._leave_at: float | None = None
         self._leave_by: float | None = None  # whether or not upstream has finished its block
         self._leave_reason = CloseReason.DRAIN
@@ -99,7 +94,7 @@ class Lifecycle:
         """The same where the state may change or a silence ends."""
         if self.state is State.DRAINING:
             return _NOTHING
-        self._confirm_at = None
+        self.confirm_at = None
         commands: list[Command] = []
         upstream_now = self._upstream_time(now)
         silence = upstream_now - self.upstream_at
@@ -137,7 +132,8 @@ class Lifecycle:
             case messages.UpstreamLost(reason=reason, at_least=at_least):
                 return self._lost(reason, at_least, now)
             case messages.Paused():
-                self._paused_at = now if self._paused_at is None else self._paused_at
+                if self._paused_at is None and self.state is not State.RECONNECTING:
+                    self._paused_at = now
             case messages.Resumed():
                 self._resumed(now)
             case messages.LeaveAt(at=at, reason=reason):
@@ -160,7 +156,7 @@ class Lifecycle:
         if again and outage is not None:
             return (messages.Announce(outage.reason, now - outage.began_at, resumed),)
         if wait:
-            self._confirm_at = now + wait
+            self.confirm_at = now + wait
         if self._committed:
             return _NOTHING if wait else (messages.Confirm(),)
         return self._commit(now, confirm=not wait)
@@ -169,7 +165,6 @@ class Lifecycle:
         """Upstream is gone: ask for another, or end as it did."""
         if not self.reopens or self._policy.reconnect is None:
             return self._close(reason, now)
-        self._resumed(now)
         outage = self._outage = self._outage or Outage(self._policy.reconnect, self._draw)
         outage.begin(reason, self.alive_at, now)
         self._enter(State.RECONNECTING)
@@ -209,8 +204,8 @@ class Lifecycle:
         self.alive_at += stood_still
         if self.opened_at is not None:
             self.opened_at += stood_still
-        if self._outage is not None and self._outage.alive_at is not None:
-            self._outage.alive_at += stood_still
+        if self._outage is not None:
+            self._outage.stood_still(stood_still, now)
         if self.stalled_since is not None:
             self.stalled_since += stood_still
 
@@ -236,7 +231,7 @@ class Lifecycle:
     def _deadlines(self) -> list[float]:
         if self.state is State.DRAINING:
             return [] if self._aborted else [self._looks_at_client()]
-        due = [at for at in (self._confirm_at, self._leave_at) if at is not None]
+        due = [at for at in (self.confirm_at, self._leave_at) if at is not None]
         if not self._committed:
             return due
         if self.blocked:
@@ -266,11 +261,15 @@ class Lifecycle:
         return None if stall.close_after is None else self.stalled_since + stall.close_after
 
     def _replaces_at(self) -> float | None:
-        """When a stalled upstream is given up for another one: each has had its time to show life."""
-        stall = self._policy.stall
-        if stall is None or stall.action is not StallAction.RECONNECT or not self.reopens:
+        """When a stalled upstream, which has had its time to show life, is given up for another one. Never
+        where its `retry` is so long that there would be no other.
+        """
+        stall, again = self._policy.stall, self._policy.reconnect
+        if stall is None or stall.action is not StallAction.RECONNECT or again is None or not self.reopens:
             return None
-        if self.state is not State.STALLED or self.stalled_since is None or self.opened_at is None:
+        if self.state is not State.STALLED or self.retry >= again.give_up_after:
+            return None
+        if self.stalled_since is None or self.opened_at is None:
             return None
         return max(self.stalled_since, self.opened_at + stall.after)
 
@@ -340,8 +339,8 @@ class Lifecycle:
         """What the client's silence asks for: no ping behind bytes that still wait (law 3)."""
         if self.close_reason is not None:
             return
-        if self._confirm_at is not None and now >= self._confirm_at:
-            self._confirm_at = None
+        if self.confirm_at is not None and now >= self.confirm_at:
+            self.confirm_at = None
             self.written_at = now
             commands.append(messages.Confirm())
         keepalive = self._policy.keepalive

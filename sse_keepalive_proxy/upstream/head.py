@@ -42,7 +42,7 @@ class ResponseHead:
         """Seconds that `Retry-After` asks to wait (RFC 9110 10.2.3): 0 where it says nothing usable."""
         value = self.get(b"retry-after").strip()
         if value.isdigit():
-            return float(value[:_MOST_DIGITS])
+            return float(value.lstrip(b"0")[:_MOST_DIGITS] or b"0")
         try:
             at = parsedate_to_datetime(value.decode("latin-1"))
             return max(at.replace(tzinfo=at.tzinfo or UTC).timestamp() - time.time(), 0.0)

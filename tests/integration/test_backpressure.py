@@ -97,6 +97,28 @@ async def test_past_max_buffer_upstream_is_paused_and_in_the_end_everything_is_d
 
 
 @on_each_loop
+async def test_max_buffer_holds_across_reopenings_and_a_lost_upstream_is_asked_when_there_is_room_again() -> (
+    None
+):
+    life = [*SILENT, chunk(blocks(60)), LAST_CHUNK]  # 60 KB, and the end in the same breath
+    section = COMMENT + "max_buffer: 64KiB\nreconnect: {when: always, delay: 1ms, max_delay: 2ms}"
+    async with (
+        RawUpstream(life) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await asleep(proxy) as client,
+    ):
+        (stream,) = streams(proxy)
+        await proxy.until(lambda: stream._paused and stream._exchange is None)
+        asked = len(upstream.connections)
+        await passing(0.3, proxy)  # a hundred times the longest wait
+        assert len(upstream.connections) == asked
+        assert waiting(stream) <= 64 * 1024 + READ + 61_000
+        client.resume()
+        await proxy.until(lambda: len(upstream.connections) > asked + 10)
+        assert stream.life.close_reason is None
+
+
+@on_each_loop
 async def test_upstreams_silence_is_not_held_against_it_while_we_have_paused_it() -> None:
     section = COMMENT + "max_buffer: 1KiB\nstall: {after: 250ms}\nkeepalive: off"
     async with (

@@ -129,16 +129,16 @@ def test_only_the_streams_of_the_named_routes_are_told_to_leave_each_at_its_own_
     assert gone.told == [(3.0, CloseReason.ROUTE_REMOVED)]
     assert open_one.told == [(4.0, CloseReason.ROUTE_REMOVED)]
     assert other.told == []
-    assert not registry.draining
+    assert not registry.leaving.is_set()
     filled(registry, late := Stream(route_name="gone"))
     assert late.told == []
 
 
 def test_a_drain_is_for_all_and_for_those_still_to_come() -> None:
     registry = filled(Registry(10, None), here := Stream())
-    assert not registry.draining
+    assert not registry.leaving.is_set()
     registry.drain(lambda: 7.0)
-    assert registry.draining
+    assert registry.leaving.is_set()
     filled(registry, late := Stream())
     assert here.told == late.told == [(7.0, CloseReason.DRAIN)]
 

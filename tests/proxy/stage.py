@@ -322,7 +322,8 @@ class Stage:
     def fail(self, failed: NotOpened) -> None:
         """The attempt came to nothing."""
         self.answered()
-        self.stream.not_reopened(failed, (503, "upstream answered with status 503"), None)
+        head = ResponseHead(503, b"", ())
+        self.stream.not_reopened(failed, (503, "upstream answered with status 503"), head)
 
     def ask(self) -> bool:
         """Time goes by until upstream is asked again; false when the stream ends before."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
@@ -254,26 +255,67 @@ async def test_statuses_are_the_configurations_to_say() -> None:
         assert len(upstream.connections) == 2
 
 
+class Refusing:
+    """An upstream that refuses every attempt, `hook` being called first; and what it was asked, when."""
+
+    def __init__(self) -> None:
+        self.hook: Callable[[], None] = lambda: None
+        self.given: list[float | None] = []
+        self.at: list[float] = []
+        self.told: list[str] = []
+
+    async def once(self, within: float | None) -> Answer:
+        self.hook()
+        self.given.append(within)
+        self.at.append(asyncio.get_running_loop().time())
+        raise UpstreamRefused(f"attempt {len(self.given)}")
+
+    async def asked(self, policy: Reconnect, leaving: asyncio.Event | None = None) -> str:
+        """Ask until the end of the window; the error that counts."""
+        leaving = leaving or asyncio.Event()
+        with pytest.raises(UpstreamRefused) as last:
+            await first_answer(
+                self.once, policy, failed=lambda cause: self.told.append(str(cause)), leaving=leaving
+            )
+        return str(last.value)
+
+
 @on_each_loop
 async def test_a_later_attempt_has_no_longer_for_its_connection_than_the_window_is_open() -> None:
-    given: list[float | None] = []
-    told: list[str] = []
-
-    async def refused(within: float | None) -> Answer:
-        given.append(within)
-        raise UpstreamRefused(f"attempt {len(given)}")
-
-    policy = Reconnect(first_within=0.3, delay=0.01, max_delay=0.02)
-    with pytest.raises(UpstreamRefused) as last:
-        await first_answer(
-            refused, policy, failed=lambda error: told.append(str(error)), leaving=lambda: False
-        )
-    first, *later = given
+    upstream = Refusing()
+    error = await upstream.asked(Reconnect(first_within=0.3, delay=0.01, max_delay=0.02))
+    first, *later = upstream.given
     assert first is None
     assert len(later) > 1
-    assert all(within is not None and 0.1 <= within <= 0.3 for within in later)
-    assert told == [f"attempt {number}" for number in range(1, len(given))]
-    assert str(last.value) == f"attempt {len(given)}"
+    assert all(within == 1.0 for within in later)  # but never so little that it could not be answered
+    assert upstream.told == [f"attempt {number}" for number in range(1, len(upstream.given))]
+    assert error == f"attempt {len(upstream.given)}"
+
+
+@on_each_loop
+async def test_the_window_is_used_to_its_end_whatever_waits_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for drawn in (0.0, 0.5, 0.999):
+        monkeypatch.setattr(random, "random", lambda drawn=drawn: drawn)
+        upstream = Refusing()
+        await upstream.asked(Reconnect(first_within=0.4, delay=60.0 if drawn else 0.01, max_delay=60.0))
+        assert upstream.at[-1] - upstream.at[0] >= 0.3
+        if drawn:
+            assert len(upstream.at) <= 5  # and with no burst at its end
+
+
+@on_each_loop
+async def test_a_drain_ends_the_wait_with_one_last_attempt() -> None:
+    leaving = asyncio.Event()
+    upstream = Refusing()
+
+    def told_to_end() -> None:
+        asyncio.get_running_loop().call_soon(leaving.set)
+
+    upstream.hook = told_to_end
+    error = await upstream.asked(Reconnect(first_within=3600.0, delay=3600.0, max_delay=3600.0), leaving)
+    assert error == "attempt 2"
 
 
 # What an answer means.

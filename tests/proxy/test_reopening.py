@@ -297,6 +297,47 @@ async def test_an_attempt_that_outlasts_give_up_after_is_let_go_with_the_stream(
         assert json.loads(client.events[-1].data)["reason"] == "give_up"
         await upstream.wait_all_closed()
         await proxy.until_closed("give_up")
+        assert proxy.metric("upstream_reconnects_total", result="ended") == 1
+
+
+@on_each_loop
+async def test_an_encoded_stream_that_comes_when_asked_again_is_counted() -> None:
+    lives: list[list[Step]] = [
+        [*SILENT, chunk(EVENT), LAST_CHUNK],
+        [GOT_REQUEST, stream_head("Content-Encoding: gzip")],
+    ]
+    async with (
+        RawUpstream(*lives) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        await proxy.until_closed("upstream_status")
+        assert proxy.metric("uninspectable_streams_total") == 1
+
+
+@on_each_loop
+async def test_an_outage_is_told_once_and_again_when_it_is_something_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    busy: list[Step] = [GOT_REQUEST, response("503 Busy")]
+    lives = [
+        [*SILENT, chunk(EVENT), LAST_CHUNK],
+        busy,
+        busy,
+        [GOT_REQUEST, response("429 Many")],
+        busy,
+        SILENT,
+    ]
+    async with (
+        RawUpstream(*lives) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"stream_recovered")
+        told = [record.getMessage() for record in caplog.records if "gives no stream" in record.getMessage()]
+        assert [text[-3:] for text in told] == ["503", "429", "503"]
+        assert proxy.metric("upstream_reconnects_total", result="failed") == 4
 
 
 @on_each_loop

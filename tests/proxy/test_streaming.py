@@ -522,16 +522,36 @@ async def test_a_stream_ends_when_its_token_does_where_that_is_wanted() -> None:
 
 
 @on_each_loop
-async def test_a_token_that_had_expired_when_upstream_accepted_it_has_a_minute() -> None:
-    token = unsigned(exp=time.time() - 1000)
-    section = BY_UPSTREAM.replace("verify: upstream", "verify: upstream, close_at_expiry: true")
+@pytest.mark.parametrize("verify", ["upstream", "jwt"])
+async def test_a_token_that_had_expired_when_upstream_accepted_it_has_a_minute(
+    verify: str, tmp_path: Path
+) -> None:
+    tokens = Ed25519Tokens()
+    (tmp_path / "public.pem").write_bytes(tokens.public_key_pem or b"")
+    key = f"public_key_file: '{tmp_path / 'public.pem'}'" if verify == "jwt" else "audience: off"
+    section = CONFIRM + f"identity: {{verify: {verify}, {key}, close_at_expiry: true}}\n"
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream, section)) as proxy,
-        await proxy.event_source(f"/events?access_token={token}") as client,
+        await proxy.event_source(f"/events?access_token={tokens.issue(2, lifetime=-1000)}") as client,
     ):
         await client.wait_for(b"connection_confirmed")
         (stream,) = proxy.server.streams
         leaves_at = stream.life._leave_at
         assert leaves_at is not None
         assert stream.opened_at + 60 <= leaves_at <= asyncio.get_running_loop().time() + 60
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_claims_are_let_go_once_no_confirm_will_ask_for_them() -> None:
+    section = BY_UPSTREAM.replace("confirm:\n", "confirm:\n  wait: 200ms\n") + "keepalive: {interval: 300ms}"
+    async with (
+        RawUpstream([*SILENT, chunk(b"data: first\n\n")]) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source(f"/events?access_token={unsigned(sub='2')}") as client,
+    ):
+        await client.wait_for(b"data: first")
+        (stream,) = proxy.server.streams
+        await proxy.until(lambda: stream.claims is None)
+        assert b"connection_confirmed" not in client.body

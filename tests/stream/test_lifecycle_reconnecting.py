@@ -275,6 +275,7 @@ def reopened_after(*between: Step, times: int, stall: Stall | None = None) -> li
             transcript.take(step)
         transcript.wait_until(transcript.now + 0.5)
         transcript.take(LOST)
+        transcript.take(Resumed())  # the client has caught up
         lost_at = transcript.now
         transcript.wait_until(lost_at + 8)
         assert transcript.said[-1][1] == Reopen()
@@ -436,14 +437,24 @@ def test_a_notice_of_a_stall_during_an_outage_ends_the_clients_silence() -> None
     assert transcript.said[2:] == [(19, Reopen()), (20, Ping(20)), (25, Stalled(25)), (35, Ping(35))]
 
 
-def test_a_pause_ends_with_the_upstream_that_was_paused() -> None:
-    script: list[tuple[float, Step]] = [(10, Paused()), (50, LOST), (55, REOPENED), (60, Resumed())]
-    transcript = play(WATCHED, *OPEN, *script, until=101)
+def test_a_lost_upstream_is_not_asked_again_before_the_client_has_caught_up() -> None:
+    script: list[tuple[float, Step]] = [(10, Paused()), (50, LOST), (60, Resumed()), (65, REOPENED)]
+    transcript = play(WATCHED, *OPEN, *script, until=115)
     assert transcript.said[1:] == [
-        (51, Reopen()),
-        (55, Announce(END, 5, resumed=True)),
-        (100, Stalled(60)),
+        (61, Reopen()),
+        (65, Announce(END, 15, resumed=True)),
+        (110, Stalled(60)),
     ]
+
+
+def test_while_the_client_catches_up_a_lost_upstream_is_not_given_up() -> None:
+    slow: list[tuple[float, Step]] = [(10, Paused()), (50, LOST), (1000, Resumed())]
+    assert play(LASTING, *OPEN, *slow, until=1001).said[-1] == (1001, Reopen())
+
+
+def test_an_upstream_that_is_away_cannot_be_paused() -> None:
+    transcript = play(LASTING, *OPEN, (50, LOST), (50.5, Paused()), until=60)
+    assert transcript.said[-1] == (51, Reopen())
 
 
 # A stalled upstream is given up for another (stall.action: reconnect).

@@ -63,21 +63,27 @@ class Outage:
     not_before: float = 0.0
     not_after: float = 0.0
     lived: bool = False  # upstream gave a sign of life since
+    held: float = 0.0  # seconds of it that upstream was paused
 
     @property
     def gives_up_at(self) -> float:
-        return self.began_at + self.policy.give_up_after
+        return self.began_at + self.policy.give_up_after + self.held
 
     def begin(self, reason: CloseReason, at_least: float, now: float) -> None:
         if self.lived:
             self.ceiling = self.policy.delay
-        self.lived, self.reason, self.began_at = False, reason, now
+        self.lived, self.reason, self.began_at, self.held = False, reason, now, 0.0
         self.wait(at_least, now)
 
     def wait(self, at_least: float, now: float) -> None:
         self.not_before = now + at_least
         self.not_after = self.not_before + self.ceiling
         self.ceiling = min(2 * self.ceiling, self.policy.max_delay)
+
+    def hold(self, seconds: float) -> None:
+        self.held += seconds
+        self.not_before += seconds
+        self.not_after += seconds
 
 
 @dataclass(slots=True)
@@ -172,6 +178,8 @@ class Witness:
             self.open_for += passed
             if self.stalled_for is not None:
                 self.stalled_for += passed
+        elif self.out and self.outage is not None:
+            self.outage.hold(passed)
         if self.closed:
             assert self.aborted or now - self.moved_at <= self.longest_unmoved
             return
@@ -239,7 +247,9 @@ class Witness:
             assert self.paused or self.byteless <= self.quiet + self.lag
         if not self.closed and state is not State.CONNECTING and self.watched_since is None:
             self.watched_since = self.now
+        again = self.policy.reconnect
         replaceable = stall is not None and stall.action is StallAction.RECONNECT and self.life.reopens
+        replaceable = replaceable and again is not None and self.life.retry < again.give_up_after
         if not (replaceable and state is State.STALLED and not self.paused):
             self.replaceable_since = None
         elif self.replaceable_since is None:
@@ -269,7 +279,7 @@ class Witness:
                 self.told.add(CloseReason.CLIENT_GONE)
             case Sent() if not self.closed:
                 self.confirm_at, self.spoke = None, True
-            case Paused() if not self.closed:
+            case Paused() if not self.closed and not self.out:
                 self.paused = True
             case Resumed() if not self.closed:
                 self.paused = False
@@ -303,7 +313,7 @@ class Witness:
         if not self.life.reopens or self.policy.reconnect is None:
             self.told.add(reason)
             return
-        self.paused, self.out, self.upstream = False, True, Upstream.LOST
+        self.out, self.upstream = True, Upstream.LOST
         if self.outage is None:
             self.outage = Outage(self.policy.reconnect, self.policy.reconnect.delay)
         self.outage.begin(reason, at_least, self.now)
