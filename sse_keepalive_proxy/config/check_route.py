@@ -35,6 +35,9 @@ _EARLY_COMMIT = TypeAdapter(EarlyCommit)
 _DURATION: TypeAdapter[float] = TypeAdapter(Duration)
 _FILE: TypeAdapter[str] = TypeAdapter(FilePath)
 _ALGORITHMS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Algorithms)
+_CLIENT_GIVES_UP = 10.0
+"""Seconds after which a browser's client may give up waiting for a response head (FACTS 1)."""
+
 _ACTING = frozenset(StallAction) - {StallAction.OBSERVE}
 
 
@@ -54,6 +57,8 @@ def warnings(route: Entry) -> Iterator[Finding]:
     yield from _key_never_used(route)
     yield from _headers_lost_by_early_commit(route)
     yield from _early_commit_never_made(route)
+    yield from _given_up_unasked(route)
+    yield from _later_than_a_client_waits(route)
 
 
 def valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
@@ -199,3 +204,35 @@ def _early_commit_never_made(route: Entry) -> Iterator[Finding]:
     if after is not None and timeout is not None and after >= timeout:
         message = f"never happens: the open_timeout of {format_duration(timeout)} ends the wait before"
         yield ("stream", "early_commit", "after"), Fault(message, "write less, or a longer open_timeout")
+
+
+def _reconnect(route: Entry) -> Reconnect | None:
+    """The route's `reconnect` where something is written in it that opens upstream again."""
+    reconnect = valid(_RECONNECT, _written(route, "stream", "reconnect"))
+    return None if reconnect is None or reconnect.when is None else reconnect
+
+
+def _given_up_unasked(route: Entry) -> Iterator[Finding]:
+    """Waits start over only after a sign of life: the first one after a loss may be the longest."""
+    way = ("stream", "reconnect")
+    reconnect = _reconnect(route)
+    if reconnect is None or reconnect.give_up_after > reconnect.max_delay:
+        return
+    message = "upstream may be given up before it is asked again once"
+    if _written(route, *way, "give_up_after") is not None:
+        message = f"{message}: max_delay is {format_duration(reconnect.max_delay)}"
+        yield (*way, "give_up_after"), Fault(message, "write a longer one, or a shorter max_delay")
+    else:
+        message = f"{message}: give_up_after is {format_duration(reconnect.give_up_after)}"
+        yield (*way, "max_delay"), Fault(message, "write a shorter one, or a longer give_up_after")
+
+
+def _later_than_a_client_waits(route: Entry) -> Iterator[Finding]:
+    reconnect = _reconnect(route)
+    waits = {
+        ("stream", "reconnect", "first_within"): None if reconnect is None else reconnect.first_within,
+        ("stream", "early_commit", "after"): _early_commit_after(route),
+    }
+    for way, wait in waits.items():
+        if wait is not None and wait > _CLIENT_GIVES_UP:
+            yield way, Fault("a browser's client may give up 10 s after it asked", "write less, e.g. 8s")

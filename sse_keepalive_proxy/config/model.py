@@ -32,7 +32,7 @@ from sse_keepalive_proxy.config.shapes import (
     PathPattern,
 )
 from sse_keepalive_proxy.config.stream_section import Stream
-from sse_keepalive_proxy.config.units import Duration, Size
+from sse_keepalive_proxy.config.units import Duration, ShortDuration, Size
 
 __all__ = [
     "Admin",
@@ -152,7 +152,7 @@ class Drain(Section):
         description="How long a shutdown may take before what is still open is cut. "
         "Keep it under the grace period of whatever stops the process.",
     )
-    spread: Duration = Field(
+    spread: ShortDuration = Field(
         default=10.0,
         description="Over how long the closing of open streams is spread. "
         "It keeps clients from coming back all at once, and must not exceed `timeout`.",

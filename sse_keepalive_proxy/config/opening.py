@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, Strict, WithJsonSchema
 
 from sse_keepalive_proxy.config.fields import OFF, Fault, Section, refuse
 from sse_keepalive_proxy.config.shapes import Method
-from sse_keepalive_proxy.config.units import Duration
+from sse_keepalive_proxy.config.units import Duration, ShortDuration
 from sse_keepalive_proxy.stream import policy
 
 __all__ = ["EarlyCommit", "Reconnect"]
@@ -69,7 +69,7 @@ class Reconnect(Section):
         description="How long the first opening is tried again for an EventSource that has no answer yet. "
         "Then it gets the real status; a browser's client may give up after 10 s without headers.",
     )
-    delay: Duration = Field(
+    delay: ShortDuration = Field(
         default=0.25,
         description="The longest wait before the first attempt; it doubles with every further one. "
         "The real wait is random below it, so that streams lost together do not come back together, "

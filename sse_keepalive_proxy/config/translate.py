@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sse_keepalive_proxy.config.fields import FAULT, Fault, Section, written_fields
+from sse_keepalive_proxy.config.fields import FAULT, OFF, Fault, Section, written_fields
 from sse_keepalive_proxy.config.model import Settings
 from sse_keepalive_proxy.config.tree import Entry, Way, find, written
 from sse_keepalive_proxy.config.words import did_you_mean, one_of
@@ -75,7 +75,7 @@ def _faults(detail: ErrorDetails, way: Way, entry: Entry) -> Iterator[Fault]:
     elif kind in _WRONG_TYPE:
         yield Fault(*_WRONG_TYPE[kind])
     elif kind == "enum":
-        yield _not_a_choice(context["expected"], entry)
+        yield _not_a_choice(context["expected"], way, entry)
     elif kind == "greater_than_equal":
         yield Fault(f"must be {context['ge']} or more", _ZERO_HINT if entry.value == 0 else "")
     elif kind == "too_short":
@@ -89,20 +89,27 @@ def _faults(detail: ErrorDetails, way: Way, entry: Entry) -> Iterator[Fault]:
 _ZERO_HINT = "zero does not mean without a limit"
 
 
-def _not_a_choice(expected: str, entry: Entry) -> Fault:
+def _not_a_choice(expected: str, way: Way, entry: Entry) -> Fault:
     choices = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+    if _can_be_off(way):
+        choices.append("off")
     near = did_you_mean(entry.text or "", choices)
     return Fault(f"must be {one_of(choices)}", near)
 
 
+def _can_be_off(way: Way) -> bool:
+    field = written_fields(_section_at(way[:-1])).get(str(way[-1]))
+    return field is not None and OFF in field.metadata
+
+
 def _unknown_key(way: Way) -> Fault:
-    known = _known_keys(way[:-1])
+    known = list(written_fields(_section_at(way[:-1])))
     hint = did_you_mean(str(way[-1]), known, otherwise=f"known here: {', '.join(known)}")
     return Fault("unknown key", hint)
 
 
-def _known_keys(way: Way) -> list[str]:
-    """The keys of the section at `way`."""
+def _section_at(way: Way) -> type[Section]:
+    """The section at `way`, whose keys are known there."""
     section: type[Section] = Settings
     named = False  # inside a mapping from names to sections, the next step is such a name
     for step in way:
@@ -112,7 +119,7 @@ def _known_keys(way: Way) -> list[str]:
         annotation = written_fields(section)[step].annotation
         named = get_origin(annotation) is dict
         section = section_in(annotation) or section
-    return list(written_fields(section))
+    return section
 
 
 def section_in(annotation: Any) -> type[Section] | None:

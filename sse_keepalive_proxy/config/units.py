@@ -16,6 +16,7 @@ from sse_keepalive_proxy.config.fields import Fault, Text, refuse
 __all__ = [
     "Duration",
     "KeepaliveDuration",
+    "ShortDuration",
     "Size",
     "StallDuration",
     "format_duration",
@@ -121,5 +122,6 @@ _BOUNDED_SIZE = Text(
 
 Duration = Annotated[float, _BOUNDED_WAIT]
 KeepaliveDuration = Annotated[float, replace(_BOUNDED_WAIT, off_hint="write `keepalive: off` instead")]
+ShortDuration = Annotated[float, replace(_BOUNDED_WAIT, off_hint="write a short one, e.g. 1ms")]
 StallDuration = Annotated[float, replace(_BOUNDED_WAIT, off_hint="write `stall: off` instead")]
 Size = Annotated[int, _BOUNDED_SIZE]

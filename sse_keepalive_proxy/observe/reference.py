@@ -30,6 +30,9 @@ one refused before routing also has `method="other"`.
 `streams_*`, `confirms_*`, `pings_*` and `downstream_*` count clients; `upstream_*` count connections to
 upstream. Times are seconds. The usual `process_*` metrics are there too.
 
+What each `state` of `streams_active` means is in [lifecycle](../design/lifecycle.md), what each `reason` of
+`streams_closed_total` means in [behaviour](behaviour.md#ends).
+
 | metric | type | labels | meaning |
 |---|---|---|---|
 """

@@ -72,6 +72,7 @@ class Reloader:
         self._serves = self._asked = self._over = False
         if source is not None:
             source.watch.follow((source.path, *in_force().files))
+        self._contents = {} if source is None else source.watch.contents
 
     def start(self) -> None:
         """The server serves: reload from now on, and at once where somebody has asked before."""
@@ -117,7 +118,10 @@ class Reloader:
         settings, held_back = _hold_back(before, loaded.settings)
         source.watch.follow((source.path, *settings.files))  # before they are read by those who need them
         self._adopt(settings)
-        logger.info("configuration reloaded", extra={"fields": _changes(before, settings)})
+        old, self._contents = self._contents, source.watch.contents
+        new_key = any(path in old and old[path] != self._contents[path] for path in settings.files)
+        changes = _changes(before, settings, ["public_key_file"] if new_key else [], held_back)
+        logger.info("configuration reloaded", extra={"fields": changes})
         say(loaded.warnings)
         if held_back:
             logger.warning(
@@ -173,8 +177,12 @@ def _hold_back(before: Settings, after: Settings) -> tuple[Settings, list[str]]:
     return after.model_copy(update=update), held
 
 
-def _changes(before: Settings, after: Settings) -> dict[str, str]:
-    """What is different, in few words and without a value."""
+def _changes(
+    before: Settings, after: Settings, files: Sequence[str], held_back: Sequence[str]
+) -> dict[str, str]:
+    """What is different, in few words and without a value. `files`: the keys that name a file in which
+    something else is now; `held_back`: what has changed and takes effect at the next start only.
+    """
     old, new = {route.name: route for route in before.routes}, {route.name: route for route in after.routes}
     changed = [f"routes.{name}" for name in _different(old, new) if name in old and name in new]
     if [name for name in old if name in new] != [name for name in new if name in old]:
@@ -183,12 +191,16 @@ def _changes(before: Settings, after: Settings) -> dict[str, str]:
     # `defaults` have been merged into the routes.
     rest = [key for key in Settings.model_fields if key not in ("routes", "upstreams", "defaults")]
     changed += [key for key in rest if getattr(before, key) != getattr(after, key)]
+    changed += files
     told = {
         "routes_added": [name for name in new if name not in old],
         "routes_removed": [name for name in old if name not in new],
         "changed": changed,
     }
-    return {what: ",".join(names) for what, names in told.items() if names} or {"changed": "no-key"}
+    if not any(told.values()):
+        told["changed"] = ["nothing"]
+    told["needs_restart"] = list(held_back)
+    return {what: ",".join(names) for what, names in told.items() if names}
 
 
 def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

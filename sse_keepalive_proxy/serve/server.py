@@ -213,7 +213,8 @@ async def run(settings: Settings, source: Source | None = None) -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def signalled() -> None:
-        if stop.is_set():
+        if stop.is_set() and not hurry.is_set():
+            logger.info("second signal: stopping at once")
             hurry.set()
         stop.set()
 

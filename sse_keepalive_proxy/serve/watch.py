@@ -38,6 +38,11 @@ class Watch:
         """What is in the files now is known."""
         self._known = {path: _Known.of(path) for path in self._known}
 
+    @property
+    def contents(self) -> dict[Path, bytes | None]:
+        """What is known to be in each file, as a digest; None for what cannot be read."""
+        return {path: known.content for path, known in self._known.items()}
+
     def poll(self) -> bool:
         """Whether something in the files is new, and the same as a poll ago: what is half written is not
         looked into. What is new is known from then on.

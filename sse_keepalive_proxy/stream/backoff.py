@@ -23,7 +23,7 @@ class Backoff:
     def __init__(self, policy: Reconnect, draw: Callable[[], float]) -> None:
         self._policy = policy
         self._draw = draw
-        self._ceiling = policy.delay
+        self._ceiling = min(policy.delay, policy.max_delay)
 
     def next_wait(self, at_least: float = 0.0) -> float:
         """Seconds before the next attempt, not less than `at_least`."""

@@ -206,7 +206,12 @@ def test_an_early_commit_that_nobody_thought_of_cors_for_is_a_warning(
 
 @pytest.mark.parametrize(
     ("after", "timeout", "never"),
-    [("5m", "", "5m"), ("6m", "", "5m"), ("2s", ", open_timeout: 1s", "1s"), ("4m", "", None)],
+    [
+        ("8s", ", open_timeout: 8s", "8s"),
+        ("9s", ", open_timeout: 8s", "8s"),
+        ("8s", ", open_timeout: 9s", None),
+        ("8s", "", None),
+    ],
 )
 def test_an_early_commit_after_the_wait_is_over_is_a_warning(
     after: str, timeout: str, never: str | None
@@ -224,3 +229,65 @@ def test_an_early_commit_after_the_wait_is_over_is_a_warning(
                 f"{never} ends the wait before (write less, or a longer open_timeout)"
             )
         ]
+
+
+@pytest.mark.parametrize(
+    ("reconnect", "warning"),
+    [
+        (
+            "{give_up_after: 15s}",
+            (
+                "give_up_after: upstream may be given up before it is asked again once: max_delay is 15s "
+                "(write a longer one, or a shorter max_delay)"
+            ),
+        ),
+        (
+            "{give_up_after: 1s, max_delay: 2s}",
+            (
+                "give_up_after: upstream may be given up before it is asked again once: max_delay is 2s "
+                "(write a longer one, or a shorter max_delay)"
+            ),
+        ),
+        (
+            "{max_delay: 5m}",
+            (
+                "max_delay: upstream may be given up before it is asked again once: give_up_after is 5m "
+                "(write a shorter one, or a longer give_up_after)"
+            ),
+        ),
+        ("{give_up_after: 16s}", None),
+        ("{give_up_after: 2s, max_delay: 1s}", None),
+        ("{when: off, give_up_after: 1s}", None),
+        ("off", None),
+        ("", None),
+    ],
+)
+def test_an_upstream_given_up_before_it_is_asked_again_is_a_warning(
+    reconnect: str, warning: str | None
+) -> None:
+    expected = [] if warning is None else [f":8: warning: routes[0].stream.reconnect.{warning}"]
+    assert warned(f"reconnect: {reconnect}") == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("reconnect: {first_within: 11s}", "reconnect.first_within"),
+        ("reconnect: {first_within: 10s}", None),
+        ("reconnect: {first_within: off}", None),
+        ("reconnect: {when: off, first_within: 11s}", None),
+        ("early_commit: {after: 11s}", "early_commit.after"),
+        ("early_commit: {after: 10s}", None),
+    ],
+)
+def test_a_status_later_than_a_browser_client_waits_for_it_is_a_warning(line: str, key: str | None) -> None:
+    expected = (
+        f":9: warning: routes[0].stream.{key}: a browser's client may give up 10 s after it asked "
+        "(write less, e.g. 8s)"
+    )
+    assert warned(line, cors="    cors: off\n") == ([] if key is None else [expected])
+
+
+def test_what_the_defaults_make_later_than_a_client_waits_is_a_warning_where_it_was_written() -> None:
+    (warning,) = said(loaded("defaults: {reconnect: {first_within: 1m}}\n" + VALID).warnings)
+    assert warning.startswith(":1: warning: defaults.reconnect.first_within: a browser's client")

@@ -103,7 +103,8 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         ("keepalive: {form: coment}", "must be comment or event (did you mean comment?)"),
         ("keepalive: {form: 3}", "must be comment or event"),
         ("stall: {action: restart}", "must be observe, notify or reconnect"),
-        ("reconnect: {when: allways}", "must be resumable or always (did you mean always?)"),
+        ("reconnect: {when: allways}", "must be resumable, always or off (did you mean always?)"),
+        ("confirm: {form: of}", "must be auto, event, comment or off (did you mean off?)"),
         ("reconnect: {on_status: [200]}", "not the status of a failure (a number from 400 to 599)"),
         ("reconnect: {on_status: [600]}", "not the status of a failure (a number from 400 to 599)"),
         (
@@ -114,6 +115,7 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
             "reconnect: {give_up_after: off}",
             "cannot be off (every wait has a bound; write a long one, e.g. 1h)",
         ),
+        ("reconnect: {delay: off}", "cannot be off (write a short one, e.g. 1ms)"),
         ("reconnect: {first_witin: 8s}", "unknown key (did you mean first_within?)"),
         ("early_commit: {methods: []}", "must not be empty"),
         ("early_commit: {methods: [get]}", "methods are upper-case (e.g. GET)"),
@@ -276,6 +278,8 @@ def test_every_wrong_placeholder_is_found_at_its_place() -> None:
             "drain: {timeout: 5s}",
             "drain.spread: its default of 10s exceeds the timeout (write one, e.g. spread: 5s)",
         ),
+        ("drain: {spread: off}", "drain.spread: cannot be off (write a short one, e.g. 1ms)"),
+        ("admin: {pages: of}", "admin.pages: must be loopback, all or off (did you mean off?)"),
         ("drain: {timeout: 5s, spread: 6s}", "drain.spread: must not exceed the timeout of 5s"),
         (
             "logging: {level: inf}",

@@ -333,6 +333,8 @@ def test_what_needs_a_restart_stays_and_one_warning_names_it(
     assert warning == "what is new in these keys needs a restart; until then they stay as they were"
     keys = "listen,admin,limits.max_request_header,limits.request_header_timeout"
     assert fields(caplog, warning) == {"keys": keys}
+    told_of = {"changed": "limits", "needs_restart": keys}
+    assert fields(caplog, "configuration reloaded") == told_of
     caplog.clear()
     told.write(config(NOWHERE, before="listen: 127.0.0.1:1080"))
     told.reloader.reload()
@@ -345,7 +347,7 @@ def test_the_log_says_in_few_words_what_is_new(tmp_path: Path, caplog: pytest.Lo
     told = Told(tmp_path / "config.yaml", config(NOWHERE, routes=f"{one}\n{two}"))
     told.reloader.start()
     for text, said in (
-        (config(NOWHERE, routes=f"{one}\n{two}\n# a comment"), {"changed": "no-key"}),
+        (config(NOWHERE, routes=f"{one}\n{two}\n# a comment"), {"changed": "nothing"}),
         (config(NOWHERE, routes=f"{two}\n{one}"), {"changed": "routes:order"}),
         (
             config(NOWHERE, routes=two.replace("two", "new")),
@@ -359,6 +361,52 @@ def test_the_log_says_in_few_words_what_is_new(tmp_path: Path, caplog: pytest.Lo
         told.write(text)
         told.reloader.reload()
         assert fields(caplog, "configuration reloaded") == said
+
+
+def test_where_all_that_is_new_needs_a_restart_nothing_has_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, before="listen: 127.0.0.1:1080"))
+    told.reloader.start()
+    told.write(config(NOWHERE, before="listen: 127.0.0.1:1081"))
+    told.reloader.reload()
+    assert fields(caplog, "configuration reloaded") == {"changed": "nothing", "needs_restart": "listen"}
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "watched"])
+def test_a_new_key_is_named_as_what_has_changed(
+    asked: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(ED25519)
+    identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: {key}}}"
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, identity))
+    told.reloader.start()
+
+    def changed() -> object:
+        told.reloader.reload() if asked else told.clock.advance(3)
+        return fields(caplog, "configuration reloaded")
+
+    key.write_bytes(ED25519 + b"\n")
+    assert changed() == {"changed": "public_key_file"}
+    told.write(config(NOWHERE, identity, before="watch: true"))
+    assert changed() == {"changed": "nothing"}
+
+
+def test_a_new_key_is_named_although_the_reload_before_had_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(ED25519)
+    identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: {key}}}"
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, identity))
+    told.reloader.start()
+    key.write_bytes(ED25519 + b"\n")
+    told.write(BAD)
+    told.reloader.reload()
+    told.write(config(NOWHERE, identity))
+    told.reloader.reload()
+    assert fields(caplog, "configuration reloaded") == {"changed": "public_key_file"}
 
 
 def test_what_is_hardly_meant_is_said_as_at_the_start(

@@ -410,6 +410,7 @@ def test_while_the_process_drains_it_is_not_ready_and_a_second_signal_stops_it_a
                 assert await refused(proxy.port)
                 proxy.send_signal(signal.SIGINT)
                 assert proxy.wait(15) == 0
+                assert proxy.log.count("second signal: stopping at once") == 1
                 assert "Traceback" not in proxy.log
                 for client in clients:
                     await client.wait_end()

@@ -215,3 +215,17 @@ def test_what_is_taken_note_of_is_no_change_any_more(tmp_path: Path) -> None:
     path.write_text("two")
     watch.take_note()
     assert polls(watch) == [False] * 4
+
+
+def test_what_is_known_of_the_files_changes_with_what_is_in_them(tmp_path: Path) -> None:
+    path, gone = file_with(tmp_path, "one"), tmp_path / "gone"
+    watch = Watch([path, gone])
+    before = watch.contents
+    assert (set(before), before[gone]) == ({path, gone}, None)
+    path.write_text("other")
+    assert watch.contents == before
+    watch.take_note()
+    assert watch.contents[path] not in (None, before[path])
+    path.write_text("one")
+    watch.take_note()
+    assert watch.contents == before
