@@ -33,7 +33,7 @@ class Backoff:
 
     def start_over(self) -> None:
         """Upstream has shown that it lives: the next wait is short again."""
-        self._ceiling = self._policy.delay
+        self._ceiling = min(self._policy.delay, self._policy.max_delay)
 
 
 class Outage:
