@@ -76,8 +76,8 @@ class Relay:
             blocks = self._framer.feed(data)
             if blocks:
                 self._forward(blocks)
-            else:
-                self._received(self._now(), self._least == 0)
+            elif (commands := self.life.received(self._now(), self._least == 0)) is not None:
+                self._control.obey(commands)
         except EventTooLarge as error:
             if error.blocks:
                 self._forward(error.blocks)
@@ -102,7 +102,9 @@ class Relay:
         if events:
             self.events += events
             self.event_at = now
-        self._received(now, alive)
+        commands = self.life.received(now, alive)
+        if commands is not None:
+            self._control.obey(commands)
         if self._lf_given:
             self._lf_given = False
             blocks = blocks.removeprefix(b"\n")
@@ -115,11 +117,6 @@ class Relay:
             down.write(blocks)
             if self.life.blocked:
                 self._control.mind_buffer()
-
-    def _received(self, now: float, alive: bool) -> None:
-        commands = self.life.received(now, alive)
-        if commands is not None:
-            self._control.obey(commands)
 
     def _read(self, blocks: bytes) -> None:
         """What fields of upstream change: how pings end, and how it is asked again."""
