@@ -126,4 +126,5 @@ class Reopening:
 
 def _sendable(known: bytes) -> bytes:
     """An id as it can be sent; nothing where a header field cannot hold it."""
-    return known if len(known) <= _LONGEST_ID and _SENDABLE.fullmatch(known) else b""
+    sendable = known.isalnum() or _SENDABLE.fullmatch(known) is not None  # most ids are numbers: cheap
+    return known if sendable and len(known) <= _LONGEST_ID else b""

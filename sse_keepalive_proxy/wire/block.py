@@ -141,7 +141,7 @@ def last_id(blocks: bytes) -> bytes | None:
 
 def last_retry(blocks: bytes) -> int | None:
     """The last `retry` in `blocks`, in milliseconds; None where there is none."""
-    if not _may_hold(blocks, b"retry"):
+    if b"retry" not in blocks:
         return None
     found = [retry for block in split(blocks) if (retry := parse(block).retry) is not None]
     return found[-1] if found else None
