@@ -7,7 +7,6 @@ something done. What the proxy says in its own name goes the same last step: `in
 
 from __future__ import annotations
 
-import logging
 from typing import Protocol
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError
@@ -20,8 +19,6 @@ from sse_keepalive_proxy.wire.block import last_id, tally
 from sse_keepalive_proxy.wire.framing import Framer
 
 __all__ = ["Control", "Relay"]
-
-logger = logging.getLogger("sse_keepalive_proxy.stream")
 
 
 class Control(Protocol):

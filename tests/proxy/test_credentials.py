@@ -10,26 +10,10 @@ from hypothesis import strategies as st
 
 from sse_keepalive_proxy.proxy.credentials import FINGERPRINT_SIZE, fingerprint, values
 from sse_keepalive_proxy.proxy.headers import Header
-from sse_keepalive_proxy.proxy.incoming import Incoming
+from tests.proxy.asking import incoming
 
 KEY = bytes(range(32))
 PLACES = ("query:access_token", "header:authorization", "header:cookie")
-
-
-def incoming(target: str = "/events", headers: Sequence[Header] = ()) -> Incoming:
-    return Incoming(
-        method="GET",
-        target=target,
-        http10=False,
-        host=b"example.com",
-        headers=tuple(headers),
-        has_body=False,
-        length=None,
-        peer="192.0.2.1",
-        scheme=b"http",
-        upgrade=False,
-        keep_alive=True,
-    )
 
 
 def mark(

@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import ConfigurationError
 from sse_keepalive_proxy.proxy import identity
-from sse_keepalive_proxy.proxy.headers import Header
 from sse_keepalive_proxy.proxy.identity import LEEWAY, Holder, Identifier, Unproven
-from sse_keepalive_proxy.proxy.incoming import Incoming
 from sse_keepalive_proxy.stream.policy import Identity, Verify
+from tests.proxy.asking import incoming
 
 NOW = 1750992346.0
 CLAIMS = {
@@ -37,22 +36,6 @@ PrivateKey = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePri
 
 OURS = ed25519.Ed25519PrivateKey.generate()
 ANOTHER = ed25519.Ed25519PrivateKey.generate()
-
-
-def incoming(target: str, headers: Sequence[Header] = ()) -> Incoming:
-    return Incoming(
-        method="GET",
-        target=target,
-        http10=False,
-        host=b"example.com",
-        headers=tuple(headers),
-        has_body=False,
-        length=None,
-        peer="192.0.2.1",
-        scheme=b"http",
-        upgrade=False,
-        keep_alive=True,
-    )
 
 
 def pem(key: PrivateKey) -> bytes:

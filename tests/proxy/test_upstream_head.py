@@ -13,25 +13,14 @@ from sse_keepalive_proxy.config.address import parse_upstream
 from sse_keepalive_proxy.proxy.headers import Header, Trust
 from sse_keepalive_proxy.proxy.incoming import Incoming
 from sse_keepalive_proxy.proxy.upstream_head import own_id, request_head, without_id
+from tests.proxy import asking
 
 TRUST = Trust((), "X-Forwarded-For")
 ADDRESS = parse_upstream("http://notify:6687")
 
 
 def incoming(*headers: Header, target: str = "/events") -> Incoming:
-    return Incoming(
-        method="GET",
-        target=target,
-        http10=False,
-        host=b"example.com",
-        headers=tuple(headers),
-        has_body=False,
-        length=None,
-        peer="192.0.2.1",
-        scheme=b"http",
-        upgrade=False,
-        keep_alive=True,
-    )
+    return asking.incoming(target, headers)
 
 
 def lines(head: bytes) -> list[bytes]:
