@@ -1,12 +1,17 @@
 # `make check` is what CI runs: lint, types, generated files and tests are all tests.
 
-.PHONY: check demo docs format lock
+.PHONY: bench check demo docs format lock
 
 check:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest
 
 demo:
 	python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/sse-keepalive-proxy demo
+
+# Takes about twenty minutes and writes docs/performance.md and docs/performance.png; needs gcc. Peers that are not
+# installed are left out.
+bench:
+	python3 -m venv .venv && .venv/bin/pip install -q -e '.[bench]' && .venv/bin/python -m bench
 
 format:
 	.venv/bin/ruff check --fix .

@@ -5,6 +5,7 @@
     ├── CannotListen            an address of the configuration cannot be listened on
     ├── EncodingError           a frame that would break the event stream was asked for
     ├── EventTooLarge           an upstream event exceeds `max_event`
+    ├── RequestInvalid          a client's bytes are no HTTP request
     ├── RequestBodyError        a request's body cannot be passed on
     │   ├── BodyTooLarge        it exceeds `limits.max_request_body`
     │   ├── BodyInvalid         its chunked coding is broken
@@ -34,6 +35,7 @@ __all__ = [
     "Problem",
     "ProxyError",
     "RequestBodyError",
+    "RequestInvalid",
     "UpstreamError",
     "UpstreamInvalid",
     "UpstreamRefused",
@@ -91,6 +93,10 @@ class EventTooLarge(ProxyError):
         super().__init__(f"an upstream event is larger than max_event ({limit} bytes)")
         self.limit = limit
         self.blocks = blocks
+
+
+class RequestInvalid(ProxyError):
+    """A client's bytes are not the head of an HTTP/1.1 request."""
 
 
 class RequestBodyError(ProxyError):

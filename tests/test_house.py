@@ -22,6 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Imports run from left to right only; what shares a rank does not know of each other, unless allowed below.
 RANKS = {
     "errors": 0,
+    "net": 1,
     "wire": 1,
     "stream": 2,
     "config": 3,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands, load_or_say
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides
-from sse_keepalive_proxy.proxy.routing import find_route
+from sse_keepalive_proxy.proxy.routing import RouteTable
 
 __all__ = ["add_to"]
 
@@ -38,8 +38,9 @@ def execute(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"routes: not a URL: {error}", file=sys.stderr)
         return USAGE
-    routes = loaded.settings.routes
-    route = find_route(routes, method=args.method.upper(), path=url.path or "/", host=host)
+    route = RouteTable(loaded.settings.routes).find(
+        method=args.method.upper(), path=url.path or "/", host=host
+    )
     if route is None:
         print("no route answers this: 404")
         return FAILED

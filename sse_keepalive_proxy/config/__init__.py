@@ -29,6 +29,7 @@ from sse_keepalive_proxy.config.overrides import (
     VARIABLES,
     Overrides,
 )
+from sse_keepalive_proxy.config.paths import PathTable
 from sse_keepalive_proxy.config.stream_section import Stream
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Match",
     "Overrides",
     "Pages",
+    "PathTable",
     "Route",
     "Settings",
     "Stream",

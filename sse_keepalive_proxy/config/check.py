@@ -16,6 +16,7 @@ from sse_keepalive_proxy.config.address import Listen
 from sse_keepalive_proxy.config.check_route import Finding, valid
 from sse_keepalive_proxy.config.fields import Fault
 from sse_keepalive_proxy.config.model import Drain, Match, Settings
+from sse_keepalive_proxy.config.paths import PathTable
 from sse_keepalive_proxy.config.tree import Entry, Way, find
 from sse_keepalive_proxy.config.units import format_duration
 from sse_keepalive_proxy.config.words import did_you_mean, shown
@@ -125,16 +126,17 @@ def _repeated_names(root: Entry) -> Iterator[Finding]:
 
 
 def _shadowed_routes(root: Entry) -> Iterator[Finding]:
-    earlier: list[tuple[str, Match]] = []
+    earlier: PathTable[tuple[str, Match]] = PathTable()
     for index, route in enumerate(_routes(root)):
         match = valid(_MATCH, route.keys.get("match"))
         if match is None:
             continue
-        by = next((name for name, other in earlier if other.covers(match)), None)
+        taking = earlier.taking(match.path.removesuffix("*"))
+        by = next((name for name, other in taking if other.covers(match)), None)
         if by is not None:
             hint = f"put it before {by}, or narrow {by}"
             yield ("routes", index), Fault(f"never reached: {by} takes everything it could match", hint)
-        earlier.append((_called(route, index), match))
+        earlier.add(match.path, (_called(route, index), match))
 
 
 def _called(route: Entry, index: int) -> str:

@@ -19,8 +19,8 @@ from sse_keepalive_proxy.errors import ConfigurationError, Problem
 
 __all__ = ["read_document"]
 
-_LARGEST_FILE = 1 << 20
-_MOST_VALUES = 20_000
+_LARGEST_FILE = 4 << 20
+_MOST_VALUES = 200_000
 _DEEPEST = 40
 
 _TAG = "tag:yaml.org,2002:"
@@ -63,7 +63,7 @@ def _unusable(file: str, message: str, line: int = 0, hint: str = "") -> Configu
 
 def _decode(content: bytes, file: str) -> str:
     if len(content) > _LARGEST_FILE:
-        raise _unusable(file, "larger than 1MiB", hint="is this the right file?")
+        raise _unusable(file, "larger than 4MiB", hint="is this the right file?")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

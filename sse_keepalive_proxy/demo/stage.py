@@ -22,6 +22,7 @@ from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.pages import pages
 from sse_keepalive_proxy.errors import CannotListen
+from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.serve.server import Server
 from sse_keepalive_proxy.stream.states import State
 from sse_keepalive_proxy.upstream.dial import Dialer
@@ -80,7 +81,8 @@ class Stage:
         self.direct_url = self.proxy_url = self.admin_url = ""
         self.moved = False  # the default port was taken
         self._server: Server | None = None
-        self._dialer = Dialer()
+        self._poller = open_poller()
+        self._dialer = Dialer(self._poller)
         self._news = asyncio.Event()
         self._act: asyncio.Task[None] | None = None  # what a page has asked for last
         self.direct = Observer(self._dialer, self._news.set)
@@ -107,6 +109,7 @@ class Stage:
             hurry.set()
             await self._server.drain(hurry)
         await self.notify.stop()
+        self._poller.close()
 
     def send(self, content: str) -> Outcome:
         """A message of user `SENDER` to the chat, as NATS would bring it."""

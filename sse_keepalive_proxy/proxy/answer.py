@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from aiohttp import web
-
 from sse_keepalive_proxy.observe.log import redact_target
-from sse_keepalive_proxy.proxy.connection import Written, plain_error
+from sse_keepalive_proxy.proxy.connection import Connection, plain_error
 from sse_keepalive_proxy.proxy.headers import Header
 from sse_keepalive_proxy.proxy.incoming import Incoming
+from sse_keepalive_proxy.proxy.request import Request
 
 __all__ = ["answer", "log_access"]
 
@@ -18,23 +17,25 @@ access = logging.getLogger("sse_keepalive_proxy.access")
 
 
 def answer(
-    request: web.BaseRequest,
+    connection: Connection,
+    request: Request | Incoming,
     status: int,
     text: str,
     *,
     fields: Sequence[Header] = (),
     keep_alive: bool,
-) -> Written:
-    """Write one line of text as the whole answer, or none with a status that has no body. It ends the
-    connection of a request whose body is still on its way.
+) -> bool:
+    """Write one line of text as the whole answer, or none with a status that has no body; returns whether the
+    connection may carry another request. It ends that of a request whose body is still on its way.
+
+    Raises ConnectionError when the client has gone.
     """
-    keep_alive = keep_alive and request.content.is_eof()
-    if request.transport is not None:
-        response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
-        if request.method == "HEAD":
-            response = response[: response.index(b"\r\n\r\n") + 4]
-        request.transport.write(response)
-    return Written(keep_alive=keep_alive)
+    keep_alive = keep_alive and request.whole
+    response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
+    if request.method == "HEAD":
+        response = response[: response.index(b"\r\n\r\n") + 4]
+    connection.write(response)
+    return keep_alive
 
 
 def log_access(

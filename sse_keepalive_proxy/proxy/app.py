@@ -7,14 +7,13 @@ import logging
 import os
 from dataclasses import replace
 
-from aiohttp import web
-
 from sse_keepalive_proxy.config import Route, Settings
+from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.proxy.answer import answer, log_access
-from sse_keepalive_proxy.proxy.client_socket import peer_address
-from sse_keepalive_proxy.proxy.connection import ConnectionLimits, Frontend
+from sse_keepalive_proxy.proxy.client_socket import peer_address, scheme
+from sse_keepalive_proxy.proxy.connection import Connection, ConnectionLimits, Frontend
 from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
 from sse_keepalive_proxy.proxy.cors import Cors, preflight_method
 from sse_keepalive_proxy.proxy.forward import Forward
@@ -23,7 +22,8 @@ from sse_keepalive_proxy.proxy.identity import Identifier
 from sse_keepalive_proxy.proxy.incoming import Refusal, admit
 from sse_keepalive_proxy.proxy.opening import Target
 from sse_keepalive_proxy.proxy.remembered import Remembered
-from sse_keepalive_proxy.proxy.routing import find_route, host_name
+from sse_keepalive_proxy.proxy.request import Request
+from sse_keepalive_proxy.proxy.routing import RouteTable, host_name
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.upstream.dial import Dialer
 
@@ -44,12 +44,14 @@ class Proxy:
     shows when a route is made ready.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, streams: Registry, descriptors: int) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, streams: Registry, poller: Poller, descriptors: int
+    ) -> None:
         self._context = Context(
             limits=settings.limits,
             metrics=metrics,
             streams=streams,
-            dialer=Dialer(),
+            dialer=Dialer(poller),
             trust=Trust(settings.trusted_proxies, settings.client_address),
             refused=Remembered(_MOST_REFUSED, _REFUSED_FOR, asyncio.get_running_loop().time),
             key=os.urandom(32),
@@ -60,7 +62,7 @@ class Proxy:
         self.frontend = Frontend(
             self._handle,
             ConnectionLimits(
-                limits.max_request_header, limits.request_header_timeout, self._has_room, self._refused
+                limits.max_request_header, limits.request_header_timeout, self._room, self._refused
             ),
         )
 
@@ -77,20 +79,20 @@ class Proxy:
     @property
     def busy(self) -> bool:
         """Whether any client is still connected."""
-        return bool(self.frontend.open_connections or len(self._context.streams) or self._context.spliced)
+        return bool(self.frontend.connections or len(self._context.streams) or self._context.spliced)
 
     def cut_upgraded(self) -> None:
         """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
         for cut in list(self._context.spliced):
             cut()
 
-    def _made_ready(self, settings: Settings) -> list[ReadyRoute]:
+    def _made_ready(self, settings: Settings) -> RouteTable[ReadyRoute]:
         # What can fail comes first: a route that is not taken up must leave no metrics behind.
         identifiers = [_identifier(route) for route in settings.routes]
-        return [
+        return RouteTable(
             self._ready(route, settings, identifier)
             for route, identifier in zip(settings.routes, identifiers, strict=True)
-        ]
+        )
 
     def _ready(self, route: Route, settings: Settings, identifier: Identifier | None) -> ReadyRoute:
         upstream, context = settings.upstreams[route.upstream], self._context
@@ -107,39 +109,42 @@ class Proxy:
             identifier=identifier,
         )
 
-    def _has_room(self) -> bool:
-        """Whether one more connection fits, by the configuration and by the descriptors: each may come to
-        need a second one, to upstream.
+    def _room(self) -> int:
+        """How many more connections fit, by the configuration and by the descriptors: each may come to need a
+        second one, to upstream. Less than none when there are too many.
         """
         context = self._context
         own = len(context.streams) - context.streams.connecting
-        clients = self.frontend.open_connections + own + len(context.spliced)
-        return clients <= context.limits.max_connections and 2 * clients <= self._descriptors
+        clients = len(self.frontend.connections) + own + len(context.spliced)
+        return min(context.limits.max_connections, self._descriptors // 2) - clients
 
     def _refused(self, status: int, reason: str, peer: str) -> None:
         """Count and log what cannot be routed. It is no request that could be shown."""
         self._context.metrics.answered(NO_ROUTE, "other", status)
         access.info("refused", extra={"fields": {"status": status, "reason": reason, "client": peer}})
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, connection: Connection, request: Request) -> bool:
         context = self._context
-        incoming = admit(request, context.limits.max_request_header)
+        peer, most = peer_address(connection.transport), context.limits.max_request_header
+        incoming = admit(request, peer=peer, scheme=scheme(connection.transport), max_head=most)
         if isinstance(incoming, Refusal):
-            self._refused(incoming.status, incoming.text, peer_address(request.transport))
-            return answer(request, incoming.status, incoming.text, keep_alive=False)
+            self._refused(incoming.status, incoming.text, peer)
+            return answer(connection, request, incoming.status, incoming.text, keep_alive=False)
         host = host_name(incoming.host.decode("latin-1"))
         asked = preflight_method(incoming.method, incoming.headers)
         if asked is not None:
-            route = find_route(self._routes, method=asked.decode("latin-1"), path=incoming.path, host=host)
+            route = self._routes.find(method=asked.decode("latin-1"), path=incoming.path, host=host)
             if route is not None and route.cors is not None:
-                return Forward(context, request, incoming, route).preflight(route.cors)
-        route = find_route(self._routes, method=incoming.method, path=incoming.path, host=host)
+                return Forward(context, connection, incoming, route).preflight(route.cors)
+        route = self._routes.find(method=incoming.method, path=incoming.path, host=host)
         if route is None:
             client = context.trust.client(incoming.peer, incoming.headers)
             context.metrics.answered(NO_ROUTE, incoming.method, 404)
             log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
-            return answer(request, 404, "no route takes this request", keep_alive=incoming.keep_alive)
-        return await Forward(context, request, incoming, route).run()
+            return answer(
+                connection, incoming, 404, "no route takes this request", keep_alive=incoming.keep_alive
+            )
+        return await Forward(context, connection, incoming, route).run()
 
 
 def _identifier(route: Route) -> Identifier | None:

@@ -11,22 +11,36 @@ import socket
 import struct
 import termios
 
-__all__ = ["has_left", "peer_address", "reset", "untaken", "watch"]
+__all__ = ["has_left", "peer_address", "prepare", "reset", "scheme", "untaken", "watch"]
 
 _LONGEST = (1 << 31) - 1
 """Milliseconds that TCP_USER_TIMEOUT can hold: 24 days."""
 
+_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 _LEFT = frozenset({7, 8})
 """TCP_CLOSE and TCP_CLOSE_WAIT of Linux's `tcp_states.h`."""
+
+
+def prepare(listening: socket.socket, send_timeout: float) -> None:
+    """What every connection accepted from `listening` begins with: on Linux it inherits these options, which
+    saves two system calls each.
+    """
+    if listening.family in _TCP:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _end_vanished(listening, send_timeout)
 
 
 def watch(transport: asyncio.BaseTransport, write_timeout: float) -> None:
     """Let the kernel end a connection whose peer has vanished: writing alone does not find out for hours
     (FACTS 6).
     """
-    sock, option = _tcp(transport), getattr(socket, "TCP_USER_TIMEOUT", None)
-    if sock is not None and option is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, option, min(round(write_timeout * 1000), _LONGEST))
+    with contextlib.suppress(OSError):  # a Unix socket's peer does not vanish
+        _end_vanished(transport.get_extra_info("socket"), write_timeout)
+
+
+def _end_vanished(sock: socket.socket, after: float) -> None:
+    if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, option, min(round(after * 1000), _LONGEST))
 
 
 def reset(transport: asyncio.Transport) -> None:
@@ -71,6 +85,11 @@ def peer_address(transport: asyncio.BaseTransport | None) -> str:
     return "?" if address is None else ""
 
 
+def scheme(transport: asyncio.BaseTransport | None) -> bytes:
+    """By what scheme the client has come."""
+    return b"https" if transport is not None and transport.get_extra_info("sslcontext") else b"http"
+
+
 def _tcp(transport: asyncio.BaseTransport) -> socket.socket | None:
     sock: socket.socket | None = transport.get_extra_info("socket")
-    return sock if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) else None
+    return sock if sock is not None and sock.family in _TCP else None

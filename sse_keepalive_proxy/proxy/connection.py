@@ -1,33 +1,32 @@
-"""A client's connection, as aiohttp's server serves it, and how it is taken over from aiohttp.
+"""A client's connection: requests off it, one after the other, and answers on it, until it is handed over.
 
-The only module that knows aiohttp's insides; aiohttp is pinned to the minor versions it was tested
-with. aiohttp accepts and parses. What it lacks is added here:
-
-- a limit and a deadline for the whole request head, not for a line (FACTS 6),
-- a limit for connections, so that running out of descriptors cannot make accept spin,
-- a limit for what a chunked body holds besides data, and an end to the wait for one that is broken,
-- errors that are one line of text and repeat nothing of the request,
-- `hand_over`: another protocol gets the transport and aiohttp's objects are let go, so that an idle
-  stream does not keep the 20 KiB that a request costs.
+`request` reads a request; what to answer, `Frontend`'s handler decides. Here are the bounds of a connection:
+its deadlines, how many there are, how long a refused request's body is still read. `hand_over` gives the
+transport to another protocol, and nothing of this stays with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import cast
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
+from sse_keepalive_proxy.errors import BodyInvalid, RequestInvalid
+from sse_keepalive_proxy.net.listener import Listener
+from sse_keepalive_proxy.net.poller import Poller
+from sse_keepalive_proxy.proxy.alarms import Alarms
+from sse_keepalive_proxy.proxy.background import spawn
+from sse_keepalive_proxy.proxy.client_socket import has_left, peer_address, prepare
+from sse_keepalive_proxy.proxy.request import Request, RequestReader
 
-from sse_keepalive_proxy.errors import BodyInvalid
-from sse_keepalive_proxy.proxy.client_socket import has_left, peer_address, watch
+__all__ = ["Connection", "ConnectionLimits", "Frontend", "Handler", "plain_error", "retry_after"]
 
-__all__ = ["Connection", "ConnectionLimits", "Frontend", "Written", "plain_error"]
+logger = logging.getLogger("sse_keepalive_proxy.proxy")
 
 _KEEPALIVE_TIMEOUT = 3630.0
 """Seconds an idle connection is kept: longer than cloudflared's 90 and the CDN's 900 (FACTS 2)."""
@@ -38,38 +37,35 @@ _SEND_TIMEOUT = 60.0
 _LOOK_AT_PEER = 1.0
 """Seconds between two looks whether a client is still there, while nothing is read from it."""
 
-_MOST_CODING = 16
-"""Bytes of chunked coding for each byte of data, beside a head's worth: endless chunk extensions and
-trailers are an attack."""
-
 _LINGERING = 2.0
 """Seconds a refused request's body is still read, so that the answer is not lost to a reset."""
+
+_MOST_LINGERING = 50
+"""Connections without room that are read on all the same. More at once may lose their answer to a reset."""
+
+_RETRY_AFTER = (1, 10)
+"""Seconds, drawn anew for each client without room, so that they do not come back together (FACTS 7.22)."""
+
+_FAILED = "the proxy failed; its log says why"
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of every connection. Sizes are bytes, times seconds. `refused` is told status, reason and peer
-    of what is refused here, before there is a request that could be routed.
+    """Bounds of every connection. Sizes are bytes, times seconds.
+
+    `room` tells how many more there may be, less than none when there are too many. `refused` is told status,
+    reason and peer of what is refused here, before there is a request that could be routed.
     """
 
     max_head: int
     head_timeout: float
-    has_room: Callable[[], bool]
+    room: Callable[[], int]
     refused: Callable[[int, str, str], None]
 
 
-class Written(web.StreamResponse):
-    """Tells aiohttp that the response has been written, or will be by somebody else."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._keep_alive = keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write nothing: the head has left."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Write nothing: the end has left."""
+def retry_after() -> tuple[bytes, bytes]:
+    """The field that tells a client without room when to come back."""
+    return b"Retry-After", b"%d" % random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
 
 
 def plain_error(
@@ -88,205 +84,271 @@ def plain_error(
     return b"\r\n".join(head) + b"\r\n\r\n" + body
 
 
-class Connection(web.RequestHandler):
-    """One client's connection until it is closed or handed over."""
+class Connection(asyncio.Protocol):
+    """One client's connection until it is closed or handed over. `transport` is None from then on."""
 
-    __slots__ = ("_body", "_body_size", "_closing", "_head_size", "_head_timer", "_limits", "_peer_timer")
+    __slots__ = (
+        "_closing", "_drained", "_frontend", "_held", "_lingers", "_reader", "_task", "_wakes_at",
+        "transport",
+    )  # fmt: skip
 
-    def __init__(self, frontend: Frontend, limits: ConnectionLimits, **settings: Any) -> None:
-        super().__init__(frontend, **settings)
-        self._limits = limits
-        self._head_size = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._peer_timer: asyncio.TimerHandle | None = None
-        self._closing = False  # once the current answer has been given
-        self._body: StreamReader | None = None
-        self._body_size = 0  # of the newest request's body, its coding included, at most one head more
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self.transport: asyncio.Transport | None = None
+        self._reader: RequestReader | None = self._next_reader()  # None: the request is whole
+        self._task: asyncio.Task[None] | None = None  # the answer to it
+        self._held = b""  # what came behind it
+        self._closing = self._lingers = False
+        self._drained: asyncio.Future[None] | None = None
+        self._wakes_at: float | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        watch(transport, _SEND_TIMEOUT)
-        if not self._limits.has_room():
-            self._refuse(503, "this proxy has no room for another connection (limits.max_connections)")
-            return
-        self._await_head()
+    # What the handler asks for.
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._head_came()
-        if self._peer_timer is not None:
-            self._peer_timer.cancel()
-        super().connection_lost(exc)
+    def write(self, data: bytes) -> None:
+        """Send a part of an answer. Raises ConnectionError when the client has gone."""
+        if self.transport is None or self.transport.is_closing():
+            raise ConnectionError("the client has gone")
+        self.transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the client has taken enough for more to be written. Raises ConnectionError when it never
+        will.
+        """
+        if self._drained is not None:
+            await self._drained
+        if self.transport is None:
+            raise ConnectionError("the client has gone")
+
+    def hand_over(self, protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, bytes]:
+        """Give the transport to `protocol`. Also returns the bytes that came behind the request.
+
+        Raises ConnectionError when the client has gone.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionError("the client has gone")
+        self._leave()
+        transport.set_protocol(protocol)
+        transport.resume_reading()
+        return transport, self._held
+
+    # What the frontend asks for.
+
+    @property
+    def answering(self) -> bool:
+        """Whether a request is being answered."""
+        return self._task is not None
 
     def close(self) -> None:
-        """Take no further request. An idle connection closes now, any other behind its answer: aiohttp's own
-        leaves an idle one open, deaf, and throws away what is still to come of a busy one's body.
-        """
-        waiter = self._waiter
-        if not self._request_count or (waiter is not None and not waiter.done()):
-            super().close()
-            self.force_close()
+        """Take no further request: close now, or behind the answer that is under way."""
         self._closing = True
+        if self._task is None and not self._lingers:
+            self._end()
 
-    def pause_reading(self) -> None:
-        """A body waits to be taken."""
-        super().pause_reading()
-        self._watch_peer()
+    def cut(self) -> asyncio.Task[None] | None:
+        """Close now, whatever is under way; returns what will be over soon."""
+        if self.transport is not None:
+            self.transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
 
-    def _pause_reading_for_buffer(self) -> None:
-        """Requests wait to be answered."""
-        super()._pause_reading_for_buffer()
-        self._watch_peer()
+    # asyncio's protocol.
 
-    def _watch_peer(self) -> None:
-        """A client that leaves while nothing is read from it must be noticed all the same (law 8)."""
-        if self._peer_timer is None:
-            self._peer_timer = self._loop.call_later(_LOOK_AT_PEER, self._look_at_peer)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._frontend.connections.add(self)
+        room = self._frontend.limits.room()
+        if room >= 0:
+            self._wake_in(self._frontend.limits.head_timeout)
+            return
+        self._refuse(503, "this proxy has no room for another connection (limits.max_connections)")
+        if room < -_MOST_LINGERING:
+            self._end()
 
-    def _look_at_peer(self) -> None:
-        self._peer_timer = None
-        transport = self.transport
-        if transport is None or transport.is_closing() or transport.is_reading():
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        self._leave()
+        if self._task is not None:
+            self._task.cancel()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._drained = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is None:
+            if not self._lingers:
+                self._held += data
+                self.pause()
+            return
+        if not reader.head_size and not self._lingers:
+            self._wake_in(self._frontend.limits.head_timeout)
+        try:
+            self._held = reader.feed(data)
+        except RequestInvalid:
+            self._refuse(400, "this is not a valid HTTP/1.1 request")
+            return
+        except BodyInvalid as error:
+            if reader.request is not None and reader.request.body is not None:
+                reader.request.body.failed(error)
+            self._reader = None
+        if reader.request is None:
+            if reader.head_size > self._frontend.limits.max_head:
+                text = f"the request head is larger than {self._frontend.limits.max_head} bytes"
+                self._refuse(431, text)
+            return
+        if reader.whole:
+            self._reader = None
+        if self._task is None and not self._lingers:
+            self._wake_in(None)
+            self._task = spawn(self._answer(reader.request))
+        elif self._lingers and self._reader is None:
+            self._end()
+        if self._held:
+            self.pause()
+
+    # A body's source.
+
+    def pause(self) -> None:
+        """Read nothing. A client that leaves meanwhile must be noticed all the same (law 8)."""
+        if self.transport is not None and self.transport.is_reading():
+            self.transport.pause_reading()
+            self._wake_in(_LOOK_AT_PEER)
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.transport is not None and not self.transport.is_reading():
+            self.transport.resume_reading()
+
+    # Inside.
+
+    def _next_reader(self) -> RequestReader:
+        return RequestReader(self, self._frontend.limits.max_head)
+
+    async def _answer(self, request: Request) -> None:
+        keep_alive = False
+        try:
+            keep_alive = await self._frontend.handler(self, request)
+        except ConnectionError:
+            pass  # the client has gone, or its answer can only be cut
+        except Exception:
+            logger.exception("a request failed inside the proxy; please report this")
+            self._tell(500, _FAILED)
+        self._task = None
+        if self.transport is None:
+            return
+        if not request.whole:
+            self._linger(request)
+        elif keep_alive and not self._closing:
+            self._go_on()
+        else:
+            self._end()
+
+    def _go_on(self) -> None:
+        """The next request."""
+        self._reader = self._next_reader()
+        self._wake_in(_KEEPALIVE_TIMEOUT)
+        held, self._held = self._held, b""
+        self.resume()
+        if held:
+            self.data_received(held)
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer what is no request, and close once it was read or has had its time."""
+        self._tell(status, text)
+        self._reader = None
+        self._linger(None)
+
+    def _tell(self, status: int, text: str) -> None:
+        self._frontend.limits.refused(status, text, peer_address(self.transport))
+        if self.transport is not None:
+            fields = [retry_after()] if status == 503 else []
+            self.transport.write(plain_error(status, text, fields=fields))
+
+    def _linger(self, request: Request | None) -> None:
+        self._lingers = True
+        if request is not None and request.body is not None:
+            request.body.drop()
+        self.resume()
+        self._wake_in(_LINGERING)
+
+    def _end(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def _leave(self) -> None:
+        self._wake_in(None)
+        self.transport = None
+        self._frontend.connections.discard(self)
+
+    # Time: one deadline at a time, of what is waited for.
+
+    def _wake_in(self, seconds: float | None) -> None:
+        alarms = self._frontend.alarms
+        if self._wakes_at is not None:
+            alarms.unset(self, self._wakes_at)
+        self._wakes_at = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        if self._wakes_at is not None:
+            alarms.set(self, self._wakes_at)
+
+    def wake(self) -> None:
+        """The deadline has come."""
+        self._wakes_at, transport = None, self.transport
+        if transport is None:
+            return
+        if self._lingers:
+            transport.abort()
+        elif self._task is not None:
+            self._look_at_peer(transport)
+        elif self._reader is not None and self._reader.head_size:
+            self._refuse(408, f"the request head took longer than {self._frontend.limits.head_timeout:g} s")
+        else:
+            transport.close()
+
+    def _look_at_peer(self, transport: asyncio.Transport) -> None:
+        if transport.is_reading():
             return
         if has_left(transport):
             transport.abort()
         else:
-            self._watch_peer()
-
-    def data_received(self, data: bytes) -> None:
-        if self._upgraded:  # aiohttp keeps it, one read of it at most, until the upgrade is answered
-            super().data_received(data)
-            return
-        body = self._body
-        if body is not None and not body.is_eof():
-            self._body_size += len(data)
-        else:
-            body = None
-            if data:  # aiohttp says nothing to have its parser go on: no head begins with that
-                self._head_size += len(data)
-                self._await_head()
-        parsed = self._request_count
-        super().data_received(data)
-        if self._request_count > parsed:
-            if body is not None and not body.is_eof():  # what came is the parser's complaint, not a request
-                body.set_exception(BodyInvalid("the request's body is not valid"))
-            self._head_came()
-            self._body = body = self._messages[-1][1] if self._messages else None
-            self._body_size = len(data) if self._request_count == parsed + 1 else 0
-        elif body is None and self._head_size > self._limits.max_head:
-            self._refuse(431, f"the request head is larger than {self._limits.max_head} bytes")
-        if body is not None and not body.is_eof():
-            self._bound_coding(body)
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """What came behind an upgrade that was refused is parsed in here: its body is the newest now."""
-        if self._closing:
-            super().close()
-        parsed = self._request_count
-        finished = await super().finish_response(request, resp, start_time)
-        if self._request_count > parsed and self._messages:
-            self._body, self._body_size = self._messages[-1][1], 0
-        return finished
-
-    def _bound_coding(self, body: StreamReader) -> None:
-        if self._body_size > self._limits.max_head + _MOST_CODING * body.total_bytes:
-            body.set_exception(BodyInvalid("the request's body has more chunked coding than data"))
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 (aiohttp's signature)
-    ) -> web.StreamResponse:
-        """Answer what the parser refused. Nothing of the request is repeated: it may hold credentials."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the response has begun; it can only be cut")
-        if isinstance(exc, LineTooLong):
-            status, text = 431, f"the request head is larger than {self._limits.max_head} bytes"
-        elif status == 400:
-            text = "this is not a valid HTTP/1.1 request"
-        else:
-            text = "the proxy failed; its log says why"
-        self._limits.refused(status, text, peer_address(self.transport))
-        if self.transport is not None:
-            self.transport.write(plain_error(status, text))
-        return Written(keep_alive=False)
-
-    def hand_over(self, protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, bytes]:
-        """Give the transport to `protocol` and let aiohttp's objects go; the handler then returns
-        `Written`. Also returns the bytes that came behind an upgrade request.
-
-        Raises ConnectionError when the client has gone.
-        """
-        transport, tail = self.transport, self._message_tail
-        if transport is None or transport.is_closing():
-            raise ConnectionError("the client has gone")
-        self._head_came()
-        self.keep_alive(False)
-        if self._manager is not None:
-            self._manager.connection_lost(self)
-        self.transport = None
-        transport.set_protocol(protocol)
-        if not transport.is_reading():
-            transport.resume_reading()
-        return transport, tail
-
-    def _await_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self._loop.call_later(self._limits.head_timeout, self._head_late)
-
-    def _head_came(self) -> None:
-        self._head_size = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_late(self) -> None:
-        self._head_timer = None
-        if self._current_request is not None:  # a pipelined head waits for this answer first
-            self._await_head()
-        elif self._head_size:
-            self._refuse(408, f"the request head took longer than {self._limits.head_timeout:g} s")
-        else:
-            self.force_close()
-
-    def _refuse(self, status: int, text: str) -> None:
-        """Answer without a request, unless the answer to another one is on its way, and close."""
-        if self.transport is not None and self._current_request is None:
-            self._limits.refused(status, text, peer_address(self.transport))
-            self.transport.write(plain_error(status, text))
-        self.force_close()
+            self._wake_in(_LOOK_AT_PEER)
 
 
-class Frontend(web.Server):
-    """Makes a `Connection` for every client and gives each request to `handler`."""
+Handler = Callable[[Connection, Request], Awaitable[bool]]
+"""Answers a request. Returns whether its connection may carry another one; raises ConnectionError when the
+client has gone, or its answer has begun and cannot be whole.
+"""
 
-    def __init__(
-        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: ConnectionLimits
-    ) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self._limits = limits
-        silent = logging.getLogger("sse_keepalive_proxy.aiohttp")
-        silent.addHandler(logging.NullHandler())
-        silent.propagate = False  # its tracebacks quote requests
-        self._settings: dict[str, Any] = {
-            "loop": asyncio.get_running_loop(),
-            "access_log": None,
-            "logger": silent,
-            "auto_decompress": False,
-            "keepalive_timeout": _KEEPALIVE_TIMEOUT,
-            "lingering_time": _LINGERING,
-            "max_line_size": limits.max_head,
-            "max_field_size": limits.max_head,
-            "max_headers": 1 << 30,  # they are bounded by the size of the whole head
-        }
 
-    @property
-    def open_connections(self) -> int:
-        """Connections that aiohttp serves; those handed over are not among them."""
-        return len(self._connections)
+class Frontend:
+    """Makes a `Connection` for every client, and has `handler` answer every request."""
+
+    def __init__(self, handler: Handler, limits: ConnectionLimits) -> None:
+        self.handler, self.limits = handler, limits
+        self.alarms = Alarms()
+        self.connections: set[Connection] = set()  # those handed over are not among them
 
     def __call__(self) -> Connection:
-        return Connection(self, self._limits, **self._settings)
+        return Connection(self)
+
+    def listen(self, poller: Poller, sock: socket.socket) -> Listener:
+        """Serve whoever connects to `sock`, whose options its connections inherit."""
+        prepare(sock, _SEND_TIMEOUT)
+        return Listener(poller, sock, self)
+
+    def close(self) -> None:
+        """Close every connection that waits for a request, and any other behind its answer."""
+        for connection in list(self.connections):
+            connection.close()
+
+    async def cut(self) -> None:
+        """Close every connection now; what was being answered is over then."""
+        under_way = [task for connection in list(self.connections) if (task := connection.cut()) is not None]
+        if under_way:
+            await asyncio.wait(under_way, timeout=0.1)

@@ -11,15 +11,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from sse_keepalive_proxy.proxy.chunked import LAST_CHUNK, chunk
 from sse_keepalive_proxy.proxy.client_socket import reset, untaken, watch
 
 __all__ = ["Downstream", "Listener", "TakeOver"]
 
 TakeOver = Callable[[asyncio.BaseProtocol], asyncio.Transport]
 """Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
-
-
-_LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Listener(Protocol):
@@ -72,22 +70,23 @@ class Downstream(asyncio.Protocol):
 
     def write(self, body: bytes) -> None:
         """Some bytes of the body, never none."""
-        frame = b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
-        self._written += len(frame)
-        self._transport.write(frame)
+        if self._chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body)  # `chunk`, without the call: the way of every byte
+        self._written += len(body)
+        self._transport.write(body)
 
     def write_head(self, head: bytes, body: bytes) -> None:
         """The response head, and in one piece with it the first bytes of the body, if any."""
         if body:
-            head += b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
+            head += chunk(body) if self._chunked else body
         self._written += len(head)
         self._transport.write(head)
 
     def end(self, *, whole: bool) -> None:
         """End the response behind what waits. Not `whole`: it must not look like a complete body."""
         if self._chunked and whole and not self._transport.is_closing():
-            self._written += len(_LAST_CHUNK)
-            self._transport.write(_LAST_CHUNK)
+            self._written += len(LAST_CHUNK)
+            self._transport.write(LAST_CHUNK)
         self._transport.close()
 
     def reset(self) -> None:

@@ -5,11 +5,10 @@ become answers. What is special about a route of streams is in `streaming`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
-
-from aiohttp import web
 
 from sse_keepalive_proxy.errors import (
     BodyInvalid,
@@ -23,7 +22,7 @@ from sse_keepalive_proxy.errors import (
 from sse_keepalive_proxy.observe.log import redact_target
 from sse_keepalive_proxy.proxy.answer import answer, log_access
 from sse_keepalive_proxy.proxy.background import spawn
-from sse_keepalive_proxy.proxy.connection import Connection, Written
+from sse_keepalive_proxy.proxy.connection import Connection
 from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
 from sse_keepalive_proxy.proxy.cors import Cors
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, end_to_end
@@ -50,14 +49,14 @@ class Forward:
     """One admitted request on its way through one route."""
 
     __slots__ = (
-        "_begun_at", "_body_whole", "_client", "_context", "_head", "_incoming", "_is_plain", "_pump",
-        "_request", "_route", "_streaming",
+        "_begun_at", "_body_whole", "_client", "_connection", "_context", "_head", "_incoming", "_is_plain",
+        "_pump", "_route", "_streaming",
     )  # fmt: skip
 
     def __init__(
-        self, context: Context, request: web.BaseRequest, incoming: Incoming, route: ReadyRoute
+        self, context: Context, connection: Connection, incoming: Incoming, route: ReadyRoute
     ) -> None:
-        self._context, self._request, self._incoming, self._route = context, request, incoming, route
+        self._context, self._connection, self._incoming, self._route = context, connection, incoming, route
         self._begun_at = asyncio.get_running_loop().time()
         self._client = client = context.trust.client(incoming.peer, incoming.headers)
         stream = route.stream
@@ -68,11 +67,13 @@ class Forward:
         if incoming.has_body:
             self._body_whole = asyncio.get_running_loop().create_future()
         self._streaming = (
-            None if stream is None else Streaming(context, request, incoming, route, stream, client)
+            None if stream is None else Streaming(context, connection, incoming, route, stream, client)
         )
 
-    async def run(self) -> Written:
-        """Answer. Whatever happens, the request is counted once and nothing is left open."""
+    async def run(self) -> bool:
+        """Answer; returns whether the connection may carry another request. Whatever happens, the request is
+        counted once and nothing is left open.
+        """
         metrics = self._route.metrics
         metrics.in_flight.inc()
         try:
@@ -97,13 +98,15 @@ class Forward:
             if self._streaming is not None:
                 self._streaming.leave()
 
-    def preflight(self, cors: Cors) -> Written:
+    def preflight(self, cors: Cors) -> bool:
         """Answer a CORS preflight in upstream's place."""
         self._count(204)
         fields = cors.preflight(self._incoming.headers)
-        return answer(self._request, 204, "", fields=fields, keep_alive=self._incoming.keep_alive)
+        return answer(
+            self._connection, self._incoming, 204, "", fields=fields, keep_alive=self._incoming.keep_alive
+        )
 
-    async def _answered(self) -> Written:
+    async def _answered(self) -> bool:
         streaming = self._streaming
         if streaming is not None and (refused := streaming.enter(self._head)) is not None:
             status, text, fields = refused
@@ -115,7 +118,7 @@ class Forward:
             return await self._answered_early(streaming, early.after)
         return await self._respond(await (self._once() if streaming is None else streaming.open(self._once)))
 
-    async def _answered_early(self, streaming: Streaming, after: float) -> Written:
+    async def _answered_early(self, streaming: Streaming, after: float) -> bool:
         """The same where the client gets its head after so many seconds, even if upstream has not answered.
         A body has to be whole by then: the connection is about to be taken over.
         """
@@ -130,7 +133,10 @@ class Forward:
         except asyncio.CancelledError:
             abandon(opening)
             raise
-        return await self._respond(opening.result()) if opening.done() else streaming.commit_early(opening)
+        if opening.done():
+            return await self._respond(opening.result())
+        streaming.commit_early(opening)
+        return False
 
     # Towards upstream.
 
@@ -146,8 +152,14 @@ class Forward:
         )
 
     def _send_body(self, exchange: Exchange) -> None:
-        length, limit = self._incoming.length, self._context.limits.max_request_body
-        self._pump = spawn(send_body(self._request, exchange, length=length, limit=limit))
+        body, length, limit = (
+            self._incoming.body,
+            self._incoming.length,
+            self._context.limits.max_request_body,
+        )
+        if body is None:
+            raise AssertionError("only a request that has a body sends one")
+        self._pump = spawn(send_body(body, exchange, length=length, limit=limit))
         self._pump.add_done_callback(self._pumped)
 
     def _pumped(self, pump: asyncio.Task[RequestBodyError | None]) -> None:
@@ -157,21 +169,21 @@ class Forward:
 
     def _pass_interim(self, head: ResponseHead) -> None:
         """A 1xx goes to the client as it is (RFC 9110 15.2), unless it would not understand it."""
-        transport = self._request.transport
-        if transport is not None and not self._incoming.http10:
+        if not self._incoming.http10:
             fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
-            transport.write(encode_head(first_line(head), fields))
+            with contextlib.suppress(ConnectionError):  # the connection itself tells when its client has gone
+                self._connection.write(encode_head(first_line(head), fields))
 
     # Towards the client.
 
-    async def _respond(self, answered: Answer) -> Written:
+    async def _respond(self, answered: Answer) -> bool:
         try:
             return await self._passed_back(*answered)
         except BaseException:
             answered.exchange.close()
             raise
 
-    async def _passed_back(self, exchange: Exchange, head: ResponseHead) -> Written:
+    async def _passed_back(self, exchange: Exchange, head: ResponseHead) -> bool:
         if head.status == 101:
             if not self._incoming.upgrade or head.get(b"upgrade").lower() != b"websocket":
                 raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
@@ -181,11 +193,12 @@ class Forward:
             if is_stream(head) and self._incoming.method != "HEAD":
                 if is_readable(head):
                     await self._whole_body()
-                    return self._streaming.commit(Answer(exchange, head), first_line(head))
+                    self._streaming.commit(Answer(exchange, head), first_line(head))
+                    return False
                 self._streaming.encoded()
             self._streaming.leave()  # no stream after all
         try:
-            written = await pass_back(self._request, self._incoming, exchange, head, self._own)
+            written = await pass_back(self._connection, self._incoming, exchange, head, self._own)
         except ProxyError as error:
             self._count(head.status)
             if isinstance(error, UpstreamError):
@@ -212,7 +225,7 @@ class Forward:
         cors = self._route.cors
         return fields if cors is None else cors.own(self._incoming.headers, fields)
 
-    def _switch(self, exchange: Exchange, head: ResponseHead) -> Written:
+    def _switch(self, exchange: Exchange, head: ResponseHead) -> bool:
         """A 101: the two connections are spliced from here on."""
         spliced = self._context.spliced
         fields = [*end_to_end(head.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
@@ -221,31 +234,23 @@ class Forward:
         def over() -> None:
             spliced.difference_update(done)
 
-        done.append(
-            splice(self._connection().hand_over, exchange, encode_head(first_line(head), fields), over)
-        )
+        done.append(splice(self._connection.hand_over, exchange, encode_head(first_line(head), fields), over))
         spliced.update(done)
         self._count(101)
-        return Written(keep_alive=False)
+        return False
 
-    def _connection(self) -> Connection:
-        connection = self._request.protocol
-        if not isinstance(connection, Connection):
-            raise TypeError("this request does not come from our frontend")
-        return connection
-
-    def _failed(self, error: UpstreamError) -> Written:
+    def _failed(self, error: UpstreamError) -> bool:
         logger.warning("upstream gave no answer: %s", error, extra=self._where())
         return self._refuse(*told(error))
 
     def _refuse(
         self, status: int, text: str, *, fields: tuple[Header, ...] = (), keep_alive: bool = True
-    ) -> Written:
+    ) -> bool:
         self._count(status, text)
         line = f'route "{self._route.name}": {text}'
         keep_alive = keep_alive and self._incoming.keep_alive
         owned = self._own(list(fields))
-        return answer(self._request, status, line, fields=owned, keep_alive=keep_alive)
+        return answer(self._connection, self._incoming, status, line, fields=owned, keep_alive=keep_alive)
 
     def _count(self, status: int, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - self._begun_at
@@ -259,4 +264,4 @@ class Forward:
 
 
 class _CutError(ConnectionError):
-    """The response has begun and cannot be whole: aiohttp closes the connection under it."""
+    """The response has begun and cannot be whole: the connection is closed under it."""

@@ -47,32 +47,29 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 def connection_tokens(headers: Iterable[Header]) -> frozenset[bytes]:
     """The names in every `Connection` field, lower case (`keep-alive, Upgrade` is two)."""
-    return frozenset(
-        token.strip().lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for token in value.split(b",")
-    )
+    values = [value for name, value in headers if name.lower() == b"connection"]
+    return frozenset(token.strip().lower() for value in values for token in value.split(b","))
 
 
-def end_to_end(headers: Sequence[Header]) -> list[Header]:
-    """The fields that may pass: without hop-by-hop ones and those named in `Connection`."""
-    dropped = _HOP_BY_HOP | (connection_tokens(headers) - _NEVER_NAMED)
+def end_to_end(headers: Sequence[Header], also: frozenset[bytes] = frozenset()) -> list[Header]:
+    """The fields that may pass: without hop-by-hop ones, those named in `Connection`, and those `also`."""
+    named = connection_tokens(headers)
+    dropped = _HOP_BY_HOP | also | (named - _NEVER_NAMED) if named else _HOP_BY_HOP | also
     return [
         field
         for field in headers
-        if (lower := field[0].lower()) not in dropped and not _poses_as(lower, _OURS)
+        if (lower := field[0].lower()) not in dropped and (b"_" not in lower or not _poses_as(lower, _OURS))
     ]
 
 
 def _poses_as(lower: bytes, names: frozenset[bytes]) -> bool:
-    """Whether a server that takes `_` for `-`, as CGI does, would read one of `names`."""
-    return b"_" in lower and lower.replace(b"_", b"-") in names
+    """Whether a server that takes the `_` in it for `-`, as CGI does, would read one of `names`."""
+    return lower.replace(b"_", b"-") in names
 
 
 def encode_head(first_line: bytes, headers: Iterable[Header]) -> bytes:
     """A request or response head as it goes on the wire."""
-    return b"%b\r\n%b\r\n" % (first_line, b"".join(b"%b: %b\r\n" % field for field in headers))
+    return b"%b\r\n%b\r\n" % (first_line, b"".join([b"%b: %b\r\n" % field for field in headers]))
 
 
 def stream_head(headers: Sequence[Header]) -> list[Header]:
@@ -138,7 +135,7 @@ class Trust:
         has_proto = has_host = False
         for field in headers:
             lower = field[0].lower()
-            if (lower in self._claims and not believed) or _poses_as(lower, self._claims):
+            if (lower in self._claims and not believed) or (b"_" in lower and _poses_as(lower, self._claims)):
                 continue
             if lower == b"x-forwarded-for":
                 chain.append(field[1])

@@ -8,12 +8,12 @@ these values, reaches upstream.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from aiohttp import web
-
-from sse_keepalive_proxy.proxy.client_socket import peer_address
 from sse_keepalive_proxy.proxy.headers import Header, connection_tokens
+from sse_keepalive_proxy.proxy.pulled import Pulled
+from sse_keepalive_proxy.proxy.request import Request
+from sse_keepalive_proxy.upstream.head import by_name
 
 __all__ = ["Incoming", "Refusal", "admit"]
 
@@ -49,6 +49,17 @@ class Incoming:
     scheme: bytes
     upgrade: bool
     keep_alive: bool
+    body: Pulled | None = None
+    named: dict[bytes, list[bytes]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.named:
+            object.__setattr__(self, "named", by_name(self.headers))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has come."""
+        return self.body is None or self.body.whole
 
     @property
     def path(self) -> str:
@@ -58,46 +69,48 @@ class Incoming:
     @property
     def is_event_source(self) -> bool:
         """Whether a browser's EventSource may have sent it: nothing else accepts just this."""
-        accepts = [value for name, value in self.headers if name.lower() == b"accept"]
+        accepts = self.named.get(b"accept")
         return self.method == "GET" and not self.has_body and accepts == [b"text/event-stream"]
 
 
-def admit(request: web.BaseRequest, max_head: int) -> Incoming | Refusal:
-    """The request, or why it is refused."""
-    headers: tuple[Header, ...] = request.raw_headers
-    version = request.version
-    if version not in ((1, 0), (1, 1)):
+def admit(request: Request, *, peer: str, scheme: bytes, max_head: int) -> Incoming | Refusal:
+    """The request of `peer`, which came by `scheme`, or why it is refused."""
+    headers = tuple(request.headers)
+    http10 = request.version == "1.0"
+    if not http10 and request.version != "1.1":
         return Refusal(400, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if request.method == "CONNECT":
         return Refusal(501, "CONNECT is not supported")
-    raw_target = request.raw_path
-    size = len(raw_target) + sum(len(name) + len(value) + 4 for name, value in headers)
+    values = b"".join([value for _, value in headers])
+    size = len(request.target) + len(values) + sum([len(name) + 4 for name, _ in headers])
     if size > max_head:
         return Refusal(431, f"the request head is larger than {max_head} bytes")
-    if not all(_VALUE.fullmatch(value) for _, value in headers):
+    if not _VALUE.fullmatch(values):
         return Refusal(400, "a header field holds a control character")
-    hosts = [value for name, value in headers if name.lower() == b"host"]
-    placed = _place(request.method, raw_target, hosts)
+    named = by_name(headers)
+    placed = _place(request.method, request.target, named.get(b"host", []))
     if isinstance(placed, Refusal):
         return placed
     target, host = placed
-    framing = _framing(headers, http10=version == (1, 0))
+    framing = _framing(named, http10=http10)
     if isinstance(framing, Refusal):
         return framing
     chunked, length = framing
     return Incoming(
         method=request.method,
         target=target,
-        http10=version == (1, 0),
+        http10=http10,
         host=host,
         headers=headers,
         has_body=chunked or bool(length),
         length=length,
-        peer=peer_address(request.transport),
-        scheme=request.scheme.encode(),
-        upgrade=_wants_websocket(request.method, headers) and version == (1, 1) and not (chunked or length),
-        # aiohttp's parser gives the trailers of a chunked body to the next request of the connection.
+        peer=peer,
+        scheme=scheme,
+        upgrade=not http10 and not (chunked or length) and _wants_websocket(request.method, named),
+        # Where in a read a chunked body ends only its parser knows: what is behind it is not taken.
         keep_alive=request.keep_alive and not chunked,
+        body=request.body,
+        named=named,
     )
 
 
@@ -118,10 +131,10 @@ def _place(method: str, raw_target: str, hosts: list[bytes]) -> tuple[str, bytes
     return (rest if rest.startswith("/") else "/" + rest), authority
 
 
-def _framing(headers: tuple[Header, ...], *, http10: bool) -> tuple[bool, int | None] | Refusal:
+def _framing(named: dict[bytes, list[bytes]], *, http10: bool) -> tuple[bool, int | None] | Refusal:
     """Whether the body is chunked, or its length (RFC 9112 6.1 to 6.3): one of them, or none."""
-    codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
-    lengths = [value for name, value in headers if name.lower() == b"content-length"]
+    codings = named.get(b"transfer-encoding", [])
+    lengths = named.get(b"content-length", [])
     if codings:
         if http10 or lengths:
             return Refusal(400, "Transfer-Encoding has no place in this request")
@@ -135,6 +148,7 @@ def _framing(headers: tuple[Header, ...], *, http10: bool) -> tuple[bool, int | 
     return False, int(lengths[0])
 
 
-def _wants_websocket(method: str, headers: tuple[Header, ...]) -> bool:
-    upgrades = [value.strip().lower() for name, value in headers if name.lower() == b"upgrade"]
-    return method == "GET" and upgrades == [b"websocket"] and b"upgrade" in connection_tokens(headers)
+def _wants_websocket(method: str, named: dict[bytes, list[bytes]]) -> bool:
+    if method != "GET" or [value.strip().lower() for value in named.get(b"upgrade", [])] != [b"websocket"]:
+        return False
+    return b"upgrade" in connection_tokens([(b"connection", value) for value in named.get(b"connection", [])])

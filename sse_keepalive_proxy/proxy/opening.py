@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sse_keepalive_proxy.config import UpstreamAddress
@@ -109,7 +109,7 @@ async def first_answer(
     """
     now = asyncio.get_running_loop().time
     until = now() + (policy.first_within or 0.0)
-    backoff = Backoff(replace(policy, max_delay=min(policy.max_delay, _LONGEST_FIRST_WAIT)), random.random)
+    backoff = Backoff(policy, random.random, _LONGEST_FIRST_WAIT)
     within: float | None = None
     while True:
         try:

@@ -84,9 +84,10 @@ class Relay:
 
     def _forward(self, blocks: bytes) -> None:
         events, comments, plain = tally(blocks)
-        least = self._least
-        alive = events > 0 if least == 2 else events + comments > 0 or least == 0
+        alive = True  # as one line of data always is
         if not plain:
+            least = self._least
+            alive = events > 0 if least == 2 else events + comments > 0 or least == 0
             self.comments += comments
             self._read(blocks)
         if self._looks:
@@ -99,7 +100,8 @@ class Relay:
         if events:
             self.events += events
             self.event_at = now
-        commands = self.life.received(now, alive)
+        life = self.life
+        commands = life.received(now, alive)
         if commands is not None:
             self._control.obey(commands)
         if self._lf_given:
@@ -110,9 +112,9 @@ class Relay:
         down = self.down
         if down is not None:
             self.sent_upstream += len(blocks)
-            self.life.written_at = now
+            life.written_at = now
             down.write(blocks)
-            if self.life.blocked:
+            if life.blocked:
                 self._control.mind_buffer()
 
     def _read(self, blocks: bytes) -> None:

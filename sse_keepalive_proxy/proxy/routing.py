@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
 
-from sse_keepalive_proxy.config import Match
+from sse_keepalive_proxy.config import Match, PathTable
 
-__all__ = ["find_route", "host_name"]
+__all__ = ["RouteTable", "host_name"]
 
 
 class HasMatch(Protocol):
@@ -21,15 +21,23 @@ class HasMatch(Protocol):
 R = TypeVar("R", bound=HasMatch)
 
 
-def find_route(routes: Sequence[R], *, method: str, path: str, host: str) -> R | None:
-    """The first of `routes` that takes the request, None when none does.
+class RouteTable(Generic[R]):
+    """Routes in their order."""
 
-    `path` is as received, without its query; `host` without its port.
-    """
-    for route in routes:
-        if route.match.takes(path=path, method=method, host=host):
-            return route
-    return None
+    def __init__(self, routes: Iterable[R]) -> None:
+        self._paths: PathTable[R] = PathTable()
+        for route in routes:
+            self._paths.add(route.match.path, route)
+
+    def find(self, *, method: str, path: str, host: str) -> R | None:
+        """The first route that takes the request, None when none does.
+
+        `path` is as received, without its query; `host` without its port.
+        """
+        for route in self._paths.taking(path):
+            if route.match.takes(path=path, method=method, host=host):
+                return route
+        return None
 
 
 def host_name(host: str) -> str:

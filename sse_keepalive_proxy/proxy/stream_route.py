@@ -106,7 +106,7 @@ class StreamRoute:
         self, stream: OpenStream, reason: CloseReason, now: float, refusal: tuple[int, str] | None
     ) -> None:
         """A stream is over. `refusal` as for `farewell`."""
-        self.metrics.closed(stream, reason.value, now - stream.opened_at)
+        self.metrics.closed(stream, reason, now - stream.opened_at)
         told = {key: value for key, value in snapshot(stream, now).items() if key != "state"}
         why = {} if refusal is None else {"refusal": refusal[1]}
         access.info("stream closed", extra={"fields": {"reason": reason.value, **why, **told}})

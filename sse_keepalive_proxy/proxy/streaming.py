@@ -7,15 +7,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from aiohttp import web
-
 from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.observe.log import redact_target
-from sse_keepalive_proxy.proxy.connection import Connection, Written
+from sse_keepalive_proxy.proxy.connection import Connection, retry_after
 from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
 from sse_keepalive_proxy.proxy.credentials import fingerprint
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, stream_head
@@ -35,9 +32,6 @@ __all__ = ["Refused", "Streaming"]
 
 logger = logging.getLogger("sse_keepalive_proxy.proxy")
 
-_RETRY_AFTER = (1, 10)
-"""Seconds, drawn anew for each refused stream, so that they do not come back together (FACTS 7.22)."""
-
 _QUICK_TUNNEL = b".trycloudflare.com"
 _EARLY_FIELDS = [(b"Content-Type", EVENT_STREAM)]
 
@@ -48,18 +42,18 @@ Refused = tuple[int, str, tuple[Header, ...]]
 class Streaming:
     """One request on its way to become a stream."""
 
-    __slots__ = ("_client", "_context", "_incoming", "_request", "_route", "_stream", "_stream_route")
+    __slots__ = ("_client", "_connection", "_context", "_incoming", "_route", "_stream", "_stream_route")
 
     def __init__(
         self,
         context: Context,
-        request: web.BaseRequest,
+        connection: Connection,
         incoming: Incoming,
         route: ReadyRoute,
         stream_route: StreamRoute,
         client: str,
     ) -> None:
-        self._context, self._request, self._incoming = context, request, incoming
+        self._context, self._connection, self._incoming = context, connection, incoming
         self._route, self._stream_route, self._client = route, stream_route, client
         self._stream: Stream | None = None
 
@@ -75,9 +69,8 @@ class Streaming:
         rejected = context.streams.refusal(self._client)
         if rejected is not None:
             self._route.metrics.rejected(rejected)
-            wait = random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
             text = f"there is no room for another stream (limits.{rejected})"
-            return 503, text, ((b"Retry-After", b"%d" % wait),)
+            return 503, text, (retry_after(),)
         self._stream = Stream(
             self._stream_route,
             stream_id=os.urandom(8).hex(),
@@ -156,7 +149,7 @@ class Streaming:
         places = self._stream_route.policy.credential
         return fingerprint(self._context.key, self._route.name, self._incoming, places, self._client)
 
-    def commit_early(self, opening: asyncio.Task[Answer]) -> Written:
+    def commit_early(self, opening: asyncio.Task[Answer]) -> None:
         """Answer 200 while upstream is still being asked."""
         stream = self._begin()
         if stream is None:
@@ -164,7 +157,7 @@ class Streaming:
         else:
             head = self._head(b"HTTP/1.1 200 OK", _EARLY_FIELDS)
             stream.commit_early(head, opening, lambda answer: self._settle(stream, answer))
-        return self._written(200)
+        self._count(200)
 
     def _settle(self, stream: Stream, answer: Answer | None) -> None:
         """Upstream has answered behind an early commit: with a stream, or (None) not."""
@@ -176,7 +169,7 @@ class Streaming:
 
     # The stream.
 
-    def commit(self, answer: Answer, first_line: bytes) -> Written:
+    def commit(self, answer: Answer, first_line: bytes) -> None:
         """Upstream has accepted: the client gets the head and the confirm."""
         if self._may_commit_early():
             self._context.refused.discard(self._fingerprint())
@@ -187,14 +180,14 @@ class Streaming:
             answer.exchange.close()
         else:
             stream.commit(self._head(first_line, answer.head.headers), answer.exchange)
-        return self._written(answer.head.status)
+        self._count(answer.head.status)
 
     def _begin(self) -> Stream | None:
         """The stream with its client's connection to itself; None when the client has gone."""
         stream, self._stream = self._stream, None  # it leaves the registry by itself from now on
-        connection, incoming = self._request.protocol, self._incoming
-        if stream is None or not isinstance(connection, Connection):
-            raise TypeError("this request has no place, or does not come from our frontend")
+        connection, incoming = self._connection, self._incoming
+        if stream is None:
+            raise AssertionError("a stream begins once, and has a place by then")
         form = confirm_form(self._stream_route.policy.confirm, event_source=incoming.is_event_source)
         chunked = not incoming.http10
         if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], form, chunked=chunked):
@@ -245,9 +238,8 @@ class Streaming:
                 extra=self._where(),
             )
 
-    def _written(self, status: int) -> Written:
+    def _count(self, status: int) -> None:
         self._context.metrics.answered(self._route.name, self._incoming.method, status)
-        return Written(keep_alive=False)
 
     def _where(self) -> dict[str, dict[str, str]]:
         target = redact_target(self._incoming.target)

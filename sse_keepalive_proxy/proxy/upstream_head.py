@@ -8,16 +8,16 @@ from sse_keepalive_proxy.proxy.incoming import Incoming
 
 __all__ = ["own_id", "request_head", "without_id"]
 
+_ANEW = frozenset({b"host", b"content-length"})
+_ANEW_FOR_STREAMS = _ANEW | {b"accept-encoding"}
 _LAST_EVENT_ID = b"last-event-id"
+_NOTHING = [b""]
 
 
 def request_head(incoming: Incoming, address: UpstreamAddress, trust: Trust, *, stream: bool) -> bytes:
     """The whole head, blank line included. `stream`: of a route of streams, which are asked for unencoded."""
-    dropped = {b"host", b"content-length"}
-    if stream:
-        dropped.add(b"accept-encoding")
     host = incoming.host or address.authority.encode()
-    kept = [item for item in end_to_end(incoming.headers) if item[0].lower() not in dropped]
+    kept = end_to_end(incoming.headers, _ANEW_FOR_STREAMS if stream else _ANEW)
     headers: list[Header] = [(b"Host", host), *trust.forward(incoming.peer, incoming.scheme, host, kept)]
     if stream:
         headers.append((b"Accept-Encoding", b"identity"))
@@ -35,7 +35,7 @@ def request_head(incoming: Incoming, address: UpstreamAddress, trust: Trust, *, 
 
 def own_id(incoming: Incoming) -> bytes:
     """The client's own `Last-Event-ID`; nothing where there is none."""
-    return next((value for name, value in incoming.headers if name.lower() == _LAST_EVENT_ID), b"")
+    return incoming.named.get(_LAST_EVENT_ID, _NOTHING)[0]
 
 
 def without_id(head: bytes) -> bytes:

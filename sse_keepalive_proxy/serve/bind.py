@@ -21,7 +21,7 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: "this host has no such address",
     errno.ENOENT: "its folder does not exist",
 }
-_RESERVED = 200
+_RESERVED = 100
 """Descriptors kept for listeners, logs, admin connections and name resolution."""
 
 

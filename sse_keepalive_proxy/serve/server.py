@@ -11,6 +11,8 @@ import signal
 from aiohttp import web
 
 from sse_keepalive_proxy.config import ListenAddress, Settings, to_yaml
+from sse_keepalive_proxy.net.listener import Listener
+from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.observe import log
 from sse_keepalive_proxy.observe.admin import Phase, admin_app
 from sse_keepalive_proxy.observe.metrics import Metrics
@@ -27,6 +29,8 @@ logger = logging.getLogger("sse_keepalive_proxy.serve")
 _TICK = 0.5
 _LOOK = 0.05
 _ADMIN_GRACE = 1.0
+_SPARE = 100
+"""Descriptors that no stream gets: who finds no room for one is told so, on a connection."""
 
 
 class Server:
@@ -38,15 +42,17 @@ class Server:
     def __init__(self, settings: Settings, source: Source | None = None) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._poller = open_poller()
         self._descriptors = raise_descriptor_limit()
-        self._room = self._descriptors // 2  # each client may come to need a connection to upstream
+        # Each client may come to need a connection to upstream.
+        self._room = max(self._descriptors - _SPARE, 2) // 2
         limits = settings.limits
         self.streams = Registry(min(limits.max_streams, self._room), limits.max_streams_per_client)
         self.metrics = Metrics(self.streams, self._loop.time)
         self.phase = Phase.STARTING
         self.addresses: list[str] = []
         self.admin_addresses: list[str] = []
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._bound: list[ListenAddress] = []
         self._admin: web.AppRunner | None = None
         self._proxy: Proxy | None = None
@@ -86,15 +92,13 @@ class Server:
         )
 
     async def _listen(self) -> None:
-        self._proxy = Proxy(self._settings, self.metrics, self.streams, self._descriptors)
+        self._proxy = Proxy(self._settings, self.metrics, self.streams, self._poller, self._descriptors)
         for address in self._settings.listen:
             sockets = bind(address, "listen")
             self._bound.append(address)
             for sock in sockets:
                 self.addresses.append(describe(sock))
-                self._listeners.append(
-                    await self._loop.create_server(self._proxy.frontend, sock=sock, backlog=4096)
-                )
+                self._listeners.append(self._proxy.frontend.listen(self._poller, sock))
         admin = self._settings.admin
         if admin is None:
             return
@@ -172,7 +176,7 @@ class Server:
         now = self._loop.time()
         self.streams.drain(lambda: now + random.uniform(0, drain.spread))  # noqa: S311 (spreads clients)
         if proxy is not None:
-            proxy.frontend.pre_shutdown()
+            proxy.frontend.close()
             cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)
             while proxy.busy and self._loop.time() < now + drain.timeout and not hurry.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -190,11 +194,12 @@ class Server:
             stream.cut()
         if self._proxy is not None:
             self._proxy.cut_upgraded()
-            await self._proxy.frontend.shutdown(0.1)
+            await self._proxy.frontend.cut()
         if self._admin is not None:
             if self._settings.admin is not None and self.admin_addresses:
                 forget(self._settings.admin.listen)
             await self._admin.cleanup()
+        self._loop.call_soon(self._poller.close)  # behind the last connections that were closed here
 
     def _tick(self) -> None:
         """Measure how late the loop is: every stream's promise is good to this much."""

@@ -7,6 +7,7 @@ demands comes on top, so that it spreads them, too (FACTS 7.22).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from sse_keepalive_proxy.stream.messages import CloseReason
@@ -16,24 +17,25 @@ __all__ = ["Backoff", "Outage"]
 
 
 class Backoff:
-    """The waits of one client. `draw` gives numbers evenly spread over 0 to 1, 1 left out."""
+    """The waits of one client, none above `longest` seconds. `draw` gives numbers evenly spread over 0 to 1,
+    1 left out.
+    """
 
-    __slots__ = ("_ceiling", "_draw", "_policy")
+    __slots__ = ("_ceiling", "_delay", "_draw", "_longest")
 
-    def __init__(self, policy: Reconnect, draw: Callable[[], float]) -> None:
-        self._policy = policy
-        self._draw = draw
-        self._ceiling = min(policy.delay, policy.max_delay)
+    def __init__(self, policy: Reconnect, draw: Callable[[], float], longest: float = math.inf) -> None:
+        self._draw, self._longest = draw, min(policy.max_delay, longest)
+        self._ceiling = self._delay = min(policy.delay, self._longest)
 
     def next_wait(self, at_least: float = 0.0) -> float:
         """Seconds before the next attempt, not less than `at_least`."""
         wait = self._ceiling * self._draw()
-        self._ceiling = min(2 * self._ceiling, self._policy.max_delay)
+        self._ceiling = min(2 * self._ceiling, self._longest)
         return at_least + wait
 
     def start_over(self) -> None:
         """Upstream has shown that it lives: the next wait is short again."""
-        self._ceiling = min(self._policy.delay, self._policy.max_delay)
+        self._ceiling = self._delay
 
 
 class Outage:

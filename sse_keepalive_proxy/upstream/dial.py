@@ -14,6 +14,9 @@ from collections.abc import Callable
 
 from sse_keepalive_proxy.config.address import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
+from sse_keepalive_proxy.net.connect import connect_tcp, connect_unix
+from sse_keepalive_proxy.net.poller import Poller
+from sse_keepalive_proxy.net.transport import SocketTransport
 from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.upstream.http import Exchange
 
@@ -23,7 +26,8 @@ __all__ = ["Dialer"]
 class Dialer:
     """Opens connections to the upstreams of a configuration, and counts the open ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
         self._tls: ssl.SSLContext | None = None
         self.open_connections = 0
         self._closed = self._forget  # bound once, not for every connection
@@ -40,19 +44,9 @@ class Dialer:
 
         `head_only`: the response to come has no body whatever its headers say (HEAD).
         """
-        loop = asyncio.get_running_loop()
-
-        def exchange() -> Exchange:
-            return Exchange(head_only=head_only, interim=interim)
-
+        made = Exchange(head_only=head_only, interim=interim)
         try:
-            async with asyncio.timeout(within):
-                if address.unix_path is not None:
-                    _, made = await loop.create_unix_connection(exchange, address.unix_path)
-                else:
-                    _, made = await loop.create_connection(
-                        exchange, address.host or "", address.port or 0, ssl=self._context(address)
-                    )
+            await self._connect(made, address, within)
         except TimeoutError:
             raise UpstreamTimeout(f"no connection to {address} within {within:g} s") from None
         except (OSError, UnicodeError) as error:
@@ -61,12 +55,23 @@ class Dialer:
         made.when_closed(self._closed)
         return made
 
+    async def _connect(self, exchange: Exchange, address: UpstreamAddress, within: float) -> None:
+        host, port = address.host or "", address.port or 0
+        if address.unix_path is not None:
+            sock = await connect_unix(address.unix_path, within=within)
+        elif address.scheme != "https":
+            sock = await connect_tcp(host, port, within=within)
+        else:
+            async with asyncio.timeout(within):
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(lambda: exchange, host, port, ssl=self._context())
+            return
+        SocketTransport(self._poller, sock, exchange)
+
     def _forget(self) -> None:
         self.open_connections -= 1
 
-    def _context(self, address: UpstreamAddress) -> ssl.SSLContext | None:
-        if address.scheme != "https":
-            return None
+    def _context(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = ssl.create_default_context()
         return self._tls

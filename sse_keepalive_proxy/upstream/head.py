@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import httptools
 
-__all__ = ["SWITCHING_PROTOCOLS", "Header", "ResponseHead", "fault"]
+__all__ = ["SWITCHING_PROTOCOLS", "Header", "ResponseHead", "by_name", "fault"]
 
 Header = tuple[bytes, bytes]
 
 SWITCHING_PROTOCOLS = 101
+_NOTHING = [b""]
 _MOST_DIGITS = 9
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
-@dataclass(frozen=True, slots=True)
+def by_name(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
+    """The values of each name, which is in lower case, in order: for who asks for more than one."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name.lower(), []).append(value)
+    return found
+
+
+@dataclass(slots=True)
 class ResponseHead:
     """A response head as upstream sent it: names and values are raw bytes, in order, repeats kept."""
 
     status: int
     reason: bytes
     headers: Sequence[Header]
+    _named: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._named = by_name(self.headers)
 
     def get(self, name: bytes) -> bytes:
         """The first value of `name` (lower case), or nothing."""
-        return next((value for key, value in self.headers if key.lower() == name), b"")
+        return self._named.get(name, _NOTHING)[0]
 
     @property
     def media_type(self) -> bytes:
@@ -51,7 +64,7 @@ class ResponseHead:
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Every value of `name` (lower case), in order."""
-        return [value for key, value in self.headers if key.lower() == name]
+        return self._named.get(name, [])
 
 
 def fault(head: ResponseHead, parser: httptools.HttpResponseParser) -> str:

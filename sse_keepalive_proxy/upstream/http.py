@@ -11,6 +11,7 @@ ever meets a connection that upstream has just closed, and that no answer can be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -28,7 +29,11 @@ _MAX_EARLY = 64 * 1024
 _NO_HEADERS: list[Header] = []
 
 # A vanished upstream is found in about two minutes (law 8); seconds, seconds, probes.
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+_KEEPALIVE = [
+    (option, value)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if (option := getattr(socket, name, None)) is not None
+]
 
 
 class Sink(Protocol):
@@ -112,13 +117,18 @@ class Exchange(asyncio.Protocol):
         """The response head. Raises `UpstreamError`; gives up after `within` seconds."""
         if self._head is None:
             raise RuntimeError("the response head has been given out already")
+        late = None
+        if within is not None:
+            late = asyncio.get_running_loop().call_later(within, self._late, within)
         try:
-            async with asyncio.timeout(within):
-                return await self._head
-        except TimeoutError:
-            raise UpstreamTimeout(f"upstream sent no response head within {within:g} s") from None
+            return await self._head
         finally:
+            if late is not None:
+                late.cancel()
             self._head = self._interim = None  # a stream lives long; what it began with need not
+
+    def _late(self, within: float) -> None:
+        self.fail(UpstreamTimeout(f"upstream sent no response head within {within:g} s"))
 
     def attach(self, sink: Sink) -> None:
         """Push the body into `sink`, beginning with what has already come."""
@@ -170,11 +180,10 @@ class Exchange(asyncio.Protocol):
         if hasattr(transport, "max_size"):  # asyncio's own loop: larger reads cost an mmap each (FACTS 6)
             transport.max_size = _READ_SIZE
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):  # a Unix socket needs none of this
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE.items():
-                if (option := getattr(socket, name, None)) is not None:
-                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            for option, value in _KEEPALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
@@ -195,12 +204,15 @@ class Exchange(asyncio.Protocol):
                 self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {error}"))
                 return
         pieces, sink = self._pieces, self._sink
-        if self._complete:
-            del pieces[self._message_end :]  # nor is a second message, which nobody asked for
-        if len(pieces) == 1 and sink is not None:
+        if (
+            len(pieces) == 1 and sink is not None and not self._complete
+        ):  # one chunk a read: the way of a byte
             self._head_size = 0
             sink.data(pieces.pop())
-        elif pieces:
+            return
+        if self._complete:
+            del pieces[self._message_end :]  # nor is a second message, which nobody asked for
+        if pieces:
             self._head_size = 0
             self._pass_on()
         elif self._has_head:

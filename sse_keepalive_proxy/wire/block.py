@@ -19,6 +19,7 @@ __all__ = ["Block", "last_id", "last_retry", "parse", "split", "tally", "unname"
 _CR = 0x0D
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 _EVENT_FIELD = (b"event:", b"event\n", b"event\r")
+_ONE_LINE = (1, 0, True)
 _MOST_DIGITS = 18
 """More milliseconds than these digits can say are for ever."""
 
@@ -100,11 +101,11 @@ def tally(blocks: bytes) -> tuple[int, int, bool]:
     """How many events and how many comment-only blocks stand in `blocks`, and whether there is certainly
     nothing in them but one line of data each: no name, no id, nothing that a policy could ask for.
     """
+    if blocks.find(b"\n") == len(blocks) - 2 and blocks.startswith(b"data:") and _CR not in blocks:
+        return _ONE_LINE  # and its blank line
     if _CR in blocks:  # how lines end changes no count
         blocks = blocks.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if blocks.startswith(b"data:"):
-        if blocks.find(b"\n", 0, -2) < 0:
-            return 1, 0, True  # one line of data and its blank line
         count = blocks.count(b"\n\n")
         if blocks.count(b"\n\ndata:") == count - 1:
             return count, 0, blocks.count(b"\n") == 2 * count

@@ -20,8 +20,6 @@ _LF = 0x0A
 # Every blank line is one of these pairs, and every one of these pairs is a blank line:
 # a CR LF inside is one line ending, so `\r\n` is not among them. The third pair is `\n\n`.
 _CR_PAIRS = (b"\r\r", b"\n\r")
-# These two ends are whole whatever came before: the common case needs no search.
-_PLAIN_ENDS = (b"\n\n", b"\r\n\r\n")
 
 
 def boundary_after(data: bytes, before: int) -> int:
@@ -89,7 +87,8 @@ class Framer:
         tail = self._tail
         if len(tail) + len(data) > self._max_event:
             self._refuse_large(data)
-        if data.endswith(_PLAIN_ENDS):
+        # These two ends are whole whatever came before: the common case needs no search.
+        if data.endswith(b"\n\n") or data.endswith(b"\r\n\r\n"):  # noqa: PIE810 (a tuple costs twice as much)
             self.after_cr = False
             if not tail:
                 return data

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from sse_keepalive_proxy.demo.observer import Gap, Life, Observer
+from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.looping import Changes, in_loop
 from tests.support.raw_upstream import (
@@ -25,7 +26,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.changes = Changes()
-        self.observer = Observer(Dialer(), self.changes.notify)
+        self.observer = Observer(Dialer(open_poller()), self.changes.notify)
 
     async def until_bytes(self, count: int) -> None:
         await self.changes.until(lambda: self.observer.figures().bytes >= count, 5)

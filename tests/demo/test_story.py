@@ -10,6 +10,7 @@ from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.observer import Observer
 from sse_keepalive_proxy.demo.stage import CHAT, staged
 from sse_keepalive_proxy.demo.story import tell
+from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.looping import in_loop
 
@@ -25,7 +26,7 @@ async def test_a_stream_that_does_not_go_through_the_proxy_is_healed_in_no_scene
     said: list[str] = []
     async with staged(0) as stage:
         stage.proxied.close()
-        stage.proxied = Observer(Dialer(), stage._news.set)
+        stage.proxied = Observer(Dialer(open_poller()), stage._news.set)
         await stage.proxied.open(stage.direct_url, stage.notify.token(stage.notify.hub.join(CHAT)))
         assert not await tell(stage, said.append, watch=0.3)
         stage.proxied.close()
@@ -66,7 +67,7 @@ async def test_a_server_that_ends_nothing_leaves_nothing_to_heal(monkeypatch: py
     async with staged(0) as stage:
         stage.notify.hub.mode = Mode.HEALTHY
         stage.direct.close()
-        stage.direct = Observer(Dialer(), stage._news.set)
+        stage.direct = Observer(Dialer(open_poller()), stage._news.set)
         await stage.direct.open(stage.direct_url, stage.notify.token(stage.notify.hub.join(CHAT)))
         await stage.until(lambda: stage.direct.figures().bytes > 0, 5)
         assert not await tell(stage, said.append, watch=0.3)

@@ -296,7 +296,7 @@ async def test_one_connection_more_than_there_may_be_is_503_and_none_that_is_ope
         second.request("/second")
         await answers(second, 1)
         await first.close()
-        await soon(lambda: proxy.proxy.frontend.open_connections == 1)
+        await soon(lambda: len(proxy.proxy.frontend.connections) == 1)
         assert not await refused(proxy)
         await second.close()
 
@@ -317,7 +317,7 @@ async def test_a_stream_takes_the_room_of_one_connection(answered: bool) -> None
             stream.request("/events", EVENT_SOURCE)
             await (stream.wait_for(b"connection_confirmed") if answered else upstream.connection())
             assert not await refused(proxy)
-            await soon(lambda: proxy.proxy.frontend.open_connections == (not answered))
+            await soon(lambda: len(proxy.proxy.frontend.connections) == (not answered))
             async with await proxy.client() as other:
                 other.request("/")
                 await answers(other, 1)

@@ -52,7 +52,7 @@ class Instance:
     def close(self, stream: Stream) -> None:
         """It ends, as far as counts go: told first, forgotten when its connection is gone."""
         stream.life.handle(Fault(CloseReason.INTERNAL), self.clock())
-        self.metrics.route(stream.route_name).closed(stream, "internal", 1.0)
+        self.metrics.route(stream.route_name).closed(stream, CloseReason.INTERNAL, 1.0)
 
     def value(self, name: str, route: str = "events", **labels: str) -> float:
         found = self.metrics.registry.get_sample_value(f"sse_proxy_{name}", {"route": route, **labels})

@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import pytest
-from aiohttp import HttpVersion, HttpVersion11, web
-from aiohttp.test_utils import make_mocked_request
-from multidict import CIMultiDict
 
-from sse_keepalive_proxy.proxy.connection import ConnectionLimits, Frontend, Written
+from sse_keepalive_proxy.net.poller import open_poller
+from sse_keepalive_proxy.proxy.client_socket import peer_address
+from sse_keepalive_proxy.proxy.connection import Connection, ConnectionLimits, Frontend
 from sse_keepalive_proxy.proxy.incoming import Incoming, Refusal, admit
+from sse_keepalive_proxy.proxy.request import Request
 from tests.support.looping import in_loop
 from tests.support.raw_client import RawClient
 
@@ -32,25 +32,28 @@ async def frontend(path: Path | None = None, *, dualstack: bool = False) -> Asyn
     """A frontend that admits requests and answers none. Yields what sends it bytes and gives the outcome."""
     outcomes: asyncio.Queue[Incoming | Refusal] = asyncio.Queue()
 
-    async def handle(request: web.BaseRequest) -> Written:
-        outcomes.put_nowait(admit(request, _MAX_HEAD))
-        return Written(keep_alive=False)
+    async def handle(connection: Connection, request: Request) -> bool:
+        peer = peer_address(connection.transport)
+        outcomes.put_nowait(admit(request, peer=peer, scheme=b"http", max_head=_MAX_HEAD))
+        return False
 
     limits = ConnectionLimits(
-        max_head=32 * _MAX_HEAD, head_timeout=10.0, has_room=lambda: True, refused=lambda *_: None
+        max_head=32 * _MAX_HEAD, head_timeout=10.0, room=lambda: 1, refused=lambda *_: None
     )
     made = Frontend(handle, limits)
-    loop = asyncio.get_running_loop()
     if path is not None:
-        server = await loop.create_unix_server(made, path)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(path))
+        listening.listen()
     elif dualstack:
-        listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-        server = await loop.create_server(made, sock=listener)
+        listening = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     else:
-        server = await loop.create_server(made, "127.0.0.1", 0)
+        listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    listener = made.listen(open_poller(), listening)
 
     async def admitted(raw: bytes) -> Incoming | Refusal:
-        where = {"path": path} if path is not None else {"port": server.sockets[0].getsockname()[1]}
+        where = {"path": path} if path is not None else {"port": listening.getsockname()[1]}
         async with await RawClient.connect(**where) as client:
             client.send(raw)
             async with asyncio.timeout(5):
@@ -59,8 +62,8 @@ async def frontend(path: Path | None = None, *, dualstack: bool = False) -> Asyn
     try:
         yield admitted
     finally:
-        server.close()
-        await made.shutdown(1.0)
+        listener.close()
+        await made.cut()
 
 
 async def admitted(raw: bytes) -> Incoming | Refusal:
@@ -262,26 +265,26 @@ async def test_what_could_be_taken_in_two_ways_is_refused_in_one_line(raw: bytes
 @pytest.mark.parametrize(
     ("target", "fields", "version"),
     [
-        ("/a", [("Host", "a"), ("X", "y\x01")], HttpVersion11),
-        ("/a", [("Host", "a"), ("X", "y\r\nZ: 1")], HttpVersion11),
-        ("/a", [("Host", "a"), ("Host", "a")], HttpVersion11),
-        ("/a", [("Host", "a"), ("Content-Length", "3"), ("Content-Length", "3")], HttpVersion11),
-        ("/a", [("Host", "a"), ("Content-Length", "3"), ("Transfer-Encoding", "chunked")], HttpVersion11),
-        ("/a", [("Host", "a"), ("Content-Length", "3, 3")], HttpVersion11),
-        ("/a b", [("Host", "a")], HttpVersion11),
-        ("*", [("Host", "a")], HttpVersion11),
-        ("a", [("Host", "a")], HttpVersion11),
-        ("http:///a", [("Host", "a")], HttpVersion11),
-        ("/a", [("Host", "a")], HttpVersion(1, 2)),
-        ("/a", [("Host", "a")], HttpVersion(2, 0)),
+        ("/a", [("Host", "a"), ("X", "y\x01")], "1.1"),
+        ("/a", [("Host", "a"), ("X", "y\r\nZ: 1")], "1.1"),
+        ("/a", [("Host", "a"), ("Host", "a")], "1.1"),
+        ("/a", [("Host", "a"), ("Content-Length", "3"), ("Content-Length", "3")], "1.1"),
+        ("/a", [("Host", "a"), ("Content-Length", "3"), ("Transfer-Encoding", "chunked")], "1.1"),
+        ("/a", [("Host", "a"), ("Content-Length", "3, 3")], "1.1"),
+        ("/a b", [("Host", "a")], "1.1"),
+        ("*", [("Host", "a")], "1.1"),
+        ("a", [("Host", "a")], "1.1"),
+        ("http:///a", [("Host", "a")], "1.1"),
+        ("/a", [("Host", "a")], "1.2"),
+        ("/a", [("Host", "a")], "2.0"),
     ],
 )
-@in_loop
-async def test_what_our_parser_refuses_is_refused_here_too_should_another_one_let_it_pass(
-    target: str, fields: list[tuple[str, str]], version: HttpVersion
+def test_what_our_parser_refuses_is_refused_here_too_should_another_one_let_it_pass(
+    target: str, fields: list[tuple[str, str]], version: str
 ) -> None:
-    request = make_mocked_request("GET", target, CIMultiDict(fields), version=version)
-    outcome = admit(request, _MAX_HEAD)
+    headers = [(name.encode(), value.encode()) for name, value in fields]
+    request = Request("GET", target, version, headers, keep_alive=True)
+    outcome = admit(request, peer="127.0.0.1", scheme=b"http", max_head=_MAX_HEAD)
     assert isinstance(outcome, Refusal)
     assert outcome.status == 400
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from sse_keepalive_proxy.config import Match
-from sse_keepalive_proxy.proxy.routing import find_route, host_name
+from sse_keepalive_proxy.proxy.routing import RouteTable, host_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ ROUTES = [
 def test_the_first_route_that_takes_the_request_answers(
     method: str, path: str, host: str, name: str | None
 ) -> None:
-    found = find_route(ROUTES, method=method, path=path, host=host)
+    found = RouteTable(ROUTES).find(method=method, path=path, host=host)
     assert (found.name if found else None) == name
 
 

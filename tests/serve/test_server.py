@@ -337,7 +337,7 @@ async def test_idle_connections_and_half_a_request_hold_nothing_up() -> None:
         used.request("/")
         await used.wait_response()
         half.send(request("/")[:-2])
-        await proxy.until(lambda: proxy.idle and proxy.proxy.frontend.open_connections == 3)
+        await proxy.until(lambda: proxy.idle and len(proxy.proxy.frontend.connections) == 3)
         async with asyncio.timeout(10), Draining(proxy) as draining:
             await draining.task
         for client in (used, unused, half):

@@ -144,7 +144,7 @@ class Running:
     @property
     def idle(self) -> bool:
         """Whether no request is being answered."""
-        return all(connection._current_request is None for connection in self.proxy.frontend.connections)
+        return not any(connection.answering for connection in self.proxy.frontend.connections)
 
     @property
     def upstream_connections(self) -> int:

@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from sse_keepalive_proxy.config.address import UpstreamAddress, parse_upstream
 from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
+from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.http1 import response
 from tests.support.looping import in_loop
@@ -37,7 +38,7 @@ HELLO = [GOT_REQUEST, response("200 OK", b"hello")]
 
 async def why_not(address: UpstreamAddress, within: float = 5.0) -> str:
     """What is said of a connection that is refused."""
-    dialer = Dialer()
+    dialer = Dialer(open_poller())
     with pytest.raises(UpstreamRefused) as caught:
         await dialer.open(address, within=within)
     assert dialer.open_connections == 0
@@ -59,7 +60,7 @@ async def answer_of(proxy: Running) -> tuple[int, bytes]:
 
 @on_each_loop
 async def test_open_connections_are_counted_until_they_are_gone() -> None:
-    dialer = Dialer()
+    dialer = Dialer(open_poller())
     async with RawUpstream([HOLD]) as upstream:
         address = parse_upstream(upstream.url)
         first, second = [await dialer.open(address, within=5.0) for _ in range(2)]
@@ -99,7 +100,7 @@ async def test_a_name_that_can_be_no_name_is_a_refusal() -> None:
 
 @in_loop
 async def test_a_name_is_resolved_again_for_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, dialer = asyncio.get_running_loop(), Dialer()
+    loop, dialer = asyncio.get_running_loop(), Dialer(open_poller())
     asked: list[str] = []
     places: list[int] = []
 
@@ -123,7 +124,9 @@ async def test_a_name_is_resolved_again_for_every_connection(monkeypatch: pytest
 async def test_a_second_address_is_tried_when_the_first_refuses() -> None:
     """`localhost` is often `::1` first, while the server listens on 127.0.0.1 alone."""
     async with RawUpstream([HOLD]) as upstream:
-        exchange = await Dialer().open(parse_upstream(f"http://localhost:{upstream.port}"), within=5.0)
+        exchange = await Dialer(open_poller()).open(
+            parse_upstream(f"http://localhost:{upstream.port}"), within=5.0
+        )
         exchange.close()
         await upstream.wait_all_closed()
 
@@ -142,7 +145,7 @@ def full() -> Iterator[int]:
 
 @on_each_loop
 async def test_a_connection_that_does_not_come_about_in_time_is_given_up() -> None:
-    dialer = Dialer()
+    dialer = Dialer(open_poller())
     with full() as port, pytest.raises(UpstreamTimeout, match=rf"http://127\.0\.0\.1:{port} within 0\.1 s"):
         await dialer.open(parse_upstream(f"http://127.0.0.1:{port}"), within=0.1)
     assert dialer.open_connections == 0
@@ -309,7 +312,7 @@ async def test_a_server_without_tls_behind_an_https_url_is_a_refusal_and_a_silen
         address = parse_upstream(f"https://127.0.0.1:{upstream.port}")
         assert "cannot connect to https://" in await why_not(address)
         with pytest.raises(UpstreamTimeout):
-            await Dialer().open(address, within=0.1)
+            await Dialer(open_poller()).open(address, within=0.1)
         await upstream.wait_all_closed()
 
 

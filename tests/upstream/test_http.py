@@ -18,6 +18,7 @@ import pytest
 
 from sse_keepalive_proxy.config.address import parse_upstream
 from sse_keepalive_proxy.errors import ProxyError, UpstreamInvalid, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.upstream.dial import Dialer
 from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.upstream.http import Exchange
@@ -105,7 +106,7 @@ async def asked(script: Script, **how: Any) -> AsyncIterator[Asked]:
     """An exchange with a scripted upstream, which answers once it has the request. On leaving, nothing may
     be left of it.
     """
-    dialer = Dialer()
+    dialer = Dialer(open_poller())
     async with RawUpstream(script if callable(script) else [GOT_REQUEST, *script]) as upstream:
         exchange = await dialer.open(parse_upstream(upstream.url), within=5.0, **how)
         exchange.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
