@@ -1,8 +1,8 @@
 """Which sockets are ready: one epoll for all of them, which the event loop watches as a single descriptor.
 
-The loop's own transports cost a stream about two KiB and, under load, a fifth of the time of an event: each
-has its C structures, its handle, its callbacks. Here a socket costs a place in a list, and all that are ready
-are told in one turn of the loop. Where there is no epoll (not Linux), the loop watches each socket itself.
+With transports of the loop's own each socket has its C structures, its handle, its callbacks. Here it costs
+a place in a list, and all that are ready are told in one turn of the loop. Where there is no epoll (not
+Linux), the loop watches each socket itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A transport over one plain socket: asyncio's interface, as little of it as there is need for.
 
-It reads when the poller says so and writes at once; what the kernel does not take waits. Costs of it, and of
-a connection of uvloop in its place, measured on CPython 3.11: 0.3 and 1.1 KiB, and for an event of 200 bytes
-read and written 2.3 µs less. TLS is not its business: an encrypted connection has one of asyncio's.
+It reads when the poller says so and writes at once; what the kernel does not take waits. Two of them in the
+place of two of uvloop's make an idle stream 2 KiB lighter (of 5.5), and cost less to open and to close. TLS
+is not its business: an encrypted connection has one of asyncio's.
 """
 
 from __future__ import annotations
