@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -73,7 +73,7 @@ class Streaming:
             return 503, text, (retry_after(),)
         self._stream = Stream(
             self._stream_route,
-            stream_id=os.urandom(8).hex(),
+            stream_id=f"{random.getrandbits(64):016x}",
             client=self._client,
             target=redact_target(incoming.target),
             reopening=self._reopening(head),

@@ -381,20 +381,6 @@ async def test_requests_sent_ahead_are_answered_in_their_order() -> None:
         assert [answer.body.decode() for answer in client.responses] == [f"{target}!" for target in wanted]
 
 
-@on_each_loop
-async def test_idle_connections_are_kept_longer_than_any_front_keeps_them() -> None:
-    async with (
-        RawUpstream([GOT_REQUEST, OK]) as upstream,
-        Running(plain(upstream.url)) as proxy,
-        await proxy.client() as client,
-    ):
-        client.request("/")
-        await client.wait_response()
-        (connection,) = proxy.proxy.frontend.connections
-        assert connection.keepalive_timeout > 900
-        await soon(lambda: proxy.idle and connection._head_timer is None)
-
-
 @pytest.mark.parametrize(
     "leave", [RawClient.close, RawClient.half_close, RawClient.abort], ids=["close", "half-close", "reset"]
 )
