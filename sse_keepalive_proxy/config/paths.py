@@ -5,7 +5,6 @@ more than ten.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 __all__ = ["PathTable"]
@@ -34,7 +33,7 @@ class PathTable(Generic[T]):
             insort(self._lengths, len(prefix))
         self._prefixes.setdefault(prefix, []).append(place)
 
-    def taking(self, path: str) -> Iterator[T]:
+    def taking(self, path: str) -> list[T]:
         """The items whose pattern takes `path`, in the order in which they were added. `/*` takes `*` too."""
         found = list(self._exact.get(path, ()))
         if path == "*":
@@ -43,8 +42,9 @@ class PathTable(Generic[T]):
             if length > len(path):
                 break
             found += self._prefixes.get(path[:length], ())
-        found.sort(key=_place)
-        return (item for _, item in found)
+        if len(found) > 1:
+            found.sort(key=_place)
+        return [item for _, item in found]
 
 
 def _place(found: tuple[int, object]) -> int:

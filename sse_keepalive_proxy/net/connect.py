@@ -7,14 +7,12 @@ import errno
 import os
 import socket
 from functools import lru_cache
+from pathlib import Path
 
 __all__ = ["connect_tcp", "connect_unix"]
 
 _FULL = 0.02
 """Seconds until a Unix socket whose backlog is full is tried again: nobody tells when it is not."""
-
-_FIRST_LENT = 1024
-"""The lowest port that a kernel may be told to lend to connections."""
 
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
@@ -87,10 +85,19 @@ def _other_end(sock: socket.socket, port: int) -> socket.socket:
     """`sock`, unless it has met itself: where nobody listens on a port that the kernel also lends, a
     connection to it may be given that very port, and would keep the server from coming back.
     """
-    if port >= _FIRST_LENT and sock.getsockname() == sock.getpeername():
+    if port >= _first_lent() and sock.getsockname() == sock.getpeername():
         sock.close()
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     return sock
+
+
+@lru_cache(maxsize=1)
+def _first_lent() -> int:
+    """The lowest port that the kernel lends to connections; where it does not tell, the lowest it may."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 1024
 
 
 @lru_cache(maxsize=256)

@@ -39,7 +39,8 @@ def redact_target(target: str) -> str:
     with `=` as base64 is. Longer than 512 characters, the target is cut.
     """
     path, mark, query = target.partition("?")
-    path = _PATH_VALUE.sub(rf"\1{_HIDDEN}", path)
+    if "=" in path or "%3" in path:
+        path = _PATH_VALUE.sub(rf"\1{_HIDDEN}", path)
     if not mark:
         return path[:_MAX_TARGET]
     return f"{path}?{'&'.join(map(_redact_part, query.split('&')))}"[:_MAX_TARGET]

@@ -34,8 +34,10 @@ def watch(transport: asyncio.BaseTransport, write_timeout: float) -> None:
     """Let the kernel end a connection whose peer has vanished: writing alone does not find out for hours
     (FACTS 6).
     """
-    with contextlib.suppress(OSError):  # a Unix socket's peer does not vanish
-        _end_vanished(transport.get_extra_info("socket"), write_timeout)
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError):  # a Unix socket's peer does not vanish
+            _end_vanished(sock, write_timeout)
 
 
 def _end_vanished(sock: socket.socket, after: float) -> None:

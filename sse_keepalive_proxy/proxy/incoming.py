@@ -32,7 +32,7 @@ class Refusal:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Incoming:
     """One request. `target` is as received (origin-form); `host` as the client named it. `keep_alive`:
     whether its connection may carry another one.
@@ -54,7 +54,7 @@ class Incoming:
 
     def __post_init__(self) -> None:
         if not self.named:
-            object.__setattr__(self, "named", by_name(self.headers))
+            self.named = by_name(self.headers)
 
     @property
     def whole(self) -> bool:

@@ -328,7 +328,11 @@ class Stream:
 
     def _arm(self) -> None:
         """Be woken at the next deadline. An earlier alarm stays: it will find out."""
-        due, alarms = self.life.next_deadline() if self.flow.down is not None else None, self.route.alarms
+        down, alarms = self.flow.down, self.route.alarms
+        if down is None or (self.life.close_reason is not None and not down.waiting):
+            due = None  # it is over, or will be in the next turn of the loop
+        else:
+            due = self.life.next_deadline()
         if self._wakes_at is not None:
             if due is not None and self._wakes_at <= due:
                 return

@@ -107,7 +107,8 @@ class StreamRoute:
     ) -> None:
         """A stream is over. `refusal` as for `farewell`."""
         self.metrics.closed(stream, reason, now - stream.opened_at)
-        told = {key: value for key, value in snapshot(stream, now).items() if key != "state"}
+        told = snapshot(stream, now)
+        del told["state"]
         why = {} if refusal is None else {"refusal": refusal[1]}
         access.info("stream closed", extra={"fields": {"reason": reason.value, **why, **told}})
 

@@ -42,5 +42,7 @@ def without_id(head: bytes) -> bytes:
     """A request head without `Last-Event-ID` and without the blank line at its end, so that another id can
     follow.
     """
+    if _LAST_EVENT_ID not in head.lower():
+        return head[:-2]
     lines = head[:-2].splitlines(keepends=True)
     return b"".join(line for line in lines if not line.lower().startswith(_LAST_EVENT_ID + b":"))
