@@ -32,7 +32,7 @@ class Listener:
     def __init__(
         self, poller: Poller, sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]
     ) -> None:
-        self._poller, self._sock, self._factory = poller, sock, factory
+        self._poller, self.sock, self._factory = poller, sock, factory
         self._resting: asyncio.TimerHandle | None = None
         poller.watch(sock.fileno(), self, READ, 0)
 
@@ -40,7 +40,7 @@ class Listener:
         """Connections wait."""
         for _ in range(_AT_ONCE):
             try:
-                sock, _ = self._sock.accept()
+                sock, _ = self.sock.accept()
             except _NOT_NOW:
                 return
             except OSError as error:
@@ -53,8 +53,8 @@ class Listener:
         """Accept no more."""
         if self._resting is not None:
             self._resting.cancel()
-        self._poller.forget(self._sock.fileno())
-        self._sock.close()
+        self._poller.forget(self.sock.fileno())
+        self.sock.close()
 
     def _rest(self, error: OSError) -> None:
         logger.warning(
@@ -62,9 +62,9 @@ class Listener:
             _REST,
             os.strerror(error.errno or 0),
         )
-        self._poller.watch(self._sock.fileno(), self, 0, READ)
+        self._poller.watch(self.sock.fileno(), self, 0, READ)
         self._resting = asyncio.get_running_loop().call_later(_REST, self._go_on)
 
     def _go_on(self) -> None:
         self._resting = None
-        self._poller.watch(self._sock.fileno(), self, READ, 0)
+        self._poller.watch(self.sock.fileno(), self, READ, 0)

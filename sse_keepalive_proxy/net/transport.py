@@ -27,12 +27,12 @@ class SocketTransport(asyncio.Transport):
     """One connected socket, non-blocking, which belongs to the transport from now on.
 
     As with asyncio, `protocol` hears `connection_made` at once, and `connection_lost` once, never inside a
-    call that it makes. What is written after `close` or `abort` is dropped.
+    call that it makes. What is written after `close`, `abort` or `write_eof` is dropped.
     """
 
     __slots__ = (
-        "_blocked", "_closing", "_descriptor", "_events", "_high", "_loop", "_poller", "_protocol", "_sock",
-        "_waiting",
+        "_blocked", "_closing", "_descriptor", "_ended", "_events", "_high", "_loop", "_poller", "_protocol",
+        "_sock", "_waiting",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
@@ -42,7 +42,7 @@ class SocketTransport(asyncio.Transport):
         self._protocol = cast(asyncio.Protocol, protocol)
         self._waiting: bytearray | None = None
         self._high = _HIGH_WATER
-        self._blocked = self._closing = False
+        self._blocked = self._closing = self._ended = False
         self._events = 0
         self._want(READ)
         protocol.connection_made(self)
@@ -90,6 +90,8 @@ class SocketTransport(asyncio.Transport):
         if self._closing:
             self._gone(None)
             return
+        if self._ended:
+            self._shut()
         self._want(self._events & ~WRITE)
         if self._blocked:
             self._blocked = False
@@ -99,7 +101,7 @@ class SocketTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data` behind what waits."""
-        if self._closing:
+        if self._closing or self._ended:
             return
         if self._waiting is not None:
             self._waiting += data
@@ -118,6 +120,17 @@ class SocketTransport(asyncio.Transport):
         if not self._blocked and len(self._waiting) > self._high:
             self._blocked = True
             self._protocol.pause_writing()
+
+    def can_write_eof(self) -> bool:
+        """Whether `write_eof` can be called."""
+        return True
+
+    def write_eof(self) -> None:
+        """Tell the peer, behind what waits, that nothing more comes; what it sends is still read."""
+        if not self._closing and not self._ended:
+            self._ended = True
+            if self._waiting is None:
+                self._shut()
 
     def pause_reading(self) -> None:
         """Read nothing until `resume_reading`. Nor is the peer's departure heard of meanwhile."""
@@ -182,6 +195,10 @@ class SocketTransport(asyncio.Transport):
         return default
 
     # Inside.
+
+    def _shut(self) -> None:
+        with contextlib.suppress(OSError):  # the peer has gone, which reading will tell
+            self._sock.shutdown(socket.SHUT_WR)
 
     def _want(self, events: int) -> None:
         before, self._events = self._events, events

@@ -272,9 +272,16 @@ class Connection(asyncio.Protocol):
             self.transport.write(plain_error(status, text, fields=fields))
 
     def _linger(self, request: Request | None) -> None:
+        """Close for the client now, and read on for a while, as nginx does: a socket that is closed with
+        bytes unread resets its connection, and with it the answer.
+        """
+        if self.transport is None or not self.transport.can_write_eof():
+            self._end()
+            return
         self._lingers = True
         if request is not None and request.body is not None:
             request.body.drop()
+        self.transport.write_eof()
         self.resume()
         self._wake_in(_LINGERING)
 

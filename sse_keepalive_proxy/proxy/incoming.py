@@ -88,6 +88,8 @@ def admit(request: Request, *, peer: str, scheme: bytes, max_head: int) -> Incom
     if not _VALUE.fullmatch(values):
         return Refusal(400, "a header field holds a control character")
     named = by_name(headers)
+    if not http10 and b"host" not in named:
+        return Refusal(400, "an HTTP/1.1 request has a Host header")
     placed = _place(request.method, request.target, named.get(b"host", []))
     if isinstance(placed, Refusal):
         return placed

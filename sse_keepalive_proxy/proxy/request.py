@@ -50,8 +50,8 @@ class RequestReader:
     """
 
     __slots__ = (
-        "_body_size", "_headers", "_last", "_left", "_max_head", "_parser", "_source", "_target", "head_size",
-        "request", "whole",
+        "_body_size", "_headers", "_last", "_left", "_max_head", "_parser", "_source", "_target",
+        "_upgrades_with_body", "head_size", "request", "whole",
     )  # fmt: skip
 
     def __init__(self, source: Source, max_head: int) -> None:
@@ -63,7 +63,7 @@ class RequestReader:
         self._body_size = 0  # its coding included
         self.head_size = 0
         self.request: Request | None = None
-        self.whole = False
+        self.whole = self._upgrades_with_body = False
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; returns those behind the request.
@@ -97,7 +97,8 @@ class RequestReader:
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # the rest is not for this parser, nor is it for any when the upgrade is accepted
+            if self._upgrades_with_body:
+                self._read_body_anew()
         except httptools.HttpParserError as error:
             raise RequestInvalid(str(error)) from None
         return data[end:]
@@ -112,6 +113,15 @@ class RequestReader:
         body = self._body
         if not self.whole and self._body_size > self._max_head + _MOST_CODING * body.size:
             raise BodyInvalid("the request's body has more chunked coding than data")
+
+    def _read_body_anew(self) -> None:
+        """For this parser a request for an upgrade ends with its head. Its body is there all the same, and is
+        no other request: another parser reads it, which knows of the body alone.
+        """
+        self._upgrades_with_body = False
+        self._parser = httptools.HttpRequestParser(self)
+        framing = b"Transfer-Encoding: chunked" if self._left is None else b"Content-Length: %d" % self._left
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
 
     @property
     def _body(self) -> Pulled:
@@ -146,13 +156,15 @@ class RequestReader:
                 self._left = int(value)  # one number: the parser has seen to it
             if lower in (b"content-length", b"transfer-encoding") and self.request.body is None:
                 self.request.body = Pulled(self._source)
+        has_body = self.request.body is not None and self._left != 0
+        self._upgrades_with_body = has_body and parser.should_upgrade()
 
     def on_body(self, data: bytes) -> None:
         if not self.whole:
             self._body.data(data)
 
     def on_message_complete(self) -> None:
-        if not self.whole:
+        if not self.whole and not self._upgrades_with_body:
             self.whole = True
             request = self.request
             if request is not None and request.body is not None:

@@ -106,9 +106,9 @@ def tally(blocks: bytes) -> tuple[int, int, bool]:
     if _CR in blocks:  # how lines end changes no count
         blocks = blocks.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if blocks.startswith(b"data:"):
-        lines = blocks.split(b"\n")  # a third of what counting pairs of LF costs
-        texts = lines[:-1:2]
-        if not any(lines[1::2]) and all(line.startswith(b"data:") for line in texts):
+        pieces = blocks.split(b"\n")  # a third of what counting pairs of LF costs
+        texts = pieces[:-1:2]
+        if not any(pieces[1::2]) and all(line.startswith(b"data:") for line in texts):
             return len(texts), 0, True
         count = blocks.count(b"\n\n")
         if blocks.count(b"\n\ndata:") == count - 1:

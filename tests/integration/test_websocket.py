@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 
 import pytest
@@ -210,9 +209,7 @@ async def test_when_upstream_ends_a_client_that_reads_late_has_all_that_came_and
 def _small_send_buffers(proxy: Running) -> None:
     """Have the kernel take little of what the proxy writes to clients; accepted sockets inherit it."""
     for listener in proxy.server._listeners:
-        for sock in listener.sockets:
-            with socket.socket(fileno=os.dup(sock.fileno())) as same:
-                same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 @on_each_loop
