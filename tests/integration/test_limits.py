@@ -282,6 +282,7 @@ async def refused(proxy: Running) -> bool:
             return False
         assert client.response.status == 503
         assert client.response.header("connection") == "close"
+        assert 1 <= int(client.response.header("retry-after") or 0) <= 10
         await client.wait_end()
         return True
 
