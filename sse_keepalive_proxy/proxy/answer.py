@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 
 from sse_keepalive_proxy.observe.log import redact_target
-from sse_keepalive_proxy.proxy.connection import Connection, plain_error
+from sse_keepalive_proxy.proxy.connection import Connection
 from sse_keepalive_proxy.proxy.headers import Header
 from sse_keepalive_proxy.proxy.incoming import Incoming
+from sse_keepalive_proxy.proxy.refusal import plain_error
 from sse_keepalive_proxy.proxy.request import Request
 
 __all__ = ["answer", "log_access"]

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import cast
 
 from sse_keepalive_proxy.errors import BodyInvalid, RequestInvalid
@@ -22,9 +20,10 @@ from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.proxy.alarms import Alarms
 from sse_keepalive_proxy.proxy.background import spawn
 from sse_keepalive_proxy.proxy.client_socket import has_left, peer_address, prepare
+from sse_keepalive_proxy.proxy.refusal import plain_error, retry_after
 from sse_keepalive_proxy.proxy.request import Request, RequestReader
 
-__all__ = ["Connection", "ConnectionLimits", "Frontend", "Handler", "plain_error", "retry_after"]
+__all__ = ["Connection", "ConnectionLimits", "Frontend", "Handler"]
 
 logger = logging.getLogger("sse_keepalive_proxy.proxy")
 
@@ -43,9 +42,6 @@ _LINGERING = 2.0
 _MOST_LINGERING = 50
 """Connections without room that are read on all the same. More at once may lose their answer to a reset."""
 
-_RETRY_AFTER = (1, 10)
-"""Seconds, drawn anew for each client without room, so that they do not come back together (FACTS 7.22)."""
-
 _FAILED = "the proxy failed; its log says why"
 
 
@@ -61,27 +57,6 @@ class ConnectionLimits:
     head_timeout: float
     room: Callable[[], int]
     refused: Callable[[int, str, str], None]
-
-
-def retry_after() -> tuple[bytes, bytes]:
-    """The field that tells a client without room when to come back."""
-    return b"Retry-After", b"%d" % random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
-
-
-def plain_error(
-    status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = False
-) -> bytes:
-    """A whole error response: one line of text, or no body without one. `fields` are further fields."""
-    body = text.encode() + b"\n" if text else b""
-    described = (b"Content-Type: text/plain; charset=utf-8", b"Content-Length: %d" % len(body))
-    head = [
-        b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
-        *(described if text else ()),
-        b"Cache-Control: no-store",
-        *(b"%b: %b" % field for field in fields),
-        b"Connection: keep-alive" if keep_alive else b"Connection: close",
-    ]
-    return b"\r\n".join(head) + b"\r\n\r\n" + body
 
 
 class Connection(asyncio.Protocol):

@@ -324,15 +324,11 @@ class Stream:
     def _moment(self) -> dict[str, str]:
         return {"stream_id": self.stream_id, "now": now_rfc3339()}
 
-    # Time.
-
     def _arm(self) -> None:
         """Be woken at the next deadline. An earlier alarm stays: it will find out."""
         down, alarms = self.flow.down, self.route.alarms
-        if down is None or (self.life.close_reason is not None and not down.waiting):
-            due = None  # it is over, or will be in the next turn of the loop
-        else:
-            due = self.life.next_deadline()
+        over = down is None or (self.life.close_reason is not None and not down.waiting)  # or about to be
+        due = None if over else self.life.next_deadline()
         if self._wakes_at is not None:
             if due is not None and self._wakes_at <= due:
                 return

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.observe.log import redact_target
-from sse_keepalive_proxy.proxy.connection import Connection, retry_after
+from sse_keepalive_proxy.proxy.connection import Connection
 from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
 from sse_keepalive_proxy.proxy.credentials import fingerprint
 from sse_keepalive_proxy.proxy.headers import Header, encode_head, stream_head
 from sse_keepalive_proxy.proxy.identity import LEEWAY, Unproven
 from sse_keepalive_proxy.proxy.incoming import Incoming
 from sse_keepalive_proxy.proxy.opening import EVENT_STREAM, Answer, abandon, first_answer
+from sse_keepalive_proxy.proxy.refusal import retry_after
 from sse_keepalive_proxy.proxy.reopening import Reopening
 from sse_keepalive_proxy.proxy.stream import Stream
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute

@@ -1,0 +1,33 @@
+"""Answers of our own as they go on the wire: one line of text that repeats nothing of the request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from http import HTTPStatus
+
+__all__ = ["plain_error", "retry_after"]
+
+_RETRY_AFTER = (1, 10)
+"""Seconds, drawn anew for each client without room, so that they do not come back together (FACTS 7.22)."""
+
+
+def retry_after() -> tuple[bytes, bytes]:
+    """The field that tells a client without room when to come back."""
+    return b"Retry-After", b"%d" % random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
+
+
+def plain_error(
+    status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = False
+) -> bytes:
+    """A whole error response: one line of text, or no body without one. `fields` are further fields."""
+    body = text.encode() + b"\n" if text else b""
+    described = (b"Content-Type: text/plain; charset=utf-8", b"Content-Length: %d" % len(body))
+    head = [
+        b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
+        *(described if text else ()),
+        b"Cache-Control: no-store",
+        *(b"%b: %b" % field for field in fields),
+        b"Connection: keep-alive" if keep_alive else b"Connection: close",
+    ]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
