@@ -74,13 +74,18 @@ class _Epoll:
         if not self._epoll.closed:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
+            self._watchers[:] = [None] * len(self._watchers)
 
     def _tell(self) -> None:
         watchers = self._watchers
         for descriptor, events in self._epoll.poll(0, _AT_ONCE):
             watcher = watchers[descriptor]
             if watcher is not None:
-                watcher.ready(events)
+                try:
+                    watcher.ready(events)
+                except Exception as error:  # noqa: BLE001 (the loop's handler hears of it, the others are told)
+                    context = {"message": "a watcher of a socket failed", "exception": error}
+                    self._loop.call_exception_handler(context)
 
 
 class _Loop:

@@ -218,12 +218,12 @@ class Connection(asyncio.Protocol):
         self._task = None
         if self.transport is None:
             return
-        if not request.whole:
-            self._linger(request)
-        elif keep_alive and not self._closing:
+        if request.whole and keep_alive and not self._closing:
             self._go_on()
-        else:
+        elif request.whole and not self._held:
             self._end()
+        else:
+            self._linger(request)
 
     def _go_on(self) -> None:
         """The next request."""
