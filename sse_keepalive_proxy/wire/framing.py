@@ -90,24 +90,19 @@ class Framer:
         # These two ends are whole whatever came before: the common case needs no search.
         if data.endswith(b"\n\n") or data.endswith(b"\r\n\r\n"):  # noqa: PIE810 (a tuple costs twice as much)
             self.after_cr = False
-            if not tail:
-                return data
-            tail += data
-            return self._take()
+            return self._take(data, len(data)) if tail else data
         end = boundary_after(data, tail[-1] if tail else _LF)
         if not end:
             tail += data
             return b""
         self.after_cr = data[end - 1] == _CR
-        blocks = data[:end]
-        if tail:
-            tail += blocks
-            blocks = self._take()
+        blocks = self._take(data, end) if tail else data[:end]
         tail += data[end:]
         return blocks
 
-    def _take(self) -> bytes:
-        blocks = bytes(self._tail)
+    def _take(self, data: bytes, end: int) -> bytes:
+        """What waited, and `data` up to `end` behind it: copied once, since a read may be 64 KiB."""
+        blocks = b"".join((self._tail, memoryview(data)[:end]))
         self._tail.clear()
         return blocks
 
