@@ -28,6 +28,9 @@ _MAX_TARGET = 512
 _BARE = re.compile(r"[!#-~]+")
 """What needs no quotes: printable ASCII without a space or a quote."""
 
+_NUMBERS = frozenset({int, float, bool})
+"""What never needs them, and is most of a line."""
+
 _PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
 """A value inside a path: of a matrix parameter (`;session=`), or of a query whose `?` came encoded."""
 
@@ -153,6 +156,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _plain(value: object) -> str:
+    if type(value) in _NUMBERS:
+        return str(value)
     text = "never" if value is None else str(value)
     return text if _BARE.fullmatch(text) else json.dumps(text)
 

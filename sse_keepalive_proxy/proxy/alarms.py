@@ -29,10 +29,11 @@ class Sleeper(Protocol):
 class Alarms:
     """Each sleeper has one deadline at a time, and says itself which it had. Times are the loop's."""
 
-    __slots__ = ("_loop", "_rings_at", "_sleepers", "_ticks", "_timer")
+    __slots__ = ("_loop", "_rings_at", "_sleepers", "_ticks", "_timer", "now")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
         self._sleepers: dict[int, set[Sleeper]] = {}  # by tick: a multiple of _GRAIN
         self._ticks: list[int] = []  # a heap of its keys
         self._timer: asyncio.TimerHandle | None = None

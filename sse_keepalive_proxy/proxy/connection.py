@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
         alarms = self._frontend.alarms
         if self._wakes_at is not None:
             alarms.unset(self, self._wakes_at)
-        self._wakes_at = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self._wakes_at = None if seconds is None else alarms.now() + seconds
         if self._wakes_at is not None:
             alarms.set(self, self._wakes_at)
 

@@ -36,8 +36,8 @@ _NOT_OURS = frozenset(
 """Endings that another brought about. All others are announced with `stream_closing`."""
 
 
-BROKEN = frozenset({CloseReason.UPSTREAM_RESET, CloseReason.CLIENT_STALLED})
-"""Endings that must not look like the end of a whole body: no last chunk."""
+BROKEN = frozenset({CloseReason.UPSTREAM_RESET, CloseReason.CLIENT_STALLED, CloseReason.CLIENT_GONE})
+"""Endings without a last chunk: two that must not look like the end of a whole body, one nobody hears."""
 
 REFUSED = frozenset(
     {

@@ -108,9 +108,9 @@ def tally(blocks: bytes) -> tuple[int, int, bool]:
     if _CR in blocks:  # how lines end changes no count
         blocks = blocks.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if blocks.startswith(b"data:"):
-        lines = BytesIO(blocks).readlines()  # finds LF with memchr: half of what `split` costs, or less
-        texts = lines[::2]
-        if lines.count(b"\n") == len(texts) and all([line.startswith(b"data:") for line in texts]):
+        found = BytesIO(blocks).readlines()  # finds LF with memchr: half of what `split` costs, or less
+        texts = found[::2]
+        if found.count(b"\n") == len(texts) and all(line.startswith(b"data:") for line in texts):
             return len(texts), 0, True
         count = blocks.count(b"\n\n")
         if blocks.count(b"\n\ndata:") == count - 1:
