@@ -5,11 +5,14 @@
 #         -p 8080:8080 sse-keepalive-proxy
 #
 # Mount a configuration at /etc/sse-keepalive-proxy/config.yaml for more. PYTHON may be any image with
-# Python 3.11 or later, pip for the first stage, and no more than that.
+# Python 3.11 or later, pip for the first stage, and no more than that. COMPILER: what that stage needs to compile the
+# package with (where Python is Debian's own, python3-dev too); with nothing it is installed as it is written.
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS build
+ARG COMPILER="gcc libc6-dev"
 WORKDIR /src
+RUN if [ -n "${COMPILER}" ]; then apt-get update -q && apt-get install -yq --no-install-recommends ${COMPILER}; fi
 # The tools in a place of their own, so that the application's holds nothing but the application.
 COPY deploy/docker/build.lock deploy/docker/runtime.lock ./
 RUN python3 -m venv /opt/build \
@@ -17,7 +20,7 @@ RUN python3 -m venv /opt/build \
     && python3 -m venv --without-pip /opt/app \
     && /opt/build/bin/pip --python /opt/app/bin/python3 install --no-cache-dir --require-hashes \
        --only-binary :all: -r runtime.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY sse_keepalive_proxy sse_keepalive_proxy
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
     && /opt/build/bin/pip --python /opt/app/bin/python3 install --no-cache-dir --no-deps --no-index /wheel/*.whl

@@ -3,6 +3,7 @@
     ProxyError
     ├── ConfigurationError      the file, the environment or a flag is wrong; carries every problem
     ├── CannotListen            an address of the configuration cannot be listened on
+    ├── AnswerCut               an answer has begun and cannot be whole; a ConnectionError too
     ├── EncodingError           a frame that would break the event stream was asked for
     ├── EventTooLarge           an upstream event exceeds `max_event`
     ├── RequestInvalid          a client's bytes are no HTTP request
@@ -25,6 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "AnswerCut",
     "BodyInvalid",
     "BodyTooLarge",
     "BodyTooLate",
@@ -80,6 +82,10 @@ class ConfigurationError(ProxyError):
 
 class CannotListen(ProxyError):
     """An address cannot be listened on. The message says which, why, and what to do."""
+
+
+class AnswerCut(ProxyError, ConnectionError):
+    """A response has begun and cannot be whole: its connection is closed under it."""
 
 
 class EncodingError(ProxyError, ValueError):

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 
 from sse_keepalive_proxy.net.poller import READ, Poller
+from sse_keepalive_proxy.net.shapes import Protocol
 from sse_keepalive_proxy.net.transport import SocketTransport
 
 __all__ = ["Listener"]
@@ -29,9 +30,7 @@ _NOT_NOW = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 class Listener:
     """Gives every connection that `sock` accepts to a protocol of its own, made by `factory`."""
 
-    def __init__(
-        self, poller: Poller, sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]
-    ) -> None:
+    def __init__(self, poller: Poller, sock: socket.socket, factory: Callable[[], Protocol]) -> None:
         self._poller, self.sock, self._factory = poller, sock, factory
         self._resting: asyncio.TimerHandle | None = None
         poller.watch(sock.fileno(), self, READ, 0)

@@ -13,6 +13,7 @@ import socket
 from typing import Any, cast
 
 from sse_keepalive_proxy.net.poller import READ, WRITE, Poller
+from sse_keepalive_proxy.net.shapes import Protocol
 
 __all__ = ["SocketTransport"]
 
@@ -23,7 +24,7 @@ _HIGH_WATER = 64 * 1024
 _AGAIN = (BlockingIOError, InterruptedError)
 
 
-class SocketTransport(asyncio.Transport):
+class SocketTransport:
     """One connected socket, non-blocking, which belongs to the transport from now on.
 
     As with asyncio, `protocol` hears `connection_made` at once, and `connection_lost` once, never inside a
@@ -35,11 +36,10 @@ class SocketTransport(asyncio.Transport):
         "_sock", "_waiting",
     )  # fmt: skip
 
-    def __init__(self, poller: Poller, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
-        super().__init__()
+    def __init__(self, poller: Poller, sock: socket.socket, protocol: Protocol) -> None:
         self._loop = asyncio.get_running_loop()
         self._poller, self._sock, self._descriptor = poller, sock, sock.fileno()
-        self._protocol = cast(asyncio.Protocol, protocol)
+        self._protocol = protocol
         self._waiting: bytearray | None = None
         self._high = _HIGH_WATER
         self._blocked = self._closing = self._ended = False
@@ -99,7 +99,7 @@ class SocketTransport(asyncio.Transport):
 
     # What the protocol asks for.
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Send `data` behind what waits."""
         if self._closing or self._ended:
             return
@@ -177,11 +177,11 @@ class SocketTransport(asyncio.Transport):
         """Bytes that wait."""
         return 0 if self._waiting is None else len(self._waiting)
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+    def set_protocol(self, protocol: Protocol) -> None:
         """Another protocol hears of everything from now on."""
-        self._protocol = cast(asyncio.Protocol, protocol)
+        self._protocol = protocol
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
+    def get_protocol(self) -> Protocol:
         """The protocol that hears of everything."""
         return self._protocol
 
@@ -229,4 +229,4 @@ class SocketTransport(asyncio.Transport):
             self._sock.close()
 
 
-_NOBODY = asyncio.Protocol()
+_NOBODY = cast(Protocol, asyncio.Protocol())

@@ -4,12 +4,13 @@ forgets what one that takes nothing has left.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import socket
 import struct
 import termios
+
+from sse_keepalive_proxy.net.shapes import Transport
 
 __all__ = ["has_left", "peer_address", "prepare", "reset", "scheme", "untaken", "watch"]
 
@@ -30,7 +31,7 @@ def prepare(listening: socket.socket, send_timeout: float) -> None:
         _end_vanished(listening, send_timeout)
 
 
-def watch(transport: asyncio.BaseTransport, write_timeout: float) -> None:
+def watch(transport: Transport, write_timeout: float) -> None:
     """Let the kernel end a connection whose peer has vanished: writing alone does not find out for hours
     (FACTS 6).
     """
@@ -45,7 +46,7 @@ def _end_vanished(sock: socket.socket, after: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, min(round(after * 1000), _LONGEST))
 
 
-def reset(transport: asyncio.Transport) -> None:
+def reset(transport: Transport) -> None:
     """End a connection with RST. A plain abort would leave the kernel megabytes to offer a client that
     takes none of them.
     """
@@ -56,7 +57,7 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def untaken(transport: asyncio.Transport) -> int:
+def untaken(transport: Transport) -> int:
     """How many of the bytes written have not arrived at the peer: those that wait here and, where the
     kernel tells (Linux), those in its send queue, which can be megabytes.
     """
@@ -68,7 +69,7 @@ def untaken(transport: asyncio.Transport) -> int:
     return waiting
 
 
-def has_left(transport: asyncio.BaseTransport) -> bool:
+def has_left(transport: Transport) -> bool:
     """Whether the peer has closed or broken its connection, told without reading (on Linux; else no)."""
     sock = _tcp(transport)
     if sock is None or not hasattr(socket, "TCP_INFO"):
@@ -79,7 +80,7 @@ def has_left(transport: asyncio.BaseTransport) -> bool:
         return True
 
 
-def peer_address(transport: asyncio.BaseTransport | None) -> str:
+def peer_address(transport: Transport | None) -> str:
     """The address at the other end, IPv4 as such; nothing for a unix socket, `?` when it has gone."""
     address = transport.get_extra_info("peername") if transport is not None else None
     if isinstance(address, tuple):
@@ -87,11 +88,11 @@ def peer_address(transport: asyncio.BaseTransport | None) -> str:
     return "?" if address is None else ""
 
 
-def scheme(transport: asyncio.BaseTransport | None) -> bytes:
+def scheme(transport: Transport | None) -> bytes:
     """By what scheme the client has come."""
     return b"https" if transport is not None and transport.get_extra_info("sslcontext") else b"http"
 
 
-def _tcp(transport: asyncio.BaseTransport) -> socket.socket | None:
+def _tcp(transport: Transport) -> socket.socket | None:
     sock: socket.socket | None = transport.get_extra_info("socket")
     return sock if sock is not None and sock.family in _TCP else None

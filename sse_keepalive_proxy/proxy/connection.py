@@ -12,11 +12,11 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import cast
 
 from sse_keepalive_proxy.errors import BodyInvalid, RequestInvalid
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
+from sse_keepalive_proxy.net.shapes import Protocol, Transport
 from sse_keepalive_proxy.proxy.alarms import Alarms
 from sse_keepalive_proxy.proxy.background import spawn
 from sse_keepalive_proxy.proxy.client_socket import has_left, peer_address, prepare
@@ -59,7 +59,7 @@ class ConnectionLimits:
     refused: Callable[[int, str, str], None]
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One client's connection until it is closed or handed over. `transport` is None from then on."""
 
     __slots__ = (
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
-        self.transport: asyncio.Transport | None = None
+        self.transport: Transport | None = None
         self._reader: RequestReader | None = self._next_reader()  # None: the request is whole
         self._task: asyncio.Task[None] | None = None  # the answer to it
         self._held = b""  # what came behind it
@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
         if self.transport is None:
             raise ConnectionError("the client has gone")
 
-    def hand_over(self, protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, bytes]:
+    def hand_over(self, protocol: Protocol) -> tuple[Transport, bytes]:
         """Give the transport to `protocol`. Also returns the bytes that came behind the request.
 
         Raises ConnectionError when the client has gone.
@@ -130,8 +130,8 @@ class Connection(asyncio.Protocol):
 
     # asyncio's protocol.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         self._frontend.connections.add(self)
         room = self._frontend.limits.room()
         if room >= 0:
@@ -146,6 +146,9 @@ class Connection(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         self.resume_writing()
+
+    def eof_received(self) -> None:
+        """A client that sends no more is gone: the transport closes by itself."""
 
     def pause_writing(self) -> None:
         self._drained = asyncio.get_running_loop().create_future()
@@ -293,7 +296,7 @@ class Connection(asyncio.Protocol):
         else:
             transport.close()
 
-    def _look_at_peer(self, transport: asyncio.Transport) -> None:
+    def _look_at_peer(self, transport: Transport) -> None:
         if transport.is_reading():
             return
         if has_left(transport):

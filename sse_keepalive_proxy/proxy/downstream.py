@@ -7,16 +7,17 @@ and the client's write deadline runs.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from sse_keepalive_proxy.net.shapes import Protocol as TransportProtocol
+from sse_keepalive_proxy.net.shapes import Transport
 from sse_keepalive_proxy.proxy.chunked import LAST_CHUNK, chunk
 from sse_keepalive_proxy.proxy.client_socket import reset, untaken, watch
 
 __all__ = ["Downstream", "Listener", "TakeOver"]
 
-TakeOver = Callable[[asyncio.BaseProtocol], asyncio.Transport]
+TakeOver = Callable[[TransportProtocol], Transport]
 """Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
 
 
@@ -36,7 +37,7 @@ class Listener(Protocol):
         """The connection is gone; the last call there is."""
 
 
-class Downstream(asyncio.Protocol):
+class Downstream:
     """One client, as long as it is connected.
 
     `take_over` gives its transport (ConnectionError when it has gone already); `chunked` is whether the
@@ -98,6 +99,9 @@ class Downstream(asyncio.Protocol):
         self._transport.abort()
 
     # asyncio's protocol.
+
+    def connection_made(self, transport: Transport) -> None:
+        """Of a transport that is taken over it was said to another."""
 
     def data_received(self, data: bytes) -> None:
         """What a client sends behind its request is no part of a stream."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sse_keepalive_proxy.errors import (
+    AnswerCut,
     BodyInvalid,
     BodyTooLarge,
     BodyTooLate,
@@ -78,7 +79,7 @@ class Forward:
         metrics.in_flight.inc()
         try:
             return await self._answered()
-        except _CutError:
+        except AnswerCut:
             raise
         except (asyncio.CancelledError, ConnectionError):
             self._count(_CLIENT_GONE)
@@ -204,7 +205,7 @@ class Forward:
             if isinstance(error, UpstreamError):
                 self._route.metrics.upstream_error(error)
             logger.warning("an answer broke off: %s", error, extra=self._where())
-            raise _CutError from error
+            raise AnswerCut from error
         self._count(head.status)
         return written
 
@@ -261,7 +262,3 @@ class Forward:
 
     def _where(self) -> dict[str, dict[str, str]]:
         return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}
-
-
-class _CutError(ConnectionError):
-    """The response has begun and cannot be whole: the connection is closed under it."""

@@ -48,6 +48,7 @@ class Relay:
         "comments", "down", "event_at", "events", "id_seen", "life", "sent_synthetic", "sent_upstream",
         "upstream_bytes",
     )  # fmt: skip
+    __deletable__ = ("_control",)  # says so to the compiler
 
     def __init__(
         self, control: Control, route: StreamRoute, life: Lifecycle, reopening: Reopening | None

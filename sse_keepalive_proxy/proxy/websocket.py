@@ -5,9 +5,9 @@ Frames, close codes and extensions are the peers' own business; each side's end 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
+from sse_keepalive_proxy.net.shapes import Protocol, Transport
 from sse_keepalive_proxy.upstream.http import Exchange
 
 __all__ = ["splice"]
@@ -15,15 +15,18 @@ __all__ = ["splice"]
 _HIGH_WATER = 256 * 1024
 
 
-class _End(asyncio.Protocol):
+class _End:
     """One side of a splice. What it receives goes to the other side's transport."""
 
     __slots__ = ("_done", "other", "transport")
 
     def __init__(self, done: Callable[[], None]) -> None:
         self._done = done
-        self.transport: asyncio.Transport | None = None
-        self.other: asyncio.Transport | None = None
+        self.transport: Transport | None = None
+        self.other: Transport | None = None
+
+    def connection_made(self, transport: Transport) -> None:
+        """Of a transport that is taken over it was said to another."""
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None and not self.other.is_closing():
@@ -37,6 +40,9 @@ class _End(asyncio.Protocol):
         if self.other is not None and not self.other.is_closing():
             self.other.resume_reading()
 
+    def eof_received(self) -> None:
+        """A half-close is an end: the transport closes by itself."""
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         if self.other is not None:
             self.other.close()  # behind all that came: a reset may follow a close frame and its code
@@ -45,7 +51,7 @@ class _End(asyncio.Protocol):
 
 
 def splice(
-    take_over: Callable[[asyncio.BaseProtocol], tuple[asyncio.Transport, bytes]],
+    take_over: Callable[[Protocol], tuple[Transport, bytes]],
     exchange: Exchange,
     head: bytes,
     done: Callable[[], None],

@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 from sse_keepalive_proxy.config.address import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
@@ -64,7 +65,9 @@ class Dialer:
         else:
             async with asyncio.timeout(within):
                 loop = asyncio.get_running_loop()
-                await loop.create_connection(lambda: exchange, host, port, ssl=self._context())
+                await loop.create_connection(
+                    lambda: cast(asyncio.Protocol, exchange), host, port, ssl=self._context()
+                )
             return
         SocketTransport(self._poller, sock, exchange)
 

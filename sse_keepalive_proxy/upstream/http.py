@@ -14,11 +14,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 import httptools
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamInvalid, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.net.shapes import Protocol as TransportProtocol
+from sse_keepalive_proxy.net.shapes import Transport
 from sse_keepalive_proxy.upstream.head import SWITCHING_PROTOCOLS, Header, ResponseHead, fault
 
 __all__ = ["Exchange", "Sink"]
@@ -49,7 +51,7 @@ class Sink(Protocol):
         """The body broke off, or the exchange was given up."""
 
 
-class Exchange(asyncio.Protocol):
+class Exchange:
     """One request and its response on a connection of its own.
 
     Made by `dial.Dialer`. `interim` is called with every 1xx head but 101.
@@ -82,7 +84,7 @@ class Exchange(asyncio.Protocol):
     def __init__(self, *, head_only: bool, interim: Callable[[ResponseHead], None] | None = None) -> None:
         self._bodyless_method = head_only
         self._interim = interim
-        self._transport: asyncio.Transport | None = None
+        self._transport: Transport | None = None
         self._on_close: Callable[[], None] | None = None
         self._headers: list[Header] = []
         self._reason = b""
@@ -162,7 +164,7 @@ class Exchange(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def splice(self, protocol: asyncio.BaseProtocol) -> asyncio.Transport:
+    def splice(self, protocol: TransportProtocol) -> Transport:
         """Give the connection to another protocol, after a 101. Bytes behind the head are `surplus`. The
         protocol calls `closed` when the connection is gone.
         """
@@ -175,8 +177,8 @@ class Exchange(asyncio.Protocol):
 
     # asyncio's side.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Transport) -> None:
+        self._transport = transport
         if hasattr(transport, "max_size"):  # asyncio's own loop: larger reads cost an mmap each (FACTS 6)
             transport.max_size = _READ_SIZE
         sock = transport.get_extra_info("socket")

@@ -17,6 +17,7 @@ from typing import Any, cast
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import UpstreamReset
+from sse_keepalive_proxy.net.shapes import Protocol
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.proxy.opening import Answer, Target
@@ -97,10 +98,9 @@ class ClientSide(asyncio.Transport):
         self.aborted = self.lost = False
         self._stage = stage
         self._closing, self._paused = False, bool(waiting)
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: Protocol | None = None
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
+    def set_protocol(self, protocol: Protocol) -> None:
         self._protocol = protocol
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -255,7 +255,7 @@ class Stage:
             )
         self.streams.add(self.stream)
 
-        def take_over(protocol: asyncio.BaseProtocol) -> asyncio.Transport:
+        def take_over(protocol: Protocol) -> asyncio.Transport:
             if gone:
                 raise ConnectionError("the client has gone")
             self.client.set_protocol(protocol)

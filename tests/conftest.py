@@ -1,0 +1,20 @@
+"""Before any test: what is compiled must be what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sse_keepalive_proxy"
+
+
+def pytest_sessionstart() -> None:
+    """A compiled module is found in the place of its source, also when that has changed since."""
+    compiled = {file: file.with_name(f"{file.name.partition('.')[0]}.py") for file in PACKAGE.rglob("*.so")}
+    stale = [source for file, source in compiled.items() if source.stat().st_mtime > file.stat().st_mtime]
+    if stale:
+        names = ", ".join(sorted(source.name for source in stale))
+        pytest.exit(
+            f"{names} changed since it was compiled: run `pip install -e '.[dev]'` again", returncode=2
+        )
