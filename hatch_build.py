@@ -34,7 +34,8 @@ COMPILED = [
     for module in modules
 ]
 """Those that every event passes, and of those that every opening passes the ones that pay most. No class in
-them may inherit from an interpreted one: it stays interpreted, and its constructor corrupts memory (mypyc 2.4).
+them may inherit from an interpreted one: it stays interpreted itself, and what mypyc 2.4 makes of its
+constructor corrupts memory.
 """
 
 _LAST_WORDS = 2000

@@ -16,12 +16,11 @@ from typing import Any, cast
 
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.errors import UpstreamReset
 from sse_keepalive_proxy.net.shapes import Protocol
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.proxy.chunked import chunk
 from sse_keepalive_proxy.proxy.opening import Answer, Target
-from sse_keepalive_proxy.proxy.relay import Relay
 from sse_keepalive_proxy.proxy.reopening import Reopening
 from sse_keepalive_proxy.proxy.stream import Stream
 from sse_keepalive_proxy.proxy.stream_route import StreamRoute
@@ -38,6 +37,7 @@ from sse_keepalive_proxy.stream.policy import (
     Terminator,
 )
 from sse_keepalive_proxy.upstream.head import ResponseHead
+from sse_keepalive_proxy.upstream.http import Exchange
 from tests.support import sse_reference
 from tests.support.clock import ManualClock
 from tests.support.http1 import LAST_CHUNK, Dechunker
@@ -162,32 +162,55 @@ class ClientSide(asyncio.Transport):
 
 
 class UpstreamSide:
-    """What a stream asks of an exchange. `early`: what of the body came with the head."""
+    """A real exchange, its answer begun, over a connection that is none. `early`: what of the body came with
+    the head. `over`: it has ended by itself; `closed`: it was let go before.
+    """
 
     def __init__(self, early: bytes = b"") -> None:
-        self.sink: Relay | None = None
-        self.paused = self.closed = False
-        self._early = early
+        self.paused = self.over = self.closed = False
+        self.exchange = Exchange(head_only=False)
+        self.exchange.connection_made(cast(Any, self))
+        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        self.exchange.data_received(head + (chunk(early) if early else b""))
 
-    def attach(self, sink: Relay) -> None:
-        assert not self.closed
-        self.sink = sink
-        if self._early:
-            self.paused = False
-            sink.data(self._early)
+    @property
+    def speaks(self) -> bool:
+        """Whether what it sends is read."""
+        return not self.is_closing() and not self.paused
 
-    def pause(self) -> None:
-        assert not self.closed
+    def send(self, data: bytes) -> None:
+        """Some bytes of the body, in one read."""
+        self.exchange.data_received(chunk(data))
+
+    def end(self) -> None:
+        """The body is whole."""
+        self.over = True
+        self.exchange.data_received(LAST_CHUNK)
+
+    def breaks(self) -> None:
+        """The connection is gone."""
+        self.over = True
+        self.exchange.connection_lost(ConnectionResetError())
+
+    # The exchange's transport.
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self if name == "socket" else default
+
+    def setsockopt(self, *_: object) -> None:
+        raise OSError  # as a unix socket does
+
+    def is_closing(self) -> bool:
+        return self.over or self.closed
+
+    def pause_reading(self) -> None:
         self.paused = True
 
-    def resume(self) -> None:
-        assert not self.closed
+    def resume_reading(self) -> None:
         self.paused = False
 
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
-        self.sink = None
+    def abort(self) -> None:
+        self.closed = not self.over
 
 
 class Attempts:
@@ -245,10 +268,11 @@ class Stage:
         self.streams = Registry(10, None)
         self.metrics = Metrics(self.streams, self.clock)
         self.in_the_kernel = b""
-        self.client, self.upstream = ClientSide(self, waiting), UpstreamSide()
+        self.client = ClientSide(self, waiting)
         self.attempts, self.sent = attempts, [b""]
         reopening = cast(Any, attempts)
         with running(self.clock):
+            self.upstream = UpstreamSide()
             self.route = StreamRoute("events", policy, self.metrics.route("events"), self.streams)
             self.stream = Stream(
                 self.route, stream_id="1", client="127.0.0.1", target="/events", reopening=reopening
@@ -262,7 +286,7 @@ class Stage:
             return self.client
 
         if self.stream.begin(take_over, form, chunked=chunked):
-            self.stream.commit(HEAD, cast(Any, self.upstream))
+            self.stream.commit(HEAD, self.upstream.exchange)
 
     @property
     def fed(self) -> bytes:
@@ -276,10 +300,10 @@ class Stage:
 
     def read(self) -> None:
         """Upstream's bytes come to the stream, unless it has paused them or let upstream go."""
-        if self.in_the_kernel and self.upstream.sink is not None and not self.upstream.paused:
+        if self.in_the_kernel and self.upstream.speaks:
             data, self.in_the_kernel = self.in_the_kernel, b""
             self.sent[-1] += data
-            self.upstream.sink.data(data)
+            self.upstream.send(data)
 
     def take(self, count: int) -> None:
         """The client takes `count` bytes that wait for it."""
@@ -289,12 +313,12 @@ class Stage:
     def take_all(self) -> None:
         """The client takes everything there is and will be."""
         self.client.takes = True
-        while self.client.waiting or (self.in_the_kernel and self.upstream.sink is not None):
+        while self.client.waiting or (self.in_the_kernel and not self.upstream.is_closing()):
             self.take(len(self.client.waiting))
 
     def end(self, how: str) -> None:
         """The stream ends, or does not."""
-        if self.upstream.sink is not None and how in ("upstream ends", "upstream breaks"):
+        if not self.upstream.is_closing() and how in ("upstream ends", "upstream breaks"):
             self.lose(how)
         elif how == "drain":
             self.stream.leave(self.clock(), CloseReason.DRAIN)
@@ -306,18 +330,18 @@ class Stage:
 
     def lose(self, how: str = "upstream breaks") -> None:
         """Upstream ends or breaks."""
-        flow, self.upstream.sink = self.upstream.sink, None
-        assert flow is not None
-        flow.end() if how == "upstream ends" else flow.failed(UpstreamReset("broke"))
+        assert not self.upstream.is_closing()
+        self.upstream.end() if how == "upstream ends" else self.upstream.breaks()
 
     def reopen(self, early: bytes = b"") -> None:
         """Upstream is another one from now on, which sent `early` along with its head."""
         self.answered()
         self.sent.append(early)
         self.in_the_kernel = b""
-        self.upstream = UpstreamSide(early)
+        with running(self.clock):
+            self.upstream = UpstreamSide(early)
         head = ResponseHead(200, b"OK", ((b"content-type", b"text/event-stream"),))
-        self.stream.reopened(Answer(cast(Any, self.upstream), head))
+        self.stream.reopened(Answer(self.upstream.exchange, head))
 
     def fail(self, failed: NotOpened) -> None:
         """The attempt came to nothing."""
@@ -481,9 +505,9 @@ MOMENTS = st.one_of(
 def stories(draw: st.DrawFn) -> list[Moment]:
     """What happens to a stream between its beginning and its end."""
     moments: list[Moment] = []
-    for chunk in draw(chunkings()):
+    for piece in draw(chunkings()):
         moments += draw(st.lists(MOMENTS, max_size=2))
-        moments += [chunk] if chunk else []
+        moments += [piece] if piece else []
     return moments + draw(st.lists(MOMENTS, max_size=3))
 
 

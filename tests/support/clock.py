@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +78,10 @@ class ManualClock:
         timer = Timer(when, next(self._order), lambda: callback(*args))
         heapq.heappush(self._timers, timer)
         return timer
+
+    def create_future(self) -> Future[Any]:
+        """One that needs no loop, and that nobody can await."""
+        return Future()
 
     def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Timer:
         """Run `callback(*args)` after `delay` seconds."""
