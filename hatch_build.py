@@ -24,8 +24,9 @@ COMPILED = [
         "net": ("connect", "listener", "poller", "transport"),
         "observe": ("registry",),
         "proxy": (
-            *("alarms", "connection", "downstream", "forward", "headers", "incoming"),
-            *("pulled", "relay", "request", "streaming", "upstream_head"),
+            *("alarms", "answer", "app", "background", "chunked", "client_socket", "connection"),
+            *("downstream", "forward", "headers", "incoming", "opening", "pulled", "refusal", "relay"),
+            *("request", "routing", "stream", "streaming", "upstream_head"),
         ),
         "stream": ("lifecycle",),
         "upstream": ("dial", "head", "http"),
@@ -34,8 +35,7 @@ COMPILED = [
     for module in modules
 ]
 """Those that every event passes, and of those that every opening passes the ones that pay most. No class in
-them may inherit from an interpreted one: it stays interpreted itself, and what mypyc 2.4 makes of its
-constructor corrupts memory.
+them may inherit from an interpreted one: what mypyc 2.4 makes of that corrupts memory.
 """
 
 _LAST_WORDS = 2000

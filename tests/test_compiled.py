@@ -42,7 +42,7 @@ def test_it_is_compiled_where_it_can_be(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_class_in_it_stays_interpreted(module: str) -> None:
-    """One that inherits from an interpreted class does, and what mypyc makes of its constructor crashes."""
+    """One that inherits from an interpreted class does, and what mypyc makes of it corrupts memory."""
     compiled = importlib.import_module(f"sse_keepalive_proxy.{module}")
     if not (compiled.__file__ or "").endswith(".so"):
         pytest.skip("is not compiled")

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import Protocol
+from typing import Final, Protocol
 
 __all__ = ["READ", "WRITE", "Poller", "Watcher", "open_poller"]
 
-READ, WRITE = 1, 4
+READ: Final = 1
+WRITE: Final = 4
 """What a watcher wants to know of, as a sum; epoll's EPOLLIN and EPOLLOUT (epoll_ctl(2))."""
 
-_AT_ONCE = 128
+_AT_ONCE: Final = 128
 """Sockets told of in one turn of the loop: others, and timers, get theirs in between."""
 
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from sse_keepalive_proxy.net.poller import READ, WRITE, Poller
 from sse_keepalive_proxy.net.shapes import Protocol
 
 __all__ = ["SocketTransport"]
 
-_READ_SIZE = 64 * 1024
+_READ_SIZE: Final = 64 * 1024
 """Bytes read at most at once. More would be mapped into memory and out again for every event (FACTS 6)."""
 
-_HIGH_WATER = 64 * 1024
+_HIGH_WATER: Final = 64 * 1024
 _AGAIN = (BlockingIOError, InterruptedError)
 
 
@@ -33,13 +33,14 @@ class SocketTransport:
 
     __slots__ = (
         "_blocked", "_closing", "_descriptor", "_ended", "_events", "_high", "_loop", "_poller", "_protocol",
-        "_sock", "_waiting",
+        "_receive", "_send", "_sock", "_waiting",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, sock: socket.socket, protocol: Protocol) -> None:
         self._loop = asyncio.get_running_loop()
         self._poller, self._sock, self._descriptor = poller, sock, sock.fileno()
         self._protocol = protocol
+        self._receive, self._send = sock.recv, sock.send  # found once, not for every event
         self._waiting: bytearray | None = None
         self._high = _HIGH_WATER
         self._blocked = self._closing = self._ended = False
@@ -56,7 +57,7 @@ class SocketTransport:
         if not self._events & READ or events == WRITE:
             return
         try:
-            data = self._sock.recv(_READ_SIZE)
+            data = self._receive(_READ_SIZE)
         except _AGAIN:
             return
         except OSError as error:
@@ -77,7 +78,7 @@ class SocketTransport:
         if waiting is None:
             return
         try:
-            sent = self._sock.send(waiting)
+            sent = self._send(waiting)
         except _AGAIN:
             return
         except OSError as error:
@@ -107,7 +108,7 @@ class SocketTransport:
             self._waiting += data
         else:
             try:
-                sent = self._sock.send(data)
+                sent = self._send(data)
             except _AGAIN:
                 sent = 0
             except OSError as error:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sse_keepalive_proxy.net.shapes import Protocol as TransportProtocol
 from sse_keepalive_proxy.net.shapes import Transport
-from sse_keepalive_proxy.proxy.chunked import LAST_CHUNK, chunk
+from sse_keepalive_proxy.proxy.chunked import LAST_CHUNK, chunk, size_line
 from sse_keepalive_proxy.proxy.client_socket import reset, untaken, watch
 
 __all__ = ["Downstream", "Listener", "TakeOver"]
@@ -72,7 +72,7 @@ class Downstream:
     def write(self, body: bytes) -> None:
         """Some bytes of the body, never none."""
         if self._chunked:
-            body = b"%x\r\n%b\r\n" % (len(body), body)  # `chunk`, without the call: the way of every byte
+            body = size_line(len(body)) + body + b"\r\n"
         self._written += len(body)
         self._transport.write(body)
 

@@ -179,7 +179,7 @@ class Forward:
 
     async def _respond(self, answered: Answer) -> bool:
         try:
-            return await self._passed_back(*answered)
+            return await self._passed_back(answered.exchange, answered.head)
         except BaseException:
             answered.exchange.close()
             raise

@@ -12,7 +12,6 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sse_keepalive_proxy.config import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset, UpstreamTimeout
@@ -49,7 +48,8 @@ _SHORTEST_DIAL = 1.0
 """Seconds that the last attempt has for its connection."""
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answer:
     """What upstream answered: the head, and the exchange that brings the body."""
 
     exchange: Exchange

@@ -19,6 +19,7 @@ with what is to be done; `next_deadline` says when it wants to be asked again. D
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.backoff import Outage
@@ -33,7 +34,7 @@ _QUIET = 15.0
 
 _UNFINISHED, _LOOK = 1.0, 1 / 16  # seconds that a stream which is to leave waits for a block's end
 _NOTHING: tuple[Command, ...] = ()
-_FLOWING = State.FLOWING  # to find a member in its class takes 90 ns
+_FLOWING: Final = State.FLOWING  # to find a member in its class takes 90 ns
 
 
 class Lifecycle:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import httptools
 
@@ -26,7 +26,7 @@ from sse_keepalive_proxy.upstream.head import SWITCHING_PROTOCOLS, Header, Respo
 __all__ = ["Exchange", "Sink"]
 
 _READ_SIZE = 64 * 1024
-_MAX_HEAD = 256 * 1024
+_MAX_HEAD: Final = 256 * 1024
 _MAX_EARLY = 64 * 1024
 _NO_HEADERS: list[Header] = []
 

@@ -14,13 +14,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Final
 
 __all__ = ["Block", "last_id", "last_retry", "parse", "split", "tally", "unname"]
 
-_CR, _LF = 0x0D, 0x0A
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 _EVENT_FIELD = (b"event:", b"event\n", b"event\r")
-_ONE_LINE = (1, 0, True)
+_ONE_LINE: Final = (1, 0, True)
 _MOST_DIGITS = 18
 """More milliseconds than these digits can say are for ever."""
 

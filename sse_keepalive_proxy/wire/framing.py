@@ -10,13 +10,15 @@ what waits is known to hold no boundary, so only its last byte matters to what c
 
 from __future__ import annotations
 
+from typing import Final
+
 from sse_keepalive_proxy.errors import EventTooLarge
 
 __all__ = ["Framer", "boundary_after"]
 
-_BOM = b"\xef\xbb\xbf"
-_CR = 0x0D
-_LF = 0x0A
+_BOM: Final = b"\xef\xbb\xbf"
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 # Every blank line is one of these pairs, and every one of these pairs is a blank line:
 # a CR LF inside is one line ending, so `\r\n` is not among them. The third pair is `\n\n`.
 _CR_PAIRS = (b"\r\r", b"\n\r")
