@@ -22,7 +22,7 @@ COMPILED = [
     f"{folder}/{module}"
     for folder, modules in {
         "net": ("connect", "listener", "poller", "transport"),
-        "observe": ("registry",),
+        "observe": ("line", "registry"),
         "proxy": (
             *("alarms", "answer", "app", "background", "chunked", "client_socket", "connection"),
             *("downstream", "forward", "headers", "incoming", "opening", "pulled", "refusal", "relay"),

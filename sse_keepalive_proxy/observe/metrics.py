@@ -75,7 +75,8 @@ class RouteMetrics:
         self.uninspectable = metrics.uninspectable.labels(route)
         self.quick_tunnel = metrics.quick_tunnel.labels(route)
         self.confirm_failures = metrics.confirm_failures.labels(route)
-        self.in_flight = metrics.in_flight.labels(route)
+        self.in_flight = 0  # requests being answered
+        metrics.in_flight.labels(route).set_function(lambda: self.in_flight)
         self.duration = metrics.duration.labels(route)
         self._opened = metrics.opened.labels(route)
         self._life_span = metrics.life_span.labels(route)

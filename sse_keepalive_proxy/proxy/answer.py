@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sse_keepalive_proxy.observe.log import redact_target
+from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.proxy.connection import Connection
 from sse_keepalive_proxy.proxy.headers import Header
 from sse_keepalive_proxy.proxy.incoming import Incoming

@@ -20,7 +20,7 @@ from sse_keepalive_proxy.errors import (
     UpstreamError,
     UpstreamInvalid,
 )
-from sse_keepalive_proxy.observe.log import redact_target
+from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.proxy.answer import answer, log_access
 from sse_keepalive_proxy.proxy.background import spawn
 from sse_keepalive_proxy.proxy.connection import Connection
@@ -76,7 +76,7 @@ class Forward:
         counted once and nothing is left open.
         """
         metrics = self._route.metrics
-        metrics.in_flight.inc()
+        metrics.in_flight += 1
         try:
             return await self._answered()
         except AnswerCut:
@@ -93,7 +93,7 @@ class Forward:
             logger.exception("a request failed inside the proxy; please report this", extra=self._where())
             return self._refuse(500, "the proxy failed; its log says why", keep_alive=False)
         finally:
-            metrics.in_flight.dec()
+            metrics.in_flight -= 1
             if self._pump is not None:
                 self._pump.cancel()
             if self._streaming is not None:

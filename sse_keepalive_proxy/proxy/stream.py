@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamError
-from sse_keepalive_proxy.observe.log import now_rfc3339
+from sse_keepalive_proxy.observe.line import now_rfc3339
 from sse_keepalive_proxy.observe.metrics import ReconnectResult
 from sse_keepalive_proxy.proxy.downstream import Downstream, TakeOver
 from sse_keepalive_proxy.proxy.opening import Answer

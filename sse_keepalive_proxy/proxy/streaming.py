@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from sse_keepalive_proxy.errors import UpstreamError
-from sse_keepalive_proxy.observe.log import redact_target
+from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.proxy.connection import Connection
 from sse_keepalive_proxy.proxy.context import Context, ReadyRoute
 from sse_keepalive_proxy.proxy.credentials import fingerprint

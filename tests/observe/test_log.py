@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.observe import log
+from sse_keepalive_proxy.observe import line, log
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, chunk, response, stream_head
 from tests.support.running import on_each_loop
@@ -208,7 +208,7 @@ def test_configuring_again_does_not_double_the_lines() -> None:
     ],
 )  # fmt: skip
 def test_of_a_target_the_path_is_shown_and_the_names_of_its_query(target: str, shown: str) -> None:
-    assert log.redact_target(target) == shown
+    assert line.redact_target(target) == shown
 
 
 @given(
@@ -222,13 +222,13 @@ def test_of_a_target_the_path_is_shown_and_the_names_of_its_query(target: str, s
 )
 def test_no_value_of_a_query_is_ever_shown(parts: list[tuple[str, str]], path: str) -> None:
     target = f"{path}?" + "&".join(f"{name}{mark}{SECRET}" for name, mark in parts)
-    assert SECRET not in log.redact_target(target)
-    assert log.redact_target(target).count("&") == len(parts) - 1
+    assert SECRET not in line.redact_target(target)
+    assert line.redact_target(target).count("&") == len(parts) - 1
 
 
 def test_a_long_target_is_cut() -> None:
-    assert log.redact_target("/" + "a" * 1000) == "/" + "a" * 511
-    assert len(log.redact_target("/?" + "&".join(["a=1"] * 1000))) == 512
+    assert line.redact_target("/" + "a" * 1000) == "/" + "a" * 511
+    assert len(line.redact_target("/?" + "&".join(["a=1"] * 1000))) == 512
 
 
 # The lines of requests and streams.
@@ -308,4 +308,4 @@ async def test_a_plain_request_has_one_line_when_it_is_over(caplog: pytest.LogCa
 
 
 def test_the_time_is_utc_to_the_millisecond() -> None:
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", log.now_rfc3339())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.now_rfc3339())

@@ -1,0 +1,77 @@
+"""What a log line says: on one line whatever it holds, and without a credential.
+
+Values of a query never appear, since they are credentials here as often as not (FACTS 7.19).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+__all__ = ["now_rfc3339", "one_line", "redact_target", "text_line"]
+
+_HIDDEN = "***"
+_MAX_TARGET = 512
+_BARE = re.compile(r"[!#-~]+")
+"""What needs no quotes: printable ASCII without a space or a quote."""
+
+_NUMBERS = frozenset({int, float, bool})
+"""What never needs them, and is most of a line."""
+
+_PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
+"""A value inside a path: of a matrix parameter (`;session=`), or of a query whose `?` came encoded."""
+
+
+def redact_target(target: str) -> str:
+    """A request target that may be shown: its path, and of its query only the names.
+
+    A part of the query without a name or without a value is hidden whole: it may be a bare token, padded
+    with `=` as base64 is. Longer than 512 characters, the target is cut.
+    """
+    path, mark, query = target.partition("?")
+    if "=" in path or "%3" in path:
+        path = _PATH_VALUE.sub(rf"\1{_HIDDEN}", path)
+    if not mark:
+        return path[:_MAX_TARGET]
+    return f"{path}?{'&'.join(map(_redact_part, query.split('&')))}"[:_MAX_TARGET]
+
+
+def _redact_part(part: str) -> str:
+    name, _, value = part.partition("=")
+    return f"{name}={_HIDDEN}" if value.strip("=") else _HIDDEN
+
+
+def now_rfc3339() -> str:
+    """The time of day, UTC, to the millisecond, as RFC 3339 writes it."""
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(unix: int) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def text_line(level: str, message: str, fields: dict[str, Any]) -> str:
+    """A line as people read it: the time, the level, the message, and each field as `name=value`."""
+    line = f"{now_rfc3339()} {level:7} {one_line(message)}"
+    told = " ".join([f"{key}={_plain(value)}" for key, value in fields.items()])
+    return f"{line}  {told}" if told else line
+
+
+def _plain(value: object) -> str:
+    if type(value) in _NUMBERS:
+        return str(value)
+    text = "never" if value is None else str(value)
+    return text if _BARE.fullmatch(text) else json.dumps(text)
+
+
+def one_line(text: str) -> str:
+    """`text` with whatever could end a line or steer a terminal written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
