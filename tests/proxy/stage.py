@@ -242,8 +242,9 @@ class Attempts:
         self.under_way = True
         self.started += 1
 
-    def cancel(self) -> None:
-        self.under_way = False
+    def cancel(self) -> bool:
+        was, self.under_way = self.under_way, False
+        return was
 
 
 class Stage:
