@@ -24,12 +24,12 @@ COMPILED = [
         "net": ("connect", "listener", "poller", "transport"),
         "observe": ("line", "registry"),
         "proxy": (
-            *("alarms", "answer", "app", "background", "chunked", "client_socket", "connection"),
+            *("alarms", "answer", "app", "background", "chunked", "connection"),
             *("downstream", "forward", "headers", "incoming", "opening", "pulled", "refusal", "relay"),
             *("request", "routing", "stream", "streaming", "upstream_head"),
         ),
         "stream": ("lifecycle",),
-        "upstream": ("dial", "head", "http"),
+        "upstream": ("head", "http"),
         "wire": ("block", "framing"),
     }.items()
     for module in modules

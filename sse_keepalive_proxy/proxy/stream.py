@@ -125,9 +125,7 @@ class Stream:
                 self._commit(head, confirm=command.confirm)
             else:
                 self._do((command,))
-        exchange.attach(self.flow)
-        if self._paused and self._exchange is not None:  # by us, above; attaching has set upstream going
-            self._exchange.pause()
+        exchange.attach(self.flow, paused=self._paused)
         self._arm()
 
     def _commit(self, head: bytes, *, confirm: bool) -> None:

@@ -82,9 +82,7 @@ class Lifecycle:
     # The way of every byte.
 
     def received(self, now: float, alive: bool) -> tuple[Command, ...] | None:
-        """Upstream sent something; `alive` when it is a sign of life in the policy's sense. None when nothing
-        has changed: no state, no deadline.
-        """
+        """Upstream sent something; `alive`: a sign of life. None where no state and no deadline changed."""
         if self.state is _FLOWING and self._paused_at is None and now - self.upstream_at < self._quiet:
             self.upstream_at = now
             if alive:

@@ -132,12 +132,14 @@ class Exchange:
     def _late(self, within: float) -> None:
         self.fail(UpstreamTimeout(f"upstream sent no response head within {within:g} s"))
 
-    def attach(self, sink: Sink) -> None:
-        """Push the body into `sink`, beginning with what has already come."""
+    def attach(self, sink: Sink, *, paused: bool = False) -> None:
+        """Push the body into `sink`, beginning with what has already come. `paused`: read nothing more until
+        `resume`.
+        """
         self._sink = sink
         early, self._early = self._early, None
+        self.pause() if paused else self.resume()
         if early:
-            self.resume()
             sink.data(bytes(early))
         if self._sink is not sink:  # it has heard enough and closed us
             return
