@@ -1,8 +1,8 @@
 """Compiles the modules that every event and every opening of a stream passes, when the package is built.
 
 With mypyc, from the same source that is interpreted otherwise: what may differ is the time it takes
-(docs/design/decisions/0013). Where that cannot be done, for want of a C compiler most often, and where
-SSE_PROXY_PURE is set, the package is built as it is written, and a warning says so.
+(docs/design/decisions/0013). Where that cannot be done, for want of a C compiler most often, the package is
+built as it is written, and a warning says so (pip shows it with -v). SSE_PROXY_PURE turns it off.
 """
 
 from __future__ import annotations

@@ -12,7 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "sse_keepalive_proxy"
 def pytest_sessionstart() -> None:
     """A compiled module is found in the place of its source, also when that has changed since."""
     compiled = {file: file.with_name(f"{file.name.partition('.')[0]}.py") for file in PACKAGE.rglob("*.so")}
-    stale = [source for file, source in compiled.items() if source.stat().st_mtime > file.stat().st_mtime]
+    stale = [
+        source
+        for file, source in compiled.items()
+        if not source.exists() or source.stat().st_mtime > file.stat().st_mtime
+    ]
     if stale:
         names = ", ".join(sorted(source.name for source in stale))
         pytest.exit(
