@@ -22,14 +22,14 @@ COMPILED = [
     f"{folder}/{module}"
     for folder, modules in {
         "net": ("connect", "listener", "poller", "transport"),
-        "observe": ("line", "registry"),
+        "observe": ("access", "line", "registry"),
         "proxy": (
-            *("alarms", "answer", "app", "background", "chunked", "connection"),
-            *("downstream", "forward", "headers", "incoming", "opening", "pulled", "refusal", "relay"),
-            *("request", "routing", "stream", "streaming", "upstream_head"),
+            *("alarms", "answer", "app", "background", "chunked", "connection", "downstream", "forward"),
+            *("headers", "incoming", "opening", "plain", "pulled", "refusal", "relay", "request"),
+            *("routing", "stream", "streaming", "upstream_head"),
         ),
-        "stream": ("lifecycle",),
-        "upstream": ("head", "http"),
+        "stream": ("lifecycle", "messages"),
+        "upstream": ("dial", "head", "http"),
         "wire": ("block", "framing"),
     }.items()
     for module in modules

@@ -202,12 +202,12 @@ class Match(Section):
         "`*.example.com` matches every name below example.com; left out, every host matches.",
     )
 
-    def takes(self, *, path: str, method: str, host: str) -> bool:
-        """Whether a request belongs here: raw path without query, method, `Host` without port."""
-        return (
-            self.takes_path(path)
-            and (self.methods is None or method in self.methods)
-            and (self.host is None or any(_host_takes(pattern, host.lower()) for pattern in self.host))
+    def takes(self, *, method: str, host: str) -> bool:
+        """Whether a request to a path that `takes_path` takes belongs here: its method, and `Host` without
+        port.
+        """
+        return (self.methods is None or method in self.methods) and (
+            self.host is None or any(_host_takes(pattern, host.lower()) for pattern in self.host)
         )
 
     def takes_path(self, path: str) -> bool:

@@ -47,8 +47,12 @@ def _redact_part(part: str) -> str:
 
 def now_rfc3339() -> str:
     """The time of day, UTC, to the millisecond, as RFC 3339 writes it."""
-    milliseconds = time.time_ns() // 1_000_000
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+    return _millisecond(time.time_ns() // 1_000_000)
+
+
+@lru_cache(maxsize=2)
+def _millisecond(unix: int) -> str:
+    return f"{_second(unix // 1000)}.{unix % 1000:03d}Z"
 
 
 @lru_cache(maxsize=2)

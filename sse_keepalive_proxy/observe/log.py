@@ -1,7 +1,8 @@
 """Log lines: text or JSON, one each for a record, to stderr.
 
-A record is a message and `fields` (`logger.info("stream open", extra={"fields": {…}})`). Whatever a peer
-chose (a target, an address) can neither break a line nor carry a credential into it: see `line`.
+A record is a message and `fields` (`logger.warning("…", extra={"fields": {…}})`); the lines of requests and
+streams come from `access` without one. Whatever a peer chose (a target, an address) can neither break a line
+nor carry a credential into it: see `line`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, TextIO
 
+from sse_keepalive_proxy.observe.access import access as access_log
 from sse_keepalive_proxy.observe.line import now_rfc3339, one_line, text_line
 
 __all__ = ["complain", "configure"]
@@ -21,24 +24,22 @@ __all__ = ["complain", "configure"]
 logger = logging.getLogger("sse_keepalive_proxy.loop")
 
 
-class _Text(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = text_line(record.levelname, record.getMessage(), _fields(record))
-        return f"{line}  {trace}" if (trace := _trace(record)) else line
+_ACCESS = "sse_keepalive_proxy.access"
+
+Form = Callable[[str, str, str, dict[str, Any], str], str]
+"""Makes a line of the level, the logger's name, the message, the fields, and where an exception came from."""
 
 
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": now_rfc3339(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_fields(record),
-        }
-        if trace := _trace(record):
-            line["exception"] = trace
-        return json.dumps(line, default=str)
+def _text(level: str, _: str, message: str, fields: dict[str, Any], trace: str) -> str:
+    line = text_line(level, message, fields)
+    return f"{line}  {trace}" if trace else line
+
+
+def _json(level: str, name: str, message: str, fields: dict[str, Any], trace: str) -> str:
+    line = {"time": now_rfc3339(), "level": level.lower(), "logger": name, "message": message, **fields}
+    if trace:
+        line["exception"] = trace
+    return json.dumps(line, default=str)
 
 
 class _Handler(logging.Handler):
@@ -46,25 +47,34 @@ class _Handler(logging.Handler):
     of a system call. A line that warns, or that is written outside of a loop, waits for nothing.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, form: Form) -> None:
         super().__init__()
-        self._stream = stream
+        self._stream, self._form = stream, form
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.append(self.format(record) + "\n")
+            said, fields, trace = record.getMessage(), _fields(record), _trace(record)
+            line = self._form(record.levelname, record.name, said, fields, trace)
         except Exception:  # noqa: BLE001 (as logging's own handlers do)
             self.handleError(record)
-            return
-        if len(self._lines) > 1 and record.levelno < logging.WARNING:
+        else:
+            self._write(line, at_once=record.levelno >= logging.WARNING)
+
+    def access(self, message: str, fields: dict[str, Any]) -> None:
+        """A line of the access log."""
+        self._write(self._form("INFO", _ACCESS, message, fields, ""), at_once=False)
+
+    def _write(self, line: str, *, at_once: bool) -> None:
+        self._lines.append(line + "\n")
+        if len(self._lines) > 1 and not at_once:
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self.flush()
         else:
-            self.flush() if record.levelno >= logging.WARNING else loop.call_soon(self.flush)
+            self.flush() if at_once else loop.call_soon(self.flush)
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
@@ -78,15 +88,14 @@ def configure(level: str, form: str, *, access: bool) -> None:
     """Send everything from `level` up to stderr, as `form`: text or json. `access`: whether requests and
     streams get their lines.
     """
-    handler = _Handler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _Text())
+    handler = _Handler(sys.stderr, _json if form == "json" else _text)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
         old.flush()
     root.addHandler(handler)
     root.setLevel(level.upper())
-    logging.getLogger("sse_keepalive_proxy.access").disabled = not access
+    access_log.to(handler.access if access and root.isEnabledFor(logging.INFO) else None)
     # What no line of ours tells need not be found out (Logging HOWTO, "Optimization"): 7 of 30 µs a line.
     logging._srcfile = None  # noqa: SLF001 (as documented there)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -136,7 +136,8 @@ class RouteMetrics:
         """A stream is over: keep what it counted."""
         self._closed[reason].inc()
         self._life_span.observe(seconds)
-        self.past.update(counts(stream))
+        for key, count in counts(stream).items():
+            self.past[key] += count
         self.saw_event(stream.flow.event_at)
 
     def saw_event(self, at: float | None) -> None:

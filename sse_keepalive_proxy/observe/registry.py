@@ -57,19 +57,15 @@ class OpenStream(Protocol):
 
 def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
     """A stream as pages and log lines show it: times in seconds, None for never, nothing secret."""
-
-    def since(at: float) -> float:
-        return round(now - at, 3)
-
     flow = stream.flow
     return {
         "id": stream.stream_id,
         "route": stream.route_name,
         "state": stream.life.state.value,
         "client": stream.client,
-        "age_s": since(stream.opened_at),
-        "since_upstream_byte_s": since(stream.life.upstream_at) if flow.upstream_bytes else None,
-        "since_upstream_event_s": None if flow.event_at is None else since(flow.event_at),
+        "age_s": round(now - stream.opened_at, 3),
+        "since_upstream_byte_s": round(now - stream.life.upstream_at, 3) if flow.upstream_bytes else None,
+        "since_upstream_event_s": None if flow.event_at is None else round(now - flow.event_at, 3),
         "events": flow.events,
         "comments": flow.comments,
         "pings": stream.pings,

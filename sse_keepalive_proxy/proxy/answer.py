@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
+from sse_keepalive_proxy.observe.access import access
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.proxy.connection import Connection
 from sse_keepalive_proxy.proxy.headers import Header
@@ -13,8 +13,6 @@ from sse_keepalive_proxy.proxy.refusal import plain_error
 from sse_keepalive_proxy.proxy.request import Request
 
 __all__ = ["answer", "log_access"]
-
-access = logging.getLogger("sse_keepalive_proxy.access")
 
 
 def answer(
@@ -52,4 +50,4 @@ def log_access(
         "client": client,
         **({"reason": reason} if reason else {}),
     }
-    access.info("request", extra={"fields": fields})
+    access.line("request", fields)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from dataclasses import replace
 
 from sse_keepalive_proxy.config import Route, Settings
 from sse_keepalive_proxy.net.poller import Poller
+from sse_keepalive_proxy.observe.access import access
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.proxy.answer import answer, log_access
@@ -28,8 +28,6 @@ from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.upstream.dial import Dialer
 
 __all__ = ["Proxy"]
-
-access = logging.getLogger("sse_keepalive_proxy.access")
 
 _MOST_REFUSED = 10_000
 _REFUSED_FOR = 600.0
@@ -121,7 +119,7 @@ class Proxy:
     def _refused(self, status: int, reason: str, peer: str) -> None:
         """Count and log what cannot be routed. It is no request that could be shown."""
         self._context.metrics.answered(NO_ROUTE, "other", status)
-        access.info("refused", extra={"fields": {"status": status, "reason": reason, "client": peer}})
+        access.line("refused", {"status": status, "reason": reason, "client": peer})
 
     async def _handle(self, connection: Connection, request: Request) -> bool:
         context = self._context

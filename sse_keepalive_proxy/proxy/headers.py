@@ -47,19 +47,24 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 def connection_tokens(headers: Iterable[Header]) -> frozenset[bytes]:
     """The names in every `Connection` field, lower case (`keep-alive, Upgrade` is two)."""
-    values = [value for name, value in headers if name.lower() == b"connection"]
-    return frozenset(token.strip().lower() for value in values for token in value.split(b","))
+    found: list[bytes] = []
+    for name, value in headers:
+        if name.lower() == b"connection":
+            found += [token.strip() for token in value.lower().split(b",")]
+    return frozenset(found)
 
 
 def end_to_end(headers: Sequence[Header], also: frozenset[bytes] = frozenset()) -> list[Header]:
     """The fields that may pass: without hop-by-hop ones, those named in `Connection`, and those `also`."""
-    named = connection_tokens(headers)
-    dropped = _HOP_BY_HOP | also | (named - _NEVER_NAMED) if named else _HOP_BY_HOP | also
-    return [
-        field
-        for field in headers
-        if (lower := field[0].lower()) not in dropped and (b"_" not in lower or not _poses_as(lower, _OURS))
-    ]
+    named = connection_tokens(headers) - _NEVER_NAMED
+    kept: list[Header] = []
+    for field in headers:
+        lower = field[0].lower()
+        if lower in _HOP_BY_HOP or lower in also or lower in named:
+            continue
+        if b"_" not in lower or not _poses_as(lower, _OURS):
+            kept.append(field)
+    return kept
 
 
 def _poses_as(lower: bytes, names: frozenset[bytes]) -> bool:
@@ -69,7 +74,11 @@ def _poses_as(lower: bytes, names: frozenset[bytes]) -> bool:
 
 def encode_head(first_line: bytes, headers: Iterable[Header]) -> bytes:
     """A request or response head as it goes on the wire."""
-    return b"%b\r\n%b\r\n" % (first_line, b"".join([b"%b: %b\r\n" % field for field in headers]))
+    parts = [first_line, b"\r\n"]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
 
 
 def stream_head(headers: Sequence[Header]) -> list[Header]:

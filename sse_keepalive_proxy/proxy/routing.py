@@ -35,7 +35,7 @@ class RouteTable(Generic[R]):
         `path` is as received, without its query; `host` without its port.
         """
         for route in self._paths.taking(path):
-            if route.match.takes(path=path, method=method, host=host):
+            if route.match.takes(method=method, host=host):
                 return route
         return None
 

@@ -7,6 +7,7 @@ import logging
 import random
 
 from sse_keepalive_proxy.errors import UpstreamError
+from sse_keepalive_proxy.observe.access import access
 from sse_keepalive_proxy.observe.metrics import RouteMetrics
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.proxy.alarms import Alarms
@@ -20,7 +21,6 @@ from sse_keepalive_proxy.wire.block import parse, split, unname
 __all__ = ["BROKEN", "REFUSED", "StreamRoute", "who"]
 
 logger = logging.getLogger("sse_keepalive_proxy.stream")
-access = logging.getLogger("sse_keepalive_proxy.access")
 
 _RETRY_MS = (1000, 5000)
 """A client that we send away comes back after this many milliseconds, drawn anew for each."""
@@ -52,9 +52,12 @@ REFUSED = frozenset(
 
 
 def who(stream: OpenStream, target: str) -> dict[str, dict[str, str]]:
-    """What log lines say of a stream; `target` is redacted."""
-    known = {"id": stream.stream_id, "route": stream.route_name, "client": stream.client, "target": target}
-    return {"fields": known}
+    """What log records say of a stream, as `extra`; `target` is redacted."""
+    return {"fields": _known(stream, target)}
+
+
+def _known(stream: OpenStream, target: str) -> dict[str, str]:
+    return {"id": stream.stream_id, "route": stream.route_name, "client": stream.client, "target": target}
 
 
 class StreamRoute:
@@ -100,7 +103,7 @@ class StreamRoute:
 
     def opened(self, stream: OpenStream, target: str) -> None:
         """A stream has its response head and its first bytes."""
-        access.info("stream open", extra=who(stream, target))
+        access.line("stream open", _known(stream, target))
 
     def closed(
         self, stream: OpenStream, reason: CloseReason, now: float, refusal: tuple[int, str] | None
@@ -110,7 +113,7 @@ class StreamRoute:
         told = snapshot(stream, now)
         del told["state"]
         why = {} if refusal is None else {"refusal": refusal[1]}
-        access.info("stream closed", extra={"fields": {"reason": reason.value, **why, **told}})
+        access.line("stream closed", {"reason": reason.value, **why, **told})
 
     def stalled(self, stream_id: str, silent_for: float, form: ConfirmForm | None, after_id: bool) -> bytes:
         """Upstream gives a stream no sign of life: count it, log it. Returns what its client is told.
@@ -127,7 +130,7 @@ class StreamRoute:
 
     def lost(self, stream: OpenStream, target: str, reason: CloseReason) -> None:
         """A stream's upstream is gone, and will be asked again."""
-        fields = {**who(stream, target)["fields"], "reason": reason.value}
+        fields = {**_known(stream, target), "reason": reason.value}
         logger.info("upstream lost; it is asked again, the client is kept", extra={"fields": fields})
 
     def not_back(
@@ -148,7 +151,7 @@ class StreamRoute:
     ) -> bytes:
         """It is back. Returns what the client is told. `after_id` as for `stalled`."""
         fields = {
-            **who(stream, target)["fields"],
+            **_known(stream, target),
             "reason": back.reason.value,
             "gap_s": round(back.gap, 3),
             "resumed": back.resumed,

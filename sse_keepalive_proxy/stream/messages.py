@@ -7,7 +7,8 @@ Times and durations are seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+
+from sse_keepalive_proxy.stream.states import CloseReason
 
 __all__ = [
     "Abort",
@@ -36,25 +37,6 @@ __all__ = [
     "Unblocked",
     "UpstreamLost",
 ]
-
-
-class CloseReason(StrEnum):
-    """Why a stream ended: one word for label, log, page and docs."""
-
-    CLIENT_GONE = "client_gone"
-    UPSTREAM_END = "upstream_end"
-    UPSTREAM_RESET = "upstream_reset"
-    UPSTREAM_REFUSED = "upstream_refused"
-    UPSTREAM_STATUS = "upstream_status"
-    STALLED = "stalled"
-    GIVE_UP = "give_up"
-    CLIENT_STALLED = "client_stalled"
-    EVENT_TOO_LARGE = "event_too_large"
-    MAX_AGE = "max_age"
-    DRAIN = "drain"
-    ROUTE_REMOVED = "route_removed"
-    UNAUTHORIZED = "unauthorized"
-    INTERNAL = "internal"
 
 
 # What happened. Upstream's blocks come through `Lifecycle.received`, on the way of every byte.

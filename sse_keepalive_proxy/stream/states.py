@@ -1,4 +1,4 @@
-"""The states of a stream, and every change from one to another.
+"""The states of a stream, every change from one to another, and the reasons for its end.
 
 Data only: `stream.lifecycle` moves through it and refuses any other way, `stream.diagram` draws it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-__all__ = ["TRANSITIONS", "State"]
+__all__ = ["TRANSITIONS", "CloseReason", "State"]
 
 
 class State(StrEnum):
@@ -32,6 +32,25 @@ class State(StrEnum):
     STALLED = "stalled", "upstream gave no sign of life for `stall.after`"
     RECONNECTING = "reconnecting", "upstream was lost, and is asked again behind the live client"
     DRAINING = "draining", "ended; the last bytes are on their way to the client"
+
+
+class CloseReason(StrEnum):
+    """Why a stream ended: one word for label, log, page and docs."""
+
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_END = "upstream_end"
+    UPSTREAM_RESET = "upstream_reset"
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_STATUS = "upstream_status"
+    STALLED = "stalled"
+    GIVE_UP = "give_up"
+    CLIENT_STALLED = "client_stalled"
+    EVENT_TOO_LARGE = "event_too_large"
+    MAX_AGE = "max_age"
+    DRAIN = "drain"
+    ROUTE_REMOVED = "route_removed"
+    UNAUTHORIZED = "unauthorized"
+    INTERNAL = "internal"
 
 
 _LIFELESS = "no sign of life for stall.after"

@@ -248,7 +248,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 )
 def test_a_match_takes_a_request_or_not(match: Match, request_: tuple[str, str, str], taken: bool) -> None:
     path, method, host = request_
-    assert match.takes(path=path, method=method, host=host) is taken
+    assert (match.takes_path(path) and match.takes(method=method, host=host)) is taken
 
 
 @pytest.mark.parametrize(

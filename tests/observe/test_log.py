@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.observe import line, log
+from sse_keepalive_proxy.observe.access import access
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, chunk, response, stream_head
 from tests.support.running import on_each_loop
@@ -26,7 +27,6 @@ SECRET = "s3cr3t"
 NASTY = 'a\nb\rc\x1b[31m\x00\x85\u2028\u202e\ud800ä\u00a0"quoted" \\ k=v'
 
 logger = logging.getLogger("sse_keepalive_proxy.test")
-access = logging.getLogger("sse_keepalive_proxy.access")
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def configured(
 ) -> Iterator[io.StringIO]:
     """What is written to stderr meanwhile. Logging is afterwards as it was."""
     root = logging.getLogger()
-    handlers, before, disabled = root.handlers[:], root.level, access.disabled
+    handlers, before, lines_to = root.handlers[:], root.level, access.to(None)
     with contextlib.redirect_stderr(io.StringIO()) as written:
         try:
             log.configure(level, form, access=access_lines)
@@ -43,7 +43,7 @@ def configured(
         finally:
             root.handlers[:] = handlers
             root.setLevel(before)
-            access.disabled = disabled
+            access.to(lines_to)
 
 
 def raise_secret(secret: str = SECRET) -> None:
@@ -168,11 +168,41 @@ def test_debug_is_a_level_too() -> None:
 
 def test_access_lines_can_be_turned_off_and_on_again() -> None:
     with configured(access_lines=False) as written:
-        access.info("request")
+        access.line("request", {})
         logger.info("ready")
         log.configure("info", "text", access=True)
-        access.info("stream open")
+        access.line("stream open", {})
     assert [line.split(maxsplit=2)[2] for line in written.getvalue().splitlines()] == ["ready", "stream open"]
+
+
+def test_a_line_of_the_access_log_looks_like_any_other() -> None:
+    fields = {"route": "events", "age_s": 1.5, "since": None}
+    for form in FORMS:
+        with configured(form) as written:
+            access.line("stream closed", fields)
+            logging.getLogger("sse_keepalive_proxy.access").info("stream closed", extra={"fields": fields})
+        first, second = (re.sub(r"\d\d\.\d{3}Z", "", line) for line in written.getvalue().splitlines())
+        assert first == second
+
+
+def test_above_its_level_the_access_log_is_silent() -> None:
+    with configured(level="warning") as written:
+        access.line("request", {})
+    assert written.getvalue() == ""
+
+
+@on_each_loop
+async def test_lines_of_one_turn_keep_their_order_whoever_wrote_them() -> None:
+    with configured() as written:
+        access.line("stream open", {})
+        logger.info("ready")
+        access.line("stream closed", {})
+        assert written.getvalue() == ""  # they are written together, at the end of the turn
+        await asyncio.sleep(0)
+        access.line("request", {})
+        logger.warning("at once")
+        told = [line.split(maxsplit=2)[2] for line in written.getvalue().splitlines()]
+    assert told == ["stream open", "ready", "stream closed", "request", "at once"]
 
 
 def test_configuring_again_does_not_double_the_lines() -> None:
