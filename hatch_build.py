@@ -29,7 +29,7 @@ COMPILED = [
             *("routing", "stream", "streaming", "upstream_head"),
         ),
         "stream": ("lifecycle", "messages"),
-        "upstream": ("dial", "head", "http"),
+        "upstream": ("head", "http"),
         "wire": ("block", "framing"),
     }.items()
     for module in modules
