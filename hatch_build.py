@@ -21,15 +21,16 @@ PACKAGE = "sse_keepalive_proxy"
 COMPILED = [
     f"{folder}/{module}"
     for folder, modules in {
+        "config": ("paths",),
         "net": ("connect", "listener", "poller", "transport"),
         "observe": ("access", "line", "registry"),
         "proxy": (
-            *("alarms", "answer", "app", "background", "chunked", "connection", "downstream", "forward"),
-            *("headers", "incoming", "opening", "plain", "pulled", "refusal", "relay", "request"),
-            *("routing", "stream", "streaming", "upstream_head"),
+            *("alarms", "answer", "app", "background", "chunked", "client_socket", "connection"),
+            *("downstream", "forward", "headers", "incoming", "opening", "plain", "pulled"),
+            *("refusal", "relay", "request", "routing", "stream", "stream_route", "streaming", "upstream_head"),
         ),
         "stream": ("lifecycle", "messages"),
-        "upstream": ("head", "http"),
+        "upstream": ("dial", "head", "http"),
         "wire": ("block", "framing"),
     }.items()
     for module in modules

@@ -191,8 +191,10 @@ class SocketTransport:
         if name == "socket":
             return self._sock
         if name == "peername":
-            with contextlib.suppress(OSError):
+            try:
                 return self._sock.getpeername()
+            except OSError:
+                return default
         return default
 
     # Inside.

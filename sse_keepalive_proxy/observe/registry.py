@@ -7,7 +7,6 @@ too. It leaves when its connection is gone, or when its request turns out to be 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -83,7 +82,7 @@ class Registry:
         self.per_client = per_client
         self._streams: dict[int, OpenStream] = {}
         self._connecting: set[int] = set()
-        self._clients: Counter[str] = Counter()
+        self._clients: dict[str, int] = {}
         self._drain_at: Callable[[], float] | None = None
         self.leaving = asyncio.Event()  # set once every stream has been told to end
 
@@ -126,7 +125,7 @@ class Registry:
             stream.leave(self._drain_at(), CloseReason.DRAIN)
         self._streams[id(stream)] = stream
         self._connecting.add(id(stream))
-        self._clients[stream.client] += 1
+        self._clients[stream.client] = self._clients.get(stream.client, 0) + 1
 
     def begun(self, stream: OpenStream) -> None:
         """It has its client's connection to itself from now on."""
@@ -137,6 +136,6 @@ class Registry:
         self._connecting.discard(id(stream))
         if self._streams.pop(id(stream), None) is None:
             return
-        self._clients[stream.client] -= 1
-        if not self._clients[stream.client]:
-            del self._clients[stream.client]
+        left = self._clients.pop(stream.client) - 1
+        if left:
+            self._clients[stream.client] = left

@@ -9,6 +9,7 @@ import fcntl
 import socket
 import struct
 import termios
+from typing import Final
 
 from sse_keepalive_proxy.net.shapes import Transport
 
@@ -16,6 +17,8 @@ __all__ = ["has_left", "peer_address", "prepare", "reset", "scheme", "untaken", 
 
 _LONGEST = (1 << 31) - 1
 """Milliseconds that TCP_USER_TIMEOUT can hold: 24 days."""
+
+_USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
 
 _TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 _LEFT = frozenset({7, 8})
@@ -37,13 +40,15 @@ def watch(transport: Transport, write_timeout: float) -> None:
     """
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        with contextlib.suppress(OSError):  # a Unix socket's peer does not vanish
+        try:
             _end_vanished(sock, write_timeout)
+        except OSError:  # a Unix socket's peer does not vanish
+            return
 
 
 def _end_vanished(sock: socket.socket, after: float) -> None:
-    if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, option, min(round(after * 1000), _LONGEST))
+    if _USER_TIMEOUT is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, min(round(after * 1000), _LONGEST))
 
 
 def reset(transport: Transport) -> None:

@@ -143,6 +143,7 @@ class Connection:
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
         self._leave()
+        self._read_no_more()
         if self._task is not None:
             self._task.cancel()
         self.resume_writing()
@@ -165,8 +166,7 @@ class Connection:
                 self._held += data
                 self.pause()
             return
-        if not reader.head_size and not self._lingers:
-            self._wake_in(self._frontend.limits.head_timeout)
+        begins = not reader.head_size
         try:
             self._held = reader.feed(data)
         except RequestInvalid:
@@ -175,14 +175,16 @@ class Connection:
         except BodyInvalid as error:
             if reader.request is not None and reader.request.body is not None:
                 reader.request.body.failed(error)
-            self._reader = None
+            self._read_no_more()
         if reader.request is None:
             if reader.head_size > self._frontend.limits.max_head:
                 text = f"the request head is larger than {self._frontend.limits.max_head} bytes"
                 self._refuse(431, text)
+            elif begins and not self._lingers:
+                self._wake_in(self._frontend.limits.head_timeout)
             return
         if reader.whole:
-            self._reader = None
+            self._read_no_more()
         if self._task is None and not self._lingers:
             self._wake_in(None)
             self._task = spawn(self._answer(reader.request))
@@ -208,6 +210,11 @@ class Connection:
 
     def _next_reader(self) -> RequestReader:
         return RequestReader(self, self._frontend.limits.max_head)
+
+    def _read_no_more(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.drop()
 
     async def _answer(self, request: Request) -> None:
         keep_alive = False
@@ -240,7 +247,7 @@ class Connection:
     def _refuse(self, status: int, text: str) -> None:
         """Answer what is no request, and close once it was read or has had its time."""
         self._tell(status, text)
-        self._reader = None
+        self._read_no_more()
         self._linger(None)
 
     def _tell(self, status: int, text: str) -> None:

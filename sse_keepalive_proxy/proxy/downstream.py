@@ -44,12 +44,13 @@ class Downstream:
     body needs chunked coding; it may let `write_timeout` seconds pass without taking a byte.
     """
 
-    __slots__ = ("_chunked", "_listener", "_transport", "_written")
+    __slots__ = ("_chunked", "_held", "_listener", "_transport", "_written")
 
     def __init__(
         self, listener: Listener, take_over: TakeOver, *, chunked: bool, write_timeout: float
     ) -> None:
         self._listener, self._chunked = listener, chunked
+        self._held = b""
         self._written = 0
         self._transport = take_over(self)
         try:
@@ -71,24 +72,32 @@ class Downstream:
 
     def write(self, body: bytes) -> None:
         """Some bytes of the body, never none."""
-        if self._chunked:
-            body = size_line(len(body)) + body + b"\r\n"
-        self._written += len(body)
-        self._transport.write(body)
+        self._send(size_line(len(body)) + body + b"\r\n" if self._chunked else body)
 
     def write_head(self, head: bytes, body: bytes) -> None:
-        """The response head, and in one piece with it the first bytes of the body, if any."""
-        if body:
-            head += chunk(body) if self._chunked else body
-        self._written += len(head)
-        self._transport.write(head)
+        """The response head, and the first bytes of the body, if any. They leave in one piece with what is
+        written next, or with `flush`.
+        """
+        self._held = head + chunk(body) if body and self._chunked else head + body
+
+    def flush(self) -> None:
+        """Nothing is written next."""
+        if self._held:
+            self._send(b"")
 
     def end(self, *, whole: bool) -> None:
         """End the response behind what waits. Not `whole`: it must not look like a complete body."""
         if self._chunked and whole and not self._transport.is_closing():
-            self._written += len(LAST_CHUNK)
-            self._transport.write(LAST_CHUNK)
+            self._send(LAST_CHUNK)
+        self.flush()
         self._transport.close()
+
+    def _send(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self._written += len(data)
+        self._transport.write(data)
 
     def reset(self) -> None:
         """End the connection with RST, whatever waits."""

@@ -59,7 +59,7 @@ class Relay:
         if reopening is not None:
             life.reopens = reopening.allowed
         self._framer = Framer(route.policy.max_event)
-        self._least, self._looks = route.least, route.looks
+        self._least, self._looks = route.inspection.least, route.inspection.needed
         self._lf_given = self.id_seen = False
         self.down: Downstream | None = None
         self.event_at: float | None = None
@@ -92,7 +92,7 @@ class Relay:
             self.comments += comments
             self._read(blocks)
         if self._looks:
-            blocks, alive = self._route.look(blocks, alive)
+            blocks, alive = self._route.inspection.look(blocks, alive)
         now = self._now()
         if not self.events:
             self.first_byte(now)
@@ -156,12 +156,19 @@ class Relay:
         self.life.written_at = now
 
     def begin_with(self, head: bytes, body: bytes) -> None:
-        """Write the response head, and with it the first bytes of the body, if any."""
+        """Write the response head, and with it the first bytes of the body, if any: in one piece with what
+        upstream has sent behind its own, `flush` at the latest.
+        """
         if body:
             self.first_byte(self._now())
             self.sent_synthetic += len(body)
         if self.down is not None:
             self.down.write_head(head, body)
+
+    def flush(self) -> None:
+        """Upstream has sent nothing more yet."""
+        if self.down is not None:
+            self.down.flush()
 
     def first_byte(self, now: float) -> None:
         """A body byte is about to be written: is it the first?"""

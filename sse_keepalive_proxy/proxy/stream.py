@@ -21,6 +21,7 @@ from sse_keepalive_proxy.proxy.relay import Relay
 from sse_keepalive_proxy.proxy.reopening import Refusal, Reopening
 from sse_keepalive_proxy.proxy.stream_route import BROKEN, REFUSED, StreamRoute, who
 from sse_keepalive_proxy.stream import messages
+from sse_keepalive_proxy.stream.frames import OK
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm
@@ -109,6 +110,7 @@ class Stream:
         self._settle = settle
         self.life.handle(messages.CommitEarly(), self._loop.time())
         self._commit(head, confirm=False)
+        self.flow.flush()
         if self._reopening is not None:
             self._reopening.await_answer(opening, self)
         self._arm()
@@ -126,16 +128,19 @@ class Stream:
             else:
                 self._do((command,))
         exchange.attach(self.flow, paused=self._paused)
+        self.flow.flush()
         self._arm()
 
     def _commit(self, head: bytes, *, confirm: bool) -> None:
         self.route.metrics.opened()
-        first = self.route.frames.first(self._form, confirm=confirm, claims=self.claims, **self._moment())
-        self.flow.begin_with(head, first)
+        frames, form, first = self.route.frames, self._form, OK
+        if confirm and form is ConfirmForm.EVENT:
+            first = frames.confirm(claims=self.claims, **self._moment())
+        self.flow.begin_with(head, frames.first(form, first))
         if confirm:
             self.claims = None
-        if self._form is not None and (confirm or self._form is ConfirmForm.COMMENT):
-            self.route.metrics.confirmed(self._form)
+        if form is not None and (confirm or form is ConfirmForm.COMMENT):
+            self.route.metrics.confirmed(form)
         self.route.opened(self, self.target)
 
     # Upstream, lost and found.

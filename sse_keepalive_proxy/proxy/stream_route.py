@@ -11,12 +11,12 @@ from sse_keepalive_proxy.observe.access import access
 from sse_keepalive_proxy.observe.metrics import RouteMetrics
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.proxy.alarms import Alarms
+from sse_keepalive_proxy.proxy.inspection import Inspection
 from sse_keepalive_proxy.proxy.opening import is_stream
 from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm, SignOfLife, Stall, StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.policy import ConfirmForm, StallAction, StreamPolicy
 from sse_keepalive_proxy.upstream.head import ResponseHead
-from sse_keepalive_proxy.wire.block import parse, split, unname
 
 __all__ = ["BROKEN", "REFUSED", "StreamRoute", "who"]
 
@@ -61,21 +61,13 @@ def _known(stream: OpenStream, target: str) -> dict[str, str]:
 
 
 class StreamRoute:
-    """The policy of a route with its frames, its metrics and the registry of its streams.
-
-    `least` is the least that counts as life, as a number: 0 any byte, 1 a comment, 2 an event.
-    `looks`: whether blocks have to be looked into, because some are rewritten or no sign of life.
-    """
+    """The policy of a route with its frames, its metrics and the registry of its streams."""
 
     __slots__ = (
-        "_ignored_events",
-        "_ignored_types",
         "_notifies",
-        "_unname",
         "alarms",
         "frames",
-        "least",
-        "looks",
+        "inspection",
         "metrics",
         "name",
         "now",
@@ -89,17 +81,9 @@ class StreamRoute:
         self.frames = Frames(policy, name)
         self.alarms = Alarms()
         self.now = asyncio.get_running_loop().time
-        self._unname = frozenset(event.encode() for event in policy.unname)
+        self.inspection = Inspection(policy)
         self.ping_form = policy.keepalive.form if policy.keepalive is not None else None
-        stall = policy.stall or Stall()  # signs of life also tell whether waits start over
-        self._notifies = stall.action is StallAction.NOTIFY
-        self.least = list(SignOfLife).index(stall.sign_of_life)
-        self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
-        self.looks = bool(self._unname) or self._ignores
-
-    @property
-    def _ignores(self) -> bool:
-        return bool(self.least and (self._ignored_events or self._ignored_types))
+        self._notifies = policy.stall is not None and policy.stall.action is StallAction.NOTIFY
 
     def opened(self, stream: OpenStream, target: str) -> None:
         """A stream has its response head and its first bytes."""
@@ -178,20 +162,3 @@ class StreamRoute:
             return error
         retry = random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)
         return error + self.frames.closing(reason, retry)
-
-    def look(self, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
-        """Whole blocks as the client gets them, and whether they still are a sign of life, when by their
-        kind alone they are `alive`.
-        """
-        if alive and self._ignores:
-            alive = any(map(self._counts, split(blocks)))
-        return (unname(blocks, self._unname) if self._unname else blocks), alive
-
-    def _counts(self, block: bytes) -> bool:
-        """Whether one block is a sign of life where some events are not."""
-        read = parse(block)
-        if not read.is_event:
-            return self.least < 2 and read.is_comment
-        if (read.name or b"message").decode("utf-8", "replace") in self._ignored_events:
-            return False
-        return not self._ignored_types or read.json_type not in self._ignored_types

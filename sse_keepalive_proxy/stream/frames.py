@@ -68,24 +68,11 @@ class Frames:
         self._ping_newline = encode.comment(keepalive.text, blank=False)
         self._ping_data = _template(keepalive.data, route)
 
-    def first(
-        self,
-        form: ConfirmForm | None,
-        *,
-        confirm: bool,
-        stream_id: str,
-        now: str,
-        claims: Mapping[str, Any] | None = None,
-    ) -> bytes:
-        """The body bytes that leave with the response head: padding, then the confirm or `:ok`.
-
-        `confirm` is false while the confirm event still waits for upstream to answer, or to speak first.
+    def first(self, form: ConfirmForm | None, confirm: bytes = OK) -> bytes:
+        """The body bytes that leave with the response head: padding, then the confirm event, or `:ok` where
+        there is none or it still waits for upstream to answer, or to speak first.
         """
-        if form is None:
-            return b""
-        if form is ConfirmForm.EVENT and confirm:
-            return self._padding + self.confirm(stream_id, now, claims)
-        return self._padding + OK
+        return b"" if form is None else self._padding + confirm
 
     def confirm(self, stream_id: str, now: str, claims: Mapping[str, Any] | None = None) -> bytes:
         """The confirm event. `now` is RFC 3339, `claims` those of the client's token."""

@@ -11,7 +11,6 @@ ever meets a connection that upstream has just closed, and that no answer can be
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -32,9 +31,12 @@ _NO_HEADERS: list[Header] = []
 
 # A vanished upstream is found in about two minutes (law 8); seconds, seconds, probes.
 _KEEPALIVE = [
-    (option, value)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
-    if (option := getattr(socket, name, None)) is not None
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, option, value)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if (option := getattr(socket, name, None)) is not None
+    ),
 ]
 
 
@@ -184,10 +186,11 @@ class Exchange:
         if hasattr(transport, "max_size"):  # asyncio's own loop: larger reads cost an mmap each (FACTS 6)
             transport.max_size = _READ_SIZE
         sock = transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # a Unix socket needs none of this
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        try:
+            for option in _KEEPALIVE:
+                sock.setsockopt(*option)
+        except OSError:  # a Unix socket needs none of this
+            return
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -181,20 +182,21 @@ async def test_an_upgraded_connection_counts_on_both_sides_until_it_is_gone() ->
 async def test_a_fault_behind_the_take_over_ends_that_stream_as_internal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("planned")
+    right = socket.socket.setsockopt
 
-    monkeypatch.setattr("sse_keepalive_proxy.proxy.downstream.watch", broken)
-    async with (
-        RawUpstream(SILENT) as upstream,
-        Instance(config(upstream)) as proxy,
-        await proxy.event_source() as client,
-    ):
-        await client.wait_end()
-        await proxy.until_closed("internal")
-        await upstream.wait_all_closed()
-        await proxy.until(lambda: len(proxy.server.streams) == 0)
-        assert client.received == b""
+    def broken(sock: socket.socket, level: int, option: int, value: int) -> None:
+        if option == socket.TCP_USER_TIMEOUT:
+            raise RuntimeError("planned")
+        right(sock, level, option, value)
+
+    async with RawUpstream(SILENT) as upstream, Instance(config(upstream)) as proxy:
+        monkeypatch.setattr(socket.socket, "setsockopt", broken)
+        async with await proxy.event_source() as client:
+            await client.wait_end()
+            await proxy.until_closed("internal")
+            await upstream.wait_all_closed()
+            await proxy.until(lambda: len(proxy.server.streams) == 0)
+            assert client.received == b""
     assert "please report this" in caplog.text
 
 

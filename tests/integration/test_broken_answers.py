@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 import pytest
 
-from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.http1 import LAST_CHUNK, chunk, response
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import (
@@ -161,12 +161,12 @@ async def test_a_second_answer_reaches_nobody() -> None:
 async def test_a_fault_of_our_own_is_500_in_one_line_and_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def breaks(*_: Any, **__: Any) -> None:
+    def breaks(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
     async with RawUpstream(name_the_target) as upstream, Running(plain(upstream.url)) as proxy:
         with monkeypatch.context() as patched:
-            patched.setattr(Dialer, "open", breaks)
+            patched.setattr(httptools, "HttpResponseParser", breaks)
             async with await proxy.client() as client:
                 client.request("/x")
                 await client.wait_end()

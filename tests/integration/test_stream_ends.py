@@ -11,7 +11,7 @@ import pytest
 
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
-from sse_keepalive_proxy.proxy.stream_route import StreamRoute
+from sse_keepalive_proxy.proxy.inspection import Inspection
 from sse_keepalive_proxy.stream.messages import CloseReason
 from tests.support.http1 import joined, request
 from tests.support.instance import EVENT_SOURCE, Instance, config
@@ -133,14 +133,14 @@ NOT_OURS = {
 async def test_every_reason_ends_a_stream_alone_and_upstream_with_it(
     reason: CloseReason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = StreamRoute.look
+    look = Inspection.look
 
-    def faulty(route: StreamRoute, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
+    def faulty(inspection: Inspection, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
         if b"a fault" in blocks:
             raise ZeroDivisionError
-        return look(route, blocks, alive)
+        return look(inspection, blocks, alive)
 
-    monkeypatch.setattr(StreamRoute, "look", faulty)
+    monkeypatch.setattr(Inspection, "look", faulty)
     case, go = PROVOKED[reason], asyncio.Event()
     stream = ["rewrite: {unname: [x]}", "max_event: 64KiB", "max_buffer: 64KiB", "write_timeout: 300ms"]
     stream += ["early_commit: {after: 1ms}"] * case.early + [case.stream]
@@ -171,12 +171,12 @@ async def test_every_reason_ends_a_stream_alone_and_upstream_with_it(
 async def test_a_fault_of_ours_ends_one_stream_and_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def faulty(route: StreamRoute, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
+    def faulty(inspection: Inspection, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
         if b"a fault" in blocks:
             raise ZeroDivisionError
         return blocks, alive
 
-    monkeypatch.setattr(StreamRoute, "look", faulty)
+    monkeypatch.setattr(Inspection, "look", faulty)
     scripts = [
         [*SILENT, chunk(EVENT), go := asyncio.Event(), chunk(b"data: a fault\n\n")],
         [*SILENT, go, chunk(EVENT)],

@@ -251,7 +251,7 @@ class Stage:
     """One stream, begun. What upstream sends while it is paused comes once it is not.
 
     `attempts` (see there) make it one that upstream can be asked for again; `sent` holds what each of its
-    upstreams has sent, `fed` what the newest has.
+    upstreams has sent, `fed` what the newest has. `early` is what came with the first one's head.
     """
 
     def __init__(
@@ -263,6 +263,7 @@ class Stage:
         gone: bool = False,
         waiting: bytes = b"",
         attempts: Attempts | None = None,
+        early: bytes = b"",
     ) -> None:
         self.clock = ManualClock()
         self.policy, self.form, self.chunked = policy, form, chunked
@@ -270,10 +271,10 @@ class Stage:
         self.metrics = Metrics(self.streams, self.clock)
         self.in_the_kernel = b""
         self.client = ClientSide(self, waiting)
-        self.attempts, self.sent = attempts, [b""]
+        self.attempts, self.sent = attempts, [early]
         reopening = cast(Any, attempts)
         with running(self.clock):
-            self.upstream = UpstreamSide()
+            self.upstream = UpstreamSide(early)
             self.route = StreamRoute("events", policy, self.metrics.route("events"), self.streams)
             self.stream = Stream(
                 self.route, stream_id="1", client="127.0.0.1", target="/events", reopening=reopening

@@ -17,7 +17,7 @@ class Transport(asyncio.Transport):
 
     def __init__(self, *, broken: bool = False) -> None:
         super().__init__()
-        self.written = b""
+        self.writes: list[bytes] = []
         self.waiting = 0
         self.closed = self.aborted = False
         self._broken = broken
@@ -32,7 +32,11 @@ class Transport(asyncio.Transport):
 
     def write(self, data: bytes) -> None:
         assert data
-        self.written += data
+        self.writes.append(data)
+
+    @property
+    def written(self) -> bytes:
+        return b"".join(self.writes)
 
     def is_closing(self) -> bool:
         return self.closed
@@ -72,7 +76,10 @@ def begun(*, chunked: bool = True) -> tuple[Downstream, Transport, Listener]:
 def test_head_and_first_bytes_are_one_write_and_every_further_one_is_a_chunk() -> None:
     down, transport, _ = begun()
     down.write_head(HEAD, b":ok\n\n")
+    assert transport.written == b""
+    down.flush()
     assert transport.written == HEAD + b"5\r\n:ok\n\n\r\n"
+    down.flush()
     down.write(b"data: 1234567890\n\n")
     assert transport.written.endswith(b"12\r\ndata: 1234567890\n\n\r\n")
     down.end(whole=True)
@@ -83,7 +90,25 @@ def test_head_and_first_bytes_are_one_write_and_every_further_one_is_a_chunk() -
 def test_a_head_without_a_body_byte_holds_no_chunk_which_would_be_the_end() -> None:
     down, transport, _ = begun()
     down.write_head(HEAD, b"")
+    down.flush()
     assert transport.written == HEAD
+
+
+def test_what_is_written_next_leaves_with_the_head() -> None:
+    down, transport, _ = begun()
+    down.write_head(HEAD, b":ok\n\n")
+    down.write(b"data: 1\n\n")
+    assert transport.writes == [HEAD + b"5\r\n:ok\n\n\r\n" + b"9\r\ndata: 1\n\n\r\n"]
+    down.flush()
+    assert len(transport.writes) == 1
+
+
+def test_a_head_that_nothing_follows_leaves_when_the_stream_ends() -> None:
+    down, transport, _ = begun()
+    down.write_head(HEAD, b":ok\n\n")
+    down.end(whole=False)
+    assert transport.written == HEAD + b"5\r\n:ok\n\n\r\n"
+    assert transport.closed
 
 
 def test_a_client_of_http_1_0_gets_plain_bytes_and_the_end_of_the_connection() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.proxy.stream_route import StreamRoute
+from sse_keepalive_proxy.proxy.inspection import Inspection
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
@@ -24,6 +24,7 @@ from sse_keepalive_proxy.stream.policy import (
 )
 from sse_keepalive_proxy.stream.states import State
 from tests.proxy.stage import (
+    HEAD,
     INTERVAL,
     POLICY,
     STALLED_AFTER,
@@ -268,6 +269,20 @@ def test_a_client_that_left_while_upstream_was_asked_is_opened_and_closed_and_no
 
 
 @pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_what_upstream_sends_with_its_head_leaves_in_one_piece_with_head_and_confirm(
+    form: ConfirmForm | None, chunked: bool
+) -> None:
+    stage = Stage(form=form, chunked=chunked, early=b"data: early\n\ndata: half")
+    assert len(stage.client.writes) == 1
+    assert stage.client.taken.startswith(HEAD)
+    assert is_ours(stage.body().removesuffix(b"data: early\n\n")) == (form is not None)
+    stage.feed(b" of it\n\n")
+    assert len(stage.client.writes) == 2
+    assert stage.body().endswith(b"data: early\n\ndata: half of it\n\n")
+
+
+@pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
 def test_a_fault_of_ours_ends_this_stream_between_two_blocks(
     form: ConfirmForm | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,7 +292,7 @@ def test_a_fault_of_ours_ends_this_stream_between_two_blocks(
     def broken(*_: object) -> tuple[bytes, bool]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(StreamRoute, "look", broken)
+    monkeypatch.setattr(Inspection, "look", broken)
     stage.feed(b" of it\n\n")
     stage.clock.advance(0)
     assert stage.upstream.closed

@@ -81,7 +81,7 @@ def spoken(draw: st.DrawFn) -> bytes:
     return draw(
         st.sampled_from(
             [
-                said.first(draw(forms), confirm=draw(st.booleans()), **MOMENT),
+                said.first(draw(forms), draw(st.sampled_from([OK, said.confirm(**MOMENT)]))),
                 said.confirm(**MOMENT),
                 said.ping(after_id=after_id, idle_for=seconds, **MOMENT),
                 said.stalled(event=draw(st.booleans()), silent_for=seconds, after_id=after_id),
@@ -164,14 +164,15 @@ def test_the_form_is_decided_per_request_only_where_it_is_auto(event_source: boo
 
 def test_the_first_bytes_are_the_confirm_in_its_form() -> None:
     said = frames(Confirm())
-    assert said.first(ConfirmForm.EVENT, confirm=True, **MOMENT) == said.confirm(**MOMENT)
-    assert said.first(ConfirmForm.COMMENT, confirm=True, **MOMENT) == OK == b":ok\n\n"
-    assert said.first(None, confirm=True, **MOMENT) == b""
+    event = said.confirm(**MOMENT)
+    assert said.first(ConfirmForm.EVENT, event) == event
+    assert said.first(ConfirmForm.COMMENT) == OK == b":ok\n\n"
+    assert said.first(None) == b""
 
 
 @pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT])
 def test_while_the_confirm_waits_a_comment_is_the_first_byte(form: ConfirmForm) -> None:
-    assert frames(Confirm(wait=1)).first(form, confirm=False, **MOMENT) == OK
+    assert frames(Confirm(wait=1)).first(form) == OK
 
 
 def test_the_confirm_event_is_byte_for_byte_what_the_contract_says() -> None:
@@ -205,9 +206,8 @@ def test_a_confirm_without_a_name_is_a_message_that_onmessage_hears() -> None:
 @example(2050)
 def test_padding_has_exactly_its_size_and_says_nothing(size: int) -> None:
     said = frames(Confirm(padding=size))
-    for form in (ConfirmForm.EVENT, ConfirmForm.COMMENT):
-        bare = frames(Confirm()).first(form, confirm=True, **MOMENT)
-        first = said.first(form, confirm=True, **MOMENT)
+    for bare in (said.confirm(**MOMENT), OK):
+        first = said.first(ConfirmForm.EVENT, bare)
         padding = first.removesuffix(bare)
         assert len(padding) == len(first) - len(bare) == size
         assert released_by(padding) == size
@@ -218,11 +218,11 @@ def test_padding_has_exactly_its_size_and_says_nothing(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_padding_is_never_less_than_an_empty_comment(size: int) -> None:
-    assert frames(Confirm(padding=size)).first(ConfirmForm.COMMENT, confirm=True, **MOMENT) == b":\n\n" + OK
+    assert frames(Confirm(padding=size)).first(ConfirmForm.COMMENT) == b":\n\n" + OK
 
 
 def test_without_a_confirm_there_is_no_padding_either() -> None:
-    assert frames(Confirm(padding=100)).first(None, confirm=True, **MOMENT) == b""
+    assert frames(Confirm(padding=100)).first(None) == b""
 
 
 # The claims of a client's token.
@@ -234,11 +234,7 @@ WITH_CLAIMS = Confirm(
 
 
 def test_the_confirm_may_say_what_the_clients_token_claims() -> None:
-    said = frames(WITH_CLAIMS)
-    assert said.first(ConfirmForm.EVENT, confirm=True, claims=CLAIMS, **MOMENT) == said.confirm(
-        claims=CLAIMS, **MOMENT
-    )
-    event = only_event(said.confirm(claims=CLAIMS, **MOMENT))
+    event = only_event(frames(WITH_CLAIMS).confirm(claims=CLAIMS, **MOMENT))
     assert json.loads(event.data) == {
         "type": "hello",
         "user": 2,
@@ -256,7 +252,6 @@ def test_a_client_without_the_claim_gets_null_and_no_placeholder(claims: dict[st
 def test_what_a_token_claims_is_said_only_where_it_is_asked_for() -> None:
     said = frames(Confirm())
     assert said.confirm(claims=CLAIMS, **MOMENT) == said.confirm(**MOMENT)
-    assert said.first(ConfirmForm.COMMENT, confirm=True, claims=CLAIMS, **MOMENT) == OK
 
 
 def test_a_placeholder_in_a_claim_stays_what_it_is() -> None:

@@ -1,0 +1,46 @@
+"""What counts as a sign of life on a route, and which of its blocks are rewritten on their way."""
+
+from __future__ import annotations
+
+from sse_keepalive_proxy.stream.policy import SignOfLife, Stall, StreamPolicy
+from sse_keepalive_proxy.wire.block import parse, split, unname
+
+__all__ = ["Inspection"]
+
+
+class Inspection:
+    """Looks into blocks as `policy` wants it.
+
+    `least` is the least that counts as life, as a number: 0 any byte, 1 a comment, 2 an event. `needed`:
+    whether blocks have to be looked into at all, because some are rewritten or no sign of life.
+    """
+
+    __slots__ = ("_ignored_events", "_ignored_types", "_unname", "least", "needed")
+
+    def __init__(self, policy: StreamPolicy) -> None:
+        stall = policy.stall or Stall()  # signs of life also tell whether waits start over
+        self.least = list(SignOfLife).index(stall.sign_of_life)
+        self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
+        self._unname = frozenset(event.encode() for event in policy.unname)
+        self.needed = bool(self._unname) or self._ignores
+
+    @property
+    def _ignores(self) -> bool:
+        return bool(self.least and (self._ignored_events or self._ignored_types))
+
+    def look(self, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
+        """Whole blocks as the client gets them, and whether they still are a sign of life, when by their
+        kind alone they are `alive`.
+        """
+        if alive and self._ignores:
+            alive = any(map(self._counts, split(blocks)))
+        return (unname(blocks, self._unname) if self._unname else blocks), alive
+
+    def _counts(self, block: bytes) -> bool:
+        """Whether one block is a sign of life where some events are not."""
+        read = parse(block)
+        if not read.is_event:
+            return self.least < 2 and read.is_comment
+        if (read.name or b"message").decode("utf-8", "replace") in self._ignored_events:
+            return False
+        return not self._ignored_types or read.json_type not in self._ignored_types
