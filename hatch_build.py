@@ -27,7 +27,8 @@ COMPILED = [
         "proxy": (
             *("alarms", "answer", "app", "background", "chunked", "client_socket", "connection"),
             *("downstream", "forward", "headers", "incoming", "opening", "plain", "pulled"),
-            *("refusal", "relay", "request", "routing", "stream", "stream_route", "streaming", "upstream_head"),
+            *("refusal", "relay", "request", "routing", "stream", "stream_route", "streaming"),
+            "upstream_head",
         ),
         "stream": ("lifecycle", "messages"),
         "upstream": ("dial", "head", "http"),
