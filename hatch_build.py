@@ -23,7 +23,7 @@ COMPILED = [
     for folder, modules in {
         "config": ("paths",),
         "net": ("connect", "listener", "poller", "transport"),
-        "observe": ("access", "line", "registry"),
+        "observe": ("access", "line", "metrics", "registry", "route_metrics"),
         "proxy": (
             *("alarms", "answer", "app", "background", "chunked", "client_socket", "connection"),
             *("downstream", "forward", "headers", "incoming", "opening", "plain", "pulled"),

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sse_keepalive_proxy.config import Limits, Match
-from sse_keepalive_proxy.observe.metrics import Metrics, RouteMetrics
+from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.proxy.cors import Cors
 from sse_keepalive_proxy.proxy.headers import Trust
 from sse_keepalive_proxy.proxy.identity import Identifier

@@ -76,7 +76,7 @@ class Forward:
         counted once and nothing is left open.
         """
         metrics = self._route.metrics
-        metrics.in_flight += 1
+        metrics.requests_in_flight += 1
         try:
             return await self._answered()
         except AnswerCut:
@@ -93,7 +93,7 @@ class Forward:
             logger.exception("a request failed inside the proxy; please report this", extra=self._where())
             return self._refuse(500, "the proxy failed; its log says why", keep_alive=False)
         finally:
-            metrics.in_flight -= 1
+            metrics.requests_in_flight -= 1
             if self._pump is not None:
                 self._pump.cancel()
             if self._streaming is not None:
@@ -257,7 +257,7 @@ class Forward:
         seconds = asyncio.get_running_loop().time() - self._begun_at
         self._context.metrics.answered(self._route.name, self._incoming.method, status)
         if self._is_plain:
-            self._route.metrics.duration.observe(seconds)
+            self._route.metrics.request_duration_seconds.observe(seconds)
         log_access(self._incoming, self._client, self._route.name, status, seconds, reason)
 
     def _where(self) -> dict[str, dict[str, str]]:

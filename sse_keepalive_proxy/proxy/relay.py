@@ -97,7 +97,7 @@ class Relay:
         if not self.events:
             self.first_byte(now)
             if events:
-                self._route.metrics.time_to_first_event.observe(now - self._opened_at)
+                self._route.metrics.upstream_time_to_first_event_seconds.observe(now - self._opened_at)
         if events:
             self.events += events
             self.event_at = now
@@ -173,7 +173,7 @@ class Relay:
     def first_byte(self, now: float) -> None:
         """A body byte is about to be written: is it the first?"""
         if not self.sent_upstream and not self.sent_synthetic:
-            self._route.metrics.time_to_first_byte.observe(now - self._opened_at)
+            self._route.metrics.time_to_first_byte_seconds.observe(now - self._opened_at)
 
     def retire(self) -> None:
         """The client is gone: nothing more passes. Lets go of the stream, which holds this."""

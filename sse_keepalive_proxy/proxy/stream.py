@@ -14,7 +14,6 @@ from typing import Any
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamError
 from sse_keepalive_proxy.observe.line import now_rfc3339
-from sse_keepalive_proxy.observe.metrics import ReconnectResult
 from sse_keepalive_proxy.proxy.downstream import Downstream, TakeOver
 from sse_keepalive_proxy.proxy.opening import Answer
 from sse_keepalive_proxy.proxy.relay import Relay
@@ -25,7 +24,7 @@ from sse_keepalive_proxy.stream.frames import OK
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm
-from sse_keepalive_proxy.stream.states import State
+from sse_keepalive_proxy.stream.states import ReconnectResult, State
 from sse_keepalive_proxy.upstream.head import ResponseHead
 from sse_keepalive_proxy.upstream.http import Exchange
 
@@ -83,8 +82,8 @@ class Stream:
         try:
             self.flow.down = Downstream(self, take_over, chunked=chunked, write_timeout=policy.write_timeout)
         except Exception as error:  # noqa: BLE001 (it is logged)
-            self.route.metrics.opened()
-            self.route.metrics.confirm_failures.inc()
+            self.route.metrics.streams_opened += 1
+            self.route.metrics.confirm_failures += 1
             self.client_lost(None) if isinstance(error, ConnectionError) else self.broke(error)
             return False
         if self.flow.down.waiting:  # of an earlier answer; its writer was told, not we
@@ -104,9 +103,7 @@ class Stream:
     def commit_early(
         self, head: bytes, opening: asyncio.Task[Answer], settle: Callable[[Answer | None], None]
     ) -> None:
-        """Write `head` while `opening` goes on. `settle` is told upstream's answer when it is a stream, None
-        when there will be none.
-        """
+        """Write `head` while `opening` goes on. `settle` is told upstream's answer, or None."""
         self._settle = settle
         self.life.handle(messages.CommitEarly(), self._loop.time())
         self._commit(head, confirm=False)
@@ -119,7 +116,7 @@ class Stream:
         """Upstream's body comes from `exchange` from now on."""
         policy, now = self.route.policy, self._loop.time()
         if self.life.opened_at is None:
-            self.route.metrics.answered_in(now - self.opened_at)
+            self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
         self._exchange, self._events_before = exchange, self.flow.events
         wait = policy.confirm.wait if policy.confirm and self._form is ConfirmForm.EVENT else 0.0
         for command in self.life.handle(messages.Opened(wait, resumed), now):
@@ -132,7 +129,7 @@ class Stream:
         self._arm()
 
     def _commit(self, head: bytes, *, confirm: bool) -> None:
-        self.route.metrics.opened()
+        self.route.metrics.streams_opened += 1
         frames, form, first = self.route.frames, self._form, OK
         if confirm and form is ConfirmForm.EVENT:
             first = frames.confirm(claims=self.claims, **self._moment())
@@ -140,7 +137,7 @@ class Stream:
         if confirm:
             self.claims = None
         if form is not None and (confirm or form is ConfirmForm.COMMENT):
-            self.route.metrics.confirmed(form)
+            self.route.metrics.confirms_sent[form] += 1
         self.route.opened(self, self.target)
 
     # Upstream, lost and found.
@@ -148,7 +145,7 @@ class Stream:
     def upstream_ended(self) -> None:
         """Upstream's body is whole."""
         if self.flow.events - self._events_before == 1:
-            self.route.metrics.eof_after_first_event.inc()
+            self.route.metrics.upstream_eof_after_first_event += 1
         self._lost(CloseReason.UPSTREAM_END)
 
     def upstream_failed(self, error: ProxyError) -> None:
@@ -185,7 +182,7 @@ class Stream:
                 settle(answer)
             if again:
                 self.reconnects += 1
-                self.route.metrics.reconnected(ReconnectResult.REOPENED)
+                self.route.metrics.upstream_reconnects[ReconnectResult.REOPENED] += 1
             resumed = again and self._reopening is not None and self._reopening.resumes
             self._open(answer.exchange, resumed=resumed)
         except Exception as error:  # noqa: BLE001 (it is logged)
@@ -200,8 +197,8 @@ class Stream:
         again = self.life.state is State.RECONNECTING
         self._tell(failed)
         if again:
-            ended = self.life.close_reason is not None
-            self.route.metrics.reconnected(ReconnectResult.ENDED if ended else ReconnectResult.FAILED)
+            result = ReconnectResult.FAILED if self.life.close_reason is None else ReconnectResult.ENDED
+            self.route.metrics.upstream_reconnects[result] += 1
 
     # The client's side.
 
@@ -286,7 +283,7 @@ class Stream:
                 case messages.Recovered(silent_for=silent_for):
                     route.metrics.recovered(silent_for)
                 case messages.SilenceEnded(seconds=seconds):
-                    route.metrics.silence.observe(seconds)
+                    route.metrics.upstream_silence_seconds.observe(seconds)
                 case messages.Close(reason=reason):
                     self._close(reason)
                 case messages.Abort():
@@ -304,13 +301,13 @@ class Stream:
     def _confirm(self) -> None:
         if self._form is ConfirmForm.EVENT:
             self.flow.inject(self.route.frames.confirm(claims=self.claims, **self._moment()))
-            self.route.metrics.confirmed(ConfirmForm.EVENT)
+            self.route.metrics.confirms_sent[ConfirmForm.EVENT] += 1
         self.claims = None
 
     def _close(self, reason: CloseReason) -> None:
         self._let_go()
         if self._reopening is not None and self._reopening.cancel() and reason is CloseReason.GIVE_UP:
-            self.route.metrics.reconnected(ReconnectResult.ENDED)
+            self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
         late = reason in REFUSED and self.life.opened_at is None
         down, refusal = self.flow.down, self._refusal if late else None
         if down is not None:

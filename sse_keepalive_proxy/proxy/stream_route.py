@@ -8,8 +8,8 @@ import random
 
 from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.observe.access import access
-from sse_keepalive_proxy.observe.metrics import RouteMetrics
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
+from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.proxy.alarms import Alarms
 from sse_keepalive_proxy.proxy.inspection import Inspection
 from sse_keepalive_proxy.proxy.opening import is_stream
@@ -103,7 +103,7 @@ class StreamRoute:
         """Upstream gives a stream no sign of life: count it, log it. Returns what its client is told.
         `after_id`: upstream has sent a non-empty id (FACTS 5).
         """
-        self.metrics.stalled()
+        self.metrics.upstream_stalls += 1
         logger.warning(
             "upstream stalled: no sign of life; look at upstream, the client is kept alive by pings",
             extra={"fields": {"id": stream_id, "route": self.name, "silent_s": round(silent_for)}},
@@ -125,7 +125,7 @@ class StreamRoute:
             self.metrics.upstream_error(cause)
             why = str(cause)
         elif is_stream(cause):
-            self.metrics.uninspectable.inc()
+            self.metrics.uninspectable_streams += 1
         if not again:
             text = "upstream gives no stream to a client that waits for it: %s"
             logger.warning(text, why, extra=who(stream, target))

@@ -69,7 +69,7 @@ class Streaming:
             self._through_quick_tunnel()
         rejected = context.streams.refusal(self._client)
         if rejected is not None:
-            self._route.metrics.rejected(rejected)
+            self._route.metrics.streams_rejected[rejected] += 1
             text = f"there is no room for another stream (limits.{rejected})"
             return 503, text, (retry_after(),)
         self._stream = Stream(
@@ -89,7 +89,7 @@ class Streaming:
             self._stream = None
 
     def _through_quick_tunnel(self) -> None:
-        self._route.metrics.quick_tunnel.inc()
+        self._route.metrics.quick_tunnel_requests += 1
         if self._route.name not in self._context.warned:
             self._context.warned.add(self._route.name)
             logger.warning(
@@ -223,7 +223,7 @@ class Streaming:
 
     def encoded(self) -> None:
         """Upstream's stream came with a content coding."""
-        self._route.metrics.uninspectable.inc()
+        self._route.metrics.uninspectable_streams += 1
         logger.warning(
             "upstream encodes its event stream though asked not to: it passes through without pings",
             extra=self._where(),

@@ -1,4 +1,5 @@
-"""The states of a stream, every change from one to another, and the reasons for its end.
+"""The states of a stream, every change from one to another, the reasons for its end, and what comes of
+asking upstream again.
 
 Data only: `stream.lifecycle` moves through it and refuses any other way, `stream.diagram` draws it.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-__all__ = ["TRANSITIONS", "CloseReason", "State"]
+__all__ = ["TRANSITIONS", "CloseReason", "ReconnectResult", "State"]
 
 
 class State(StrEnum):
@@ -56,6 +57,15 @@ class CloseReason(StrEnum):
 _LIFELESS = "no sign of life for stall.after"
 _CLOSED = "the first reason to close"
 _LOST = "upstream ends or breaks"
+
+
+class ReconnectResult(StrEnum):
+    """What came of asking upstream again: a stream, nothing yet, or the end of the client's stream."""
+
+    REOPENED = "reopened"
+    FAILED = "failed"
+    ENDED = "ended"
+
 
 TRANSITIONS: dict[State, dict[State, str]] = {
     State.CONNECTING: {

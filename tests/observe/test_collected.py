@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
-from sse_keepalive_proxy.observe.metrics import Metrics, ReconnectResult
+from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Fault
 from sse_keepalive_proxy.stream.policy import KeepaliveForm, StreamPolicy
+from sse_keepalive_proxy.stream.states import ReconnectResult
 from tests.support.clock import ManualClock
 
 
@@ -109,7 +110,7 @@ def test_each_result_of_asking_upstream_again_is_counted_as_what_it_is() -> None
     proxy = Instance()
     for count, result in enumerate(ReconnectResult, start=1):
         for _ in range(count):
-            proxy.metrics.route("events").reconnected(result)
+            proxy.metrics.route("events").upstream_reconnects[result] += 1
 
     def counted(route: str) -> list[float]:
         return [proxy.value("upstream_reconnects_total", route, result=result) for result in ReconnectResult]

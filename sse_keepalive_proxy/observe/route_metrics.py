@@ -1,0 +1,140 @@
+"""What is counted of a route: plain numbers, which `collected` reads when Prometheus asks.
+
+An opening of a stream counts in ten places. With counters and histograms of prometheus_client's, which guard
+each number with a lock, that took 8 µs of 220; here everything happens on one thread.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+from sse_keepalive_proxy.errors import (
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamReset,
+    UpstreamTimeout,
+)
+from sse_keepalive_proxy.observe.registry import OpenStream
+from sse_keepalive_proxy.stream.messages import CloseReason
+from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
+from sse_keepalive_proxy.stream.states import ReconnectResult
+
+__all__ = ["REJECTIONS", "Counts", "RouteMetrics", "Spread"]
+
+REJECTIONS = ("max_streams", "max_streams_per_client")
+"""The limits that a stream may find no room under."""
+
+_KINDS: dict[type[UpstreamError], str] = {
+    UpstreamRefused: "refused",
+    UpstreamTimeout: "timeout",
+    UpstreamReset: "reset",
+    UpstreamInvalid: "invalid",
+}
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SILENCES = (1.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_LIVES = (1.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0)
+
+
+class Spread:
+    """How values are spread over buckets, as a histogram has them. `bounds`: the largest value of each but
+    the last, which has none; `counts`: how many values are in each, `total` is their sum.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Counts:
+    """What streams have counted: events, comments and bytes, and pings by their form."""
+
+    __slots__ = ("comments", "events", "pings", "sent_synthetic", "sent_upstream", "upstream_bytes")
+
+    def __init__(self) -> None:
+        self.events = self.comments = self.upstream_bytes = self.sent_upstream = self.sent_synthetic = 0
+        self.pings = dict.fromkeys(KeepaliveForm, 0)
+
+    def add(self, stream: OpenStream) -> None:
+        """Those of one stream, too."""
+        flow, form = stream.flow, stream.ping_form
+        self.events += flow.events
+        self.comments += flow.comments
+        self.upstream_bytes += flow.upstream_bytes
+        self.sent_upstream += flow.sent_upstream
+        self.sent_synthetic += flow.sent_synthetic
+        if form is not None:
+            self.pings[form] += stream.pings
+
+    def copy(self) -> Counts:
+        """The same, to add to."""
+        made = Counts()
+        made.events, made.comments, made.upstream_bytes = self.events, self.comments, self.upstream_bytes
+        made.sent_upstream, made.sent_synthetic = self.sent_upstream, self.sent_synthetic
+        made.pings = dict(self.pings)
+        return made
+
+
+class RouteMetrics:
+    """The numbers of one route, by the names that they have as metrics. `wall_time` turns a moment of the
+    loop's clock into a Unix time.
+    """
+
+    def __init__(self, wall_time: Callable[[float], float]) -> None:
+        self._wall_time = wall_time
+        self.requests_in_flight = 0
+        self.request_duration_seconds = Spread(_SECONDS)
+        self.streams_opened = 0
+        self.streams_closed = dict.fromkeys(CloseReason, 0)
+        self.streams_rejected = dict.fromkeys(REJECTIONS, 0)
+        self.stream_duration_seconds = Spread(_LIVES)
+        self.time_to_first_byte_seconds = Spread(_SECONDS)
+        self.upstream_time_to_headers_seconds = Spread(_SECONDS)
+        self.upstream_time_to_first_event_seconds = Spread(_SILENCES)
+        self.upstream_silence_seconds = Spread(_SILENCES)
+        self.upstream_eof_after_first_event = 0
+        self.upstream_stalls = 0
+        self.upstream_stall_recoveries = 0
+        self.upstream_stall_seconds = Spread(_SILENCES)
+        self.upstream_errors = dict.fromkeys(_KINDS.values(), 0)
+        self.upstream_reconnects = dict.fromkeys(ReconnectResult, 0)
+        self.uninspectable_streams = 0
+        self.quick_tunnel_requests = 0
+        self.confirms_sent = dict.fromkeys((ConfirmForm.EVENT, ConfirmForm.COMMENT), 0)
+        self.confirm_failures = 0
+        self.past = Counts()  # of the streams that are over
+        # Upstream's newest event on the loop's clock, and the Unix time that was, worked out once: worked out
+        # anew for every scrape it would move without an event.
+        self._event_at = float("-inf")
+        self.upstream_last_event_timestamp_seconds = 0.0
+
+    def recovered(self, seconds: float) -> None:
+        """A stalled upstream gave a sign of life after `seconds`."""
+        self.upstream_stall_recoveries += 1
+        self.upstream_stall_seconds.observe(seconds)
+
+    def upstream_error(self, error: UpstreamError) -> None:
+        """Upstream gave no usable answer."""
+        self.upstream_errors[_KINDS[type(error)]] += 1
+
+    def closed(self, stream: OpenStream, reason: CloseReason, seconds: float) -> None:
+        """A stream is over: keep what it counted."""
+        self.streams_closed[reason] += 1
+        self.stream_duration_seconds.observe(seconds)
+        self.past.add(stream)
+        self.saw_event(stream.flow.event_at)
+
+    def saw_event(self, at: float | None) -> None:
+        """A stream's newest event was at `at`, on the loop's clock."""
+        if at is not None and at > self._event_at:
+            self._event_at = at
+            self.upstream_last_event_timestamp_seconds = self._wall_time(at)
