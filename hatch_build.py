@@ -21,7 +21,6 @@ PACKAGE = "sse_keepalive_proxy"
 COMPILED = [
     f"{folder}/{module}"
     for folder, modules in {
-        "config": ("paths",),
         "net": ("connect", "listener", "poller", "transport"),
         "observe": ("access", "line", "metrics", "registry", "route_metrics"),
         "proxy": (
