@@ -1,8 +1,8 @@
 """What Prometheus gets: the contract of `docs/reference/metrics.md`.
 
 Labels come from the configuration and from closed sets, never from a request (a method that is not known is
-`other`). What is counted of requests and streams are plain numbers (`route_metrics`), which `collected` reads
-when Prometheus asks; here is what there is one of.
+`other`). What is counted of a route are plain numbers (`route_metrics`), which `collected` reads when
+Prometheus asks, and so are the answered requests, which may have no route. Else here is what there is one of.
 """
 
 from __future__ import annotations

@@ -21,11 +21,9 @@ from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
 from sse_keepalive_proxy.stream.states import ReconnectResult
 
-__all__ = ["REJECTIONS", "Counts", "RouteMetrics", "Spread"]
+__all__ = ["Counts", "RouteMetrics", "Spread"]
 
-REJECTIONS = ("max_streams", "max_streams_per_client")
-"""The limits that a stream may find no room under."""
-
+_REJECTIONS = ("max_streams", "max_streams_per_client")
 _KINDS: dict[type[UpstreamError], str] = {
     UpstreamRefused: "refused",
     UpstreamTimeout: "timeout",
@@ -95,7 +93,7 @@ class RouteMetrics:
         self.request_duration_seconds = Spread(_SECONDS)
         self.streams_opened = 0
         self.streams_closed = dict.fromkeys(CloseReason, 0)
-        self.streams_rejected = dict.fromkeys(REJECTIONS, 0)
+        self.streams_rejected = dict.fromkeys(_REJECTIONS, 0)
         self.stream_duration_seconds = Spread(_LIVES)
         self.time_to_first_byte_seconds = Spread(_SECONDS)
         self.upstream_time_to_headers_seconds = Spread(_SECONDS)

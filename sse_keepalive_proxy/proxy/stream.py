@@ -103,7 +103,7 @@ class Stream:
     def commit_early(
         self, head: bytes, opening: asyncio.Task[Answer], settle: Callable[[Answer | None], None]
     ) -> None:
-        """Write `head` while `opening` goes on. `settle` is told upstream's answer, or None."""
+        """Write `head` while `opening` goes on. `settle` is told its answer, None for a refusal."""
         self._settle = settle
         self.life.handle(messages.CommitEarly(), self._loop.time())
         self._commit(head, confirm=False)

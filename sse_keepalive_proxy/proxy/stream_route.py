@@ -86,7 +86,7 @@ class StreamRoute:
         self._notifies = policy.stall is not None and policy.stall.action is StallAction.NOTIFY
 
     def opened(self, stream: OpenStream, target: str) -> None:
-        """A stream has its response head and its first bytes."""
+        """A stream's response head and its first bytes are on their way."""
         access.line("stream open", _known(stream, target))
 
     def closed(

@@ -6,13 +6,14 @@ Real sockets. How it begins and goes on is in `test_connection`.
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from sse_keepalive_proxy.errors import BodyInvalid
 from sse_keepalive_proxy.proxy import connection as module
 from sse_keepalive_proxy.proxy.connection import Connection
-from sse_keepalive_proxy.proxy.request import Request
+from sse_keepalive_proxy.proxy.request import Request, RequestReader
 from tests.proxy.serving import Held, Serving, echo
 from tests.support.http1 import request, response
 from tests.support.running import on_each_loop, soon
@@ -288,3 +289,37 @@ async def test_a_cut_ends_all_and_returns_when_nothing_is_answered_any_more() ->
         await idle.wait_end()
         assert busy.received == idle.received == b""
         await serving.until_gone()
+
+
+# What is left of it.
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request("/"), 413),
+        (UPLOAD % 3 + b"abc", 413),
+        (UPLOAD % 3 + b"a", 413),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 413),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nA: " + b"a" * 5000, 431),
+        (b"GET / HTTP/1.1\r\nHost", None),
+        (b"", None),
+    ],
+)
+async def test_nothing_is_left_of_a_request_that_only_the_collector_would_find(
+    sent: bytes, status: int | None
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with Serving(early) as serving, await serving.client() as client:
+            client.send(sent)
+            if status is not None:
+                assert (await client.wait_response()).status == status
+            await client.close()
+            await serving.until_gone()
+        await soon(lambda: not [found for found in gc.get_objects() if type(found) is RequestReader])
+    finally:
+        gc.enable()

@@ -268,6 +268,14 @@ def test_a_client_that_left_while_upstream_was_asked_is_opened_and_closed_and_no
     assert value("sse_proxy_confirms_sent_total", {"route": "events", "form": "event"}) == 0
 
 
+@pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT])
+def test_while_the_confirm_waits_a_comment_is_the_first_byte(form: ConfirmForm) -> None:
+    stage = Stage(replace(POLICY, confirm=Confirm(event="our_confirm", wait=5.0)), form=form)
+    assert stage.body() == b":ok\n\n"
+    stage.clock.advance(5.0)
+    assert (b"event: our_confirm\n" in stage.body()) == (form is ConfirmForm.EVENT)
+
+
 @pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
 @pytest.mark.parametrize("chunked", [True, False])
 def test_what_upstream_sends_with_its_head_leaves_in_one_piece_with_head_and_confirm(

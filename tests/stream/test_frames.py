@@ -170,11 +170,6 @@ def test_the_first_bytes_are_the_confirm_in_its_form() -> None:
     assert said.first(None) == b""
 
 
-@pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT])
-def test_while_the_confirm_waits_a_comment_is_the_first_byte(form: ConfirmForm) -> None:
-    assert frames(Confirm(wait=1)).first(form) == OK
-
-
 def test_the_confirm_event_is_byte_for_byte_what_the_contract_says() -> None:
     assert frames(Confirm()).confirm(**MOMENT) == (
         b"event: connection_confirmed\n"
