@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
-from operator import attrgetter
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -87,7 +86,7 @@ class Collected(Collector):
             numbers: Values = {
                 (route, value): count
                 for route, metrics in self._routes.items()
-                for value, count in attrgetter(name)(metrics).items()
+                for value, count in getattr(metrics, name).items()
             }
             yield _counter(name, text, ("route", label), numbers)
         for name, text in _GAUGES.items():
@@ -95,12 +94,12 @@ class Collected(Collector):
         for name, text in _HISTOGRAMS.items():
             family = HistogramMetricFamily(f"sse_proxy_{name}", text, labels=("route",))
             for route, metrics in self._routes.items():
-                spread = attrgetter(name)(metrics)
+                spread = getattr(metrics, name)
                 family.add_metric((route,), _buckets(spread), spread.total)
             yield family
 
     def _of_each(self, name: str) -> Values:
-        return {(route,): attrgetter(name)(metrics) for route, metrics in self._routes.items()}
+        return {(route,): getattr(metrics, name) for route, metrics in self._routes.items()}
 
     def _of_open_streams(self) -> Iterator[Metric]:
         """What the open streams have to say, also of what those before them have counted."""
@@ -133,7 +132,7 @@ class Collected(Collector):
 def _sums(sums: Mapping[str, Counts]) -> Iterator[Metric]:
     for name, (counted, text) in _SUMS.items():
         yield _counter(
-            name, text, ("route",), {(route,): attrgetter(counted)(counts) for route, counts in sums.items()}
+            name, text, ("route",), {(route,): getattr(counts, counted) for route, counts in sums.items()}
         )
     sent: Values = {}
     pings: Values = {}

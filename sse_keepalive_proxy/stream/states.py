@@ -54,11 +54,6 @@ class CloseReason(StrEnum):
     INTERNAL = "internal"
 
 
-_LIFELESS = "no sign of life for stall.after"
-_CLOSED = "the first reason to close"
-_LOST = "upstream ends or breaks"
-
-
 class ReconnectResult(StrEnum):
     """What came of asking upstream again: a stream, nothing yet, or the end of the client's stream."""
 
@@ -66,6 +61,10 @@ class ReconnectResult(StrEnum):
     FAILED = "failed"
     ENDED = "ended"
 
+
+_LIFELESS = "no sign of life for stall.after"
+_CLOSED = "the first reason to close"
+_LOST = "upstream ends or breaks"
 
 TRANSITIONS: dict[State, dict[State, str]] = {
     State.CONNECTING: {

@@ -251,7 +251,8 @@ class Stage:
     """One stream, begun. What upstream sends while it is paused comes once it is not.
 
     `attempts` (see there) make it one that upstream can be asked for again; `sent` holds what each of its
-    upstreams has sent, `fed` what the newest has. `early` is what came with the first one's head.
+    upstreams has sent, `fed` what the newest has. `early` is what came with the first one's head, `claims`
+    are the client's.
     """
 
     def __init__(
@@ -264,6 +265,7 @@ class Stage:
         waiting: bytes = b"",
         attempts: Attempts | None = None,
         early: bytes = b"",
+        claims: dict[str, Any] | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.policy, self.form, self.chunked = policy, form, chunked
@@ -279,6 +281,7 @@ class Stage:
             self.stream = Stream(
                 self.route, stream_id="1", client="127.0.0.1", target="/events", reopening=reopening
             )
+        self.stream.claims = claims
         self.streams.add(self.stream)
 
         def take_over(protocol: Protocol) -> asyncio.Transport:

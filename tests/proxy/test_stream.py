@@ -276,6 +276,15 @@ def test_while_the_confirm_waits_a_comment_is_the_first_byte(form: ConfirmForm) 
     assert (b"event: our_confirm\n" in stage.body()) == (form is ConfirmForm.EVENT)
 
 
+@pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT])
+def test_what_a_token_claims_is_in_the_first_bytes_only_where_they_are_the_event(form: ConfirmForm) -> None:
+    confirm = Confirm(event="our_confirm", data={"sub": "{claim.sub}"})
+    stage = Stage(replace(POLICY, confirm=confirm), form=form, claims={"sub": "me"})
+    event = b'event: our_confirm\ndata: {"sub":"me"}\n\n'
+    assert stage.body() == (event if form is ConfirmForm.EVENT else b":ok\n\n")
+    assert stage.stream.claims is None
+
+
 @pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
 @pytest.mark.parametrize("chunked", [True, False])
 def test_what_upstream_sends_with_its_head_leaves_in_one_piece_with_head_and_confirm(
