@@ -21,16 +21,18 @@ PACKAGE = "sse_keepalive_proxy"
 COMPILED = [
     f"{folder}/{module}"
     for folder, modules in {
-        "net": ("connect", "listener", "poller", "transport"),
-        "observe": ("access", "line", "metrics", "registry", "route_metrics"),
-        "proxy": (
-            *("alarms", "answer", "app", "background", "chunked", "client_socket", "connection"),
-            *("downstream", "forward", "headers", "incoming", "opening", "plain", "pulled"),
-            *("refusal", "relay", "request", "routing", "stream", "stream_route", "streaming"),
-            "upstream_head",
+        "gateway": (
+            *("answer", "app", "forward", "forwarded", "passthrough", "routes", "streaming"),
+            "upstream_request",
         ),
+        "http": (
+            *("attempts", "body", "chunked", "connection", "dialer", "exchange", "headers", "request"),
+            *("request_reader", "response", "responses"),
+        ),
+        "live": ("downstream", "relay", "route", "stream"),
+        "net": ("connect", "listener", "poller", "tasks", "tcp", "timers", "transport"),
+        "observe": ("access", "line", "metrics", "registry", "route_metrics"),
         "stream": ("lifecycle", "messages"),
-        "upstream": ("dial", "head", "http"),
         "wire": ("block", "framing"),
     }.items()
     for module in modules

@@ -17,13 +17,13 @@ from typing import Any, cast
 import uvloop
 
 from sse_keepalive_proxy.config import load
+from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.net.transport import SocketTransport
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
-from sse_keepalive_proxy.proxy.stream import Stream
-from sse_keepalive_proxy.proxy.stream_route import StreamRoute
 from sse_keepalive_proxy.stream.policy import ConfirmForm
-from sse_keepalive_proxy.upstream.http import Exchange
 from sse_keepalive_proxy.wire.block import tally
 
 _EVENT = b"data: " + b"x" * 180 + b"\n\n"

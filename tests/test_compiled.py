@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 if find_spec("hatchling") is None and not os.environ.get("CI"):
     pytest.skip("needs hatchling: pip install -e '.[dev]'", allow_module_level=True)
 hatch_build = importlib.import_module("hatch_build")
-INTERPRETED = [f"tests/{each}" for each in ("wire", "net", "proxy/test_relay.py")]
+INTERPRETED = [f"tests/{each}" for each in ("wire", "net", "live/test_relay.py")]
 MODULES = [module.replace("/", ".") for module in hatch_build.COMPILED]
 
 

@@ -27,12 +27,13 @@ RANKS = {
     "stream": 2,
     "config": 3,
     "observe": 4,
-    "upstream": 4,
-    "observe.admin": 5,
-    "proxy": 5,
-    "serve": 6,
-    "demo": 7,
-    "cli": 8,
+    "http": 4,
+    "live": 5,
+    "observe.admin": 6,
+    "gateway": 6,
+    "serve": 7,
+    "demo": 8,
+    "cli": 9,
 }
 IMPURE = {"asyncio", "aiohttp", "time", "random", "socket", "ssl", "logging", "prometheus_client", "os"}
 LONGEST = 350

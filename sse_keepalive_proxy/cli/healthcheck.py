@@ -11,7 +11,7 @@ import urllib.request
 
 from sse_keepalive_proxy.cli.common import FAILED, OK, Commands, find_configuration
 from sse_keepalive_proxy.config import ADMIN_LISTEN_VARIABLE, Admin, Overrides
-from sse_keepalive_proxy.config.address import parse_listen
+from sse_keepalive_proxy.config.types.address import parse_listen
 from sse_keepalive_proxy.errors import ConfigurationError
 
 __all__ = ["add_to"]

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands, load_or_say
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides
-from sse_keepalive_proxy.proxy.routing import RouteTable
+from sse_keepalive_proxy.gateway.routes import RouteTable
 
 __all__ = ["add_to"]
 

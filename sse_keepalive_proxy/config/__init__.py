@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
-from sse_keepalive_proxy.config.address import ListenAddress, UpstreamAddress
-from sse_keepalive_proxy.config.client import Cors
 from sse_keepalive_proxy.config.dump import effective, to_yaml
-from sse_keepalive_proxy.config.load import Loaded, from_upstream, load
-from sse_keepalive_proxy.config.model import (
+from sse_keepalive_proxy.config.reading.load import Loaded, from_upstream, load
+from sse_keepalive_proxy.config.reading.overrides import (
+    ADMIN_LISTEN_VARIABLE,
+    CONFIG_VARIABLE,
+    UPSTREAM_VARIABLE,
+    VARIABLES,
+    Overrides,
+)
+from sse_keepalive_proxy.config.sections.client import Cors
+from sse_keepalive_proxy.config.sections.settings import (
     Admin,
     Drain,
     Limits,
@@ -22,15 +28,9 @@ from sse_keepalive_proxy.config.model import (
     Settings,
     Upstream,
 )
-from sse_keepalive_proxy.config.overrides import (
-    ADMIN_LISTEN_VARIABLE,
-    CONFIG_VARIABLE,
-    UPSTREAM_VARIABLE,
-    VARIABLES,
-    Overrides,
-)
-from sse_keepalive_proxy.config.paths import PathTable
-from sse_keepalive_proxy.config.stream_section import Stream
+from sse_keepalive_proxy.config.sections.stream import Stream
+from sse_keepalive_proxy.config.types.address import ListenAddress, UpstreamAddress
+from sse_keepalive_proxy.config.types.paths import PathTable
 
 __all__ = [
     "ADMIN_LISTEN_VARIABLE",

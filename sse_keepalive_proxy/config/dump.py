@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sse_keepalive_proxy.config.model import Settings
+from sse_keepalive_proxy.config.sections.settings import Settings
 
 __all__ = ["effective", "to_yaml"]
 

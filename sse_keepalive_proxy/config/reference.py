@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from sse_keepalive_proxy.config.fields import OFF, Section, written_fields
-from sse_keepalive_proxy.config.model import Settings
-from sse_keepalive_proxy.config.translate import section_in
+from sse_keepalive_proxy.config.reading.translate import section_in
+from sse_keepalive_proxy.config.sections.settings import Settings
+from sse_keepalive_proxy.config.types.fields import OFF, Section, written_fields
 
 __all__ = ["Key", "default_of", "json_schema", "keys", "markdown", "summary"]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from sse_keepalive_proxy.config.address import parse_upstream
+from sse_keepalive_proxy.config.types.address import parse_upstream
 from sse_keepalive_proxy.errors import ProxyError, UpstreamError
-from sse_keepalive_proxy.upstream.dial import Dialer
-from sse_keepalive_proxy.upstream.http import Exchange
+from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.wire.block import parse, split
 from sse_keepalive_proxy.wire.framing import Framer
 

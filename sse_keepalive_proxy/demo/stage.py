@@ -22,10 +22,10 @@ from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.pages import pages
 from sse_keepalive_proxy.errors import CannotListen
+from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.serve.server import Server
 from sse_keepalive_proxy.stream.states import State
-from sse_keepalive_proxy.upstream.dial import Dialer
 
 __all__ = ["CHAT", "DOWN", "ROUTE", "SENDER", "Stage", "settings", "staged"]
 

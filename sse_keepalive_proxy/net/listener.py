@@ -8,8 +8,8 @@ import os
 import socket
 from collections.abc import Callable
 
+from sse_keepalive_proxy.net.interfaces import Protocol
 from sse_keepalive_proxy.net.poller import READ, Poller
-from sse_keepalive_proxy.net.shapes import Protocol
 from sse_keepalive_proxy.net.transport import SocketTransport
 
 __all__ = ["Listener"]

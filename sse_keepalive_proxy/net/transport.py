@@ -12,8 +12,8 @@ import contextlib
 import socket
 from typing import Any, Final, cast
 
+from sse_keepalive_proxy.net.interfaces import Protocol
 from sse_keepalive_proxy.net.poller import READ, WRITE, Poller
-from sse_keepalive_proxy.net.shapes import Protocol
 
 __all__ = ["SocketTransport"]
 

@@ -11,13 +11,13 @@ import signal
 from aiohttp import web
 
 from sse_keepalive_proxy.config import ListenAddress, Settings, to_yaml
+from sse_keepalive_proxy.gateway.app import Proxy
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.observe import log
 from sse_keepalive_proxy.observe.admin import Phase, admin_app
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
-from sse_keepalive_proxy.proxy.app import Proxy
 from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
 from sse_keepalive_proxy.serve.reload import Reloader, Source
 from sse_keepalive_proxy.stream.messages import CloseReason

@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from sse_keepalive_proxy.config import load
-from sse_keepalive_proxy.config.fields import Section
-from sse_keepalive_proxy.config.model import Settings
 from sse_keepalive_proxy.config.reference import Key, keys, summary
+from sse_keepalive_proxy.config.sections.settings import Settings
+from sse_keepalive_proxy.config.types.fields import Section
 from sse_keepalive_proxy.stream.policy import Identity, ReconnectWhen, SignOfLife, StallAction
 from tests.config.keys import ED25519
 from tests.config.writing import loaded

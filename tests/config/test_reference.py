@@ -10,10 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sse_keepalive_proxy.config.document import read_document
-from sse_keepalive_proxy.config.model import Route, Settings
+from sse_keepalive_proxy.config.reading.document import read_document
+from sse_keepalive_proxy.config.reading.tree import plain
 from sse_keepalive_proxy.config.reference import json_schema, keys, markdown
-from sse_keepalive_proxy.config.tree import plain
+from sse_keepalive_proxy.config.sections.settings import Route, Settings
 from tests.config.writing import VALID
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from sse_keepalive_proxy.demo.observer import Gap, Life, Observer
+from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.net.poller import open_poller
-from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.looping import Changes, in_loop
 from tests.support.raw_upstream import (
     CLOSE,

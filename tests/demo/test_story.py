@@ -10,8 +10,8 @@ from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.observer import Observer
 from sse_keepalive_proxy.demo.stage import CHAT, staged
 from sse_keepalive_proxy.demo.story import tell
+from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.net.poller import open_poller
-from sse_keepalive_proxy.upstream.dial import Dialer
 from tests.support.looping import in_loop
 
 

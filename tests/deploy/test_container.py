@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from sse_keepalive_proxy import __version__
 from sse_keepalive_proxy.config import Settings, load
-from sse_keepalive_proxy.config.units import parse_duration
+from sse_keepalive_proxy.config.types.units import parse_duration
 from sse_keepalive_proxy.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from sse_keepalive_proxy.config import Settings, load
-from sse_keepalive_proxy.config.units import parse_duration
+from sse_keepalive_proxy.config.types.units import parse_duration
 from sse_keepalive_proxy.demo.tokens import Hs256Tokens
 from tests.deploy.replicas import DEPLOY, Clients, Replicas, haproxy, nginx
 from tests.support.looping import in_loop

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 
-from sse_keepalive_proxy.proxy.stream import Stream
+from sse_keepalive_proxy.live.stream import Stream
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
 from tests.support.raw_client import RawClient

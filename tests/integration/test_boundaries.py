@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from sse_keepalive_proxy.proxy import connection
+from sse_keepalive_proxy.http import connection
 from sse_keepalive_proxy.stream import lifecycle
 from sse_keepalive_proxy.stream.states import State
 from tests.integration.test_websocket import SWITCH, UPGRADE

@@ -11,7 +11,7 @@ import pytest
 
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
-from sse_keepalive_proxy.proxy.inspection import Inspection
+from sse_keepalive_proxy.live.signs_of_life import Inspection
 from sse_keepalive_proxy.stream.messages import CloseReason
 from tests.support.http1 import joined, request
 from tests.support.instance import EVENT_SOURCE, Instance, config

@@ -15,7 +15,7 @@ import pytest
 from sse_keepalive_proxy.demo.frames import rfc3339
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
-from sse_keepalive_proxy.proxy import alarms
+from sse_keepalive_proxy.net import timers as alarms
 from tests.support import sse_reference
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sse_keepalive_proxy.config import ListenAddress
-from sse_keepalive_proxy.config.address import parse_listen
+from sse_keepalive_proxy.config.types.address import parse_listen
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
 

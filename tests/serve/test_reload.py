@@ -690,7 +690,7 @@ async def test_a_reload_that_fails_leaves_routes_and_metrics_as_they_were(
         def gone(*_: object) -> None:
             raise ConfigurationError((Problem("changed while it was read"),))
 
-        monkeypatch.setattr("sse_keepalive_proxy.proxy.app.Identifier", gone)
+        monkeypatch.setattr("sse_keepalive_proxy.gateway.app.Identifier", gone)
         first = "- {name: first, match: {path: /first}, upstream: up}"
         second = f"- {{name: second, match: {{path: /second}}, upstream: up, stream: {{{identity}}}}}"
         text = config(upstream, routes=f"{first}\n{second}").replace("url: 'http", "url: 'https")

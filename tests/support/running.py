@@ -30,7 +30,7 @@ import pytest
 import uvloop
 
 from sse_keepalive_proxy.config import Settings, load
-from sse_keepalive_proxy.proxy.app import Proxy
+from sse_keepalive_proxy.gateway.app import Proxy
 from sse_keepalive_proxy.serve.server import Server
 from tests.support.raw_client import RawClient
 

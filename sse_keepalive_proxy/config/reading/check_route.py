@@ -1,0 +1,238 @@
+"""What the keys of one route must agree on.
+
+Works on the merged tree before it is typed, as `config.check` does, and looks only at parts that are
+right by themselves. Each check takes a route and yields faults with the way from the route to the key
+to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sse_keepalive_proxy.config.reading.tree import Entry, Way, find, plain
+from sse_keepalive_proxy.config.sections.client import Algorithms, Cors, Identity
+from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
+from sse_keepalive_proxy.config.sections.settings import Match
+from sse_keepalive_proxy.config.sections.stream import Head, Stream
+from sse_keepalive_proxy.config.types.event_data import claims_in
+from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, Fault
+from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
+from sse_keepalive_proxy.config.types.shapes import FilePath
+from sse_keepalive_proxy.config.types.units import Duration, format_duration
+from sse_keepalive_proxy.stream.policy import StallAction, Verify
+
+__all__ = ["Finding", "disagreements", "valid", "warnings"]
+
+Finding = tuple[Way, Fault]
+_Value = TypeVar("_Value")
+_MATCH = TypeAdapter(Match)
+_CORS = TypeAdapter(Cors)
+_RECONNECT = TypeAdapter(Annotated[Reconnect, NULL_IS_DEFAULTS])
+_EARLY_COMMIT = TypeAdapter(EarlyCommit)
+_DURATION: TypeAdapter[float] = TypeAdapter(Duration)
+_FILE: TypeAdapter[str] = TypeAdapter(FilePath)
+_ALGORITHMS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Algorithms)
+_CLIENT_GIVES_UP = 10.0
+"""Seconds after which a browser's client may give up waiting for a response head (FACTS 1)."""
+
+_ACTING = frozenset(StallAction) - {StallAction.OBSERVE}
+
+
+def disagreements(route: Entry) -> Iterator[Finding]:
+    """Every fault that lies between keys of `route`."""
+    yield from _action_on_a_guess(route)
+    yield from _action_without_reconnect(route)
+    yield from _delay_beyond_its_maximum(route)
+    yield from _identity_without_proof(route)
+    yield from _claims_without_identity(route)
+    yield from _credentials_for_everybody(route)
+
+
+def warnings(route: Entry) -> Iterator[Finding]:
+    """What is allowed in `route` and hardly meant."""
+    yield from _refusal_never_made(route)
+    yield from _key_never_used(route)
+    yield from _headers_lost_by_early_commit(route)
+    yield from _early_commit_never_made(route)
+    yield from _given_up_unasked(route)
+    yield from _later_than_a_client_waits(route)
+
+
+def valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
+    """The typed value of `entry`, or None when it is missing or wrong by itself."""
+    if entry is None or entry.broken:
+        return None
+    try:
+        return kind.validate_python(plain(entry))
+    except ValidationError:
+        return None
+
+
+def _written(route: Entry, *way: str) -> Entry | None:
+    """What is written at `way`, if anything."""
+    entry, rest = find(route, way)
+    return None if rest else entry
+
+
+def _text(route: Entry, *way: str) -> str | None:
+    entry = _written(route, *way)
+    return None if entry is None else entry.text
+
+
+def _action_on_a_guess(route: Entry) -> Iterator[Finding]:
+    way = ("stream", "stall", "sign_of_life")
+    if _text(route, "stream", "stall", "action") in _ACTING and _written(route, *way) is None:
+        yield way, Fault("must be written out for any action but observe", "bytes, comments or events")
+
+
+def _action_without_reconnect(route: Entry) -> Iterator[Finding]:
+    way = ("stream", "stall", "action")
+    off = "off" in (_text(route, "stream", "reconnect"), _text(route, "stream", "reconnect", "when"))
+    if off and _text(route, *way) == StallAction.RECONNECT:
+        hint = "write reconnect: {when: resumable} or {when: always}, or action: observe"
+        yield way, Fault("`reconnect` is off, so nothing can be opened again", hint)
+
+
+def _delay_beyond_its_maximum(route: Entry) -> Iterator[Finding]:
+    section = _written(route, "stream", "reconnect")
+    reconnect = valid(_RECONNECT, section)
+    if section is None or reconnect is None or reconnect.delay <= reconnect.max_delay:
+        return
+    if "delay" in section.keys:
+        message = f"must not exceed the max_delay of {format_duration(reconnect.max_delay)}"
+        yield ("stream", "reconnect", "delay"), Fault(message)
+    else:
+        message = f"is less than the delay's default of {format_duration(reconnect.delay)}"
+        hint = f"write one, e.g. delay: {format_duration(reconnect.max_delay)}"
+        yield ("stream", "reconnect", "max_delay"), Fault(message, hint)
+
+
+def _identity(route: Entry) -> Mapping[str, Entry] | None:
+    """The keys of the route's identity; None where it has none, or something else stands there."""
+    entry = _written(route, "stream", "identity")
+    if entry is None or entry.broken or not (entry.value is None or isinstance(entry.value, Mapping)):
+        return None
+    return entry.keys
+
+
+def _identity_without_proof(route: Entry) -> Iterator[Finding]:
+    """An identity that could not check a signature. Reads the key file."""
+    keys = _identity(route)
+    if keys is None:
+        return
+    way = ("stream", "identity")
+    missing = extra_fault()
+    if missing is not None:
+        yield way, missing
+    if "verify" in keys and keys["verify"].text != Verify.JWT:
+        return
+    file = keys.get("public_key_file")
+    if file is None or file.text == "off":
+        hint = "name its PEM file; or write verify: upstream where upstream authenticates by this token"
+        yield (*way, "public_key_file"), Fault("`verify: jwt` needs the public key of the tokens", hint)
+        return
+    path = valid(_FILE, file)
+    if path is not None and missing is None:
+        algorithms = valid(_ALGORITHMS, keys["algorithms"]) if "algorithms" in keys else _default_algorithms()
+        fault = key_fault(path, algorithms or ())
+        if fault is not None:
+            yield (*way, "public_key_file"), fault
+
+
+def _default_algorithms() -> tuple[str, ...]:
+    default: tuple[str, ...] = Identity.model_fields["algorithms"].default
+    return default
+
+
+def _claims_without_identity(route: Entry) -> Iterator[Finding]:
+    way = ("stream", "confirm", "data")
+    data = _written(route, *way)
+    written = _written(route, "stream", "identity")
+    if data is None or (written is not None and written.text != "off"):
+        return
+    for at in claims_in(plain(data)):
+        hint = "say where the token is: identity: {from: …}"
+        yield (*way, *at), Fault("a claim needs `identity`, which is off on this route", hint)
+
+
+def _credentials_for_everybody(route: Entry) -> Iterator[Finding]:
+    cors = valid(_CORS, _written(route, "cors"))
+    if cors is not None and cors.credentials and "*" in cors.origins:
+        message = "cannot be true for the origin `*`: browsers refuse such an answer"
+        yield ("cors", "credentials"), Fault(message, "write the origins out, or credentials: false")
+
+
+def _refusal_never_made(route: Entry) -> Iterator[Finding]:
+    """A HEAD that a route does not take falls to a later one, which may well pass it on."""
+    way = ("stream", "head")
+    match = valid(_MATCH, route.keys.get("match"))
+    if match is None or match.methods is None or "HEAD" in match.methods:
+        return
+    if _text(route, *way) == Head.REFUSE:
+        yield way, Fault("this route takes no HEAD that it could refuse", "add HEAD to its methods")
+
+
+def _key_never_used(route: Entry) -> Iterator[Finding]:
+    keys = _identity(route) or {}
+    way = ("stream", "identity", "public_key_file")
+    verified = "verify" in keys and keys["verify"].text == Verify.UPSTREAM
+    if verified and "public_key_file" in keys and keys["public_key_file"].text != "off":
+        hint = "remove it, or write verify: jwt"
+        yield way, Fault("`verify: upstream` checks no signature, so this key is not used", hint)
+
+
+def _early_commit_after(route: Entry) -> float | None:
+    early = valid(_EARLY_COMMIT, _written(route, "stream", "early_commit"))
+    return None if early is None else early.after
+
+
+def _headers_lost_by_early_commit(route: Entry) -> Iterator[Finding]:
+    """Whoever writes `cors: off` out has thought of it: a hop in front may add the headers."""
+    if _early_commit_after(route) is not None and "cors" not in route.keys:
+        hint = "set the route's `cors`; or write `cors: off` where a hop adds them or no other origin comes"
+        message = "an early commit cannot carry upstream's CORS headers"
+        yield ("stream", "early_commit", "after"), Fault(message, hint)
+
+
+def _early_commit_never_made(route: Entry) -> Iterator[Finding]:
+    after = _early_commit_after(route)
+    entry = _written(route, "stream", "open_timeout")
+    timeout: Any = Stream.model_fields["open_timeout"].default if entry is None else valid(_DURATION, entry)
+    if after is not None and timeout is not None and after >= timeout:
+        message = f"never happens: the open_timeout of {format_duration(timeout)} ends the wait before"
+        yield ("stream", "early_commit", "after"), Fault(message, "write less, or a longer open_timeout")
+
+
+def _reconnect(route: Entry) -> Reconnect | None:
+    """The route's `reconnect` where something is written in it that opens upstream again."""
+    reconnect = valid(_RECONNECT, _written(route, "stream", "reconnect"))
+    return None if reconnect is None or reconnect.when is None else reconnect
+
+
+def _given_up_unasked(route: Entry) -> Iterator[Finding]:
+    """Waits start over only after a sign of life: the first one after a loss may be the longest."""
+    way = ("stream", "reconnect")
+    reconnect = _reconnect(route)
+    if reconnect is None or reconnect.give_up_after > reconnect.max_delay:
+        return
+    message = "upstream may be given up before it is asked again once"
+    if _written(route, *way, "give_up_after") is not None:
+        message = f"{message}: max_delay is {format_duration(reconnect.max_delay)}"
+        yield (*way, "give_up_after"), Fault(message, "write a longer one, or a shorter max_delay")
+    else:
+        message = f"{message}: give_up_after is {format_duration(reconnect.give_up_after)}"
+        yield (*way, "max_delay"), Fault(message, "write a shorter one, or a longer give_up_after")
+
+
+def _later_than_a_client_waits(route: Entry) -> Iterator[Finding]:
+    reconnect = _reconnect(route)
+    waits = {
+        ("stream", "reconnect", "first_within"): None if reconnect is None else reconnect.first_within,
+        ("stream", "early_commit", "after"): _early_commit_after(route),
+    }
+    for way, wait in waits.items():
+        if wait is not None and wait > _CLIENT_GIVES_UP:
+            yield way, Fault("a browser's client may give up 10 s after it asked", "write less, e.g. 8s")

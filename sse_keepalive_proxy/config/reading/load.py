@@ -1,0 +1,92 @@
+"""A file, the environment and the flags to one valid configuration, or to every problem at once.
+
+Owns the order of things: read, override, merge, check, type. Reads the file it is given and
+the key files that it names, nothing else; what it returns is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sse_keepalive_proxy.config.reading import check
+from sse_keepalive_proxy.config.reading.document import read_document
+from sse_keepalive_proxy.config.reading.overrides import (
+    NO_OVERRIDES,
+    UPSTREAM_VARIABLE,
+    Overrides,
+    apply,
+    single_route,
+)
+from sse_keepalive_proxy.config.reading.translate import place, translate
+from sse_keepalive_proxy.config.reading.tree import Entry, merge_defaults, plain
+from sse_keepalive_proxy.config.sections.settings import Settings
+from sse_keepalive_proxy.errors import ConfigurationError, Problem
+
+__all__ = ["Loaded", "from_upstream", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration and what about it is hardly meant."""
+
+    settings: Settings
+    warnings: tuple[Problem, ...] = ()
+
+
+def load(path: Path, *, environ: Mapping[str, str], overrides: Overrides = NO_OVERRIDES) -> Loaded:
+    """The configuration in the file at `path`, with flags over the environment over the file.
+
+    Raises `ConfigurationError` with every problem, those of flags and variables first, then in the
+    order of lines.
+    """
+    file = str(path)
+    root, problems = read_document(_content(path, file), file=file, environ=environ)
+    return _settled(root, problems, file, environ, overrides)
+
+
+def from_upstream(url: str, *, environ: Mapping[str, str], overrides: Overrides = NO_OVERRIDES) -> Loaded:
+    """The configuration without a file: one route `default` that takes every path to `url`.
+
+    Raises `ConfigurationError` with every problem, each naming its flag or variable.
+    """
+    # `url` is the upstream, whatever the flag and the variable say by themselves.
+    quiet = {name: value for name, value in environ.items() if name != UPSTREAM_VARIABLE}
+    return _settled(single_route(url, environ), [], "", quiet, replace(overrides, upstream=None))
+
+
+def _content(path: Path, file: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        problem = Problem("there is no such file", file=file)
+    except IsADirectoryError:
+        problem = Problem("is a directory, not a file", file=file)
+    except PermissionError:
+        problem = Problem("may not be read by this user", file=file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a usable path"
+        problem = Problem(f"cannot be read: {reason}", file=file)
+    raise ConfigurationError((problem,))
+
+
+def _settled(
+    root: Entry, problems: list[Problem], file: str, environ: Mapping[str, str], overrides: Overrides
+) -> Loaded:
+    root, more = apply(root, environ, overrides)
+    root = merge_defaults(root)
+    problems = [*problems, *more]
+    problems += [place(fault, root, way, file) for way, fault in check.disagreements(root)]
+    settings = None
+    try:
+        settings = Settings.model_validate(plain(root))
+    except ValidationError as error:
+        problems += translate(error, root, file)
+    if settings is None or problems:
+        # A mistake in `defaults` is found again under every route it was merged into.
+        raise ConfigurationError(tuple(sorted(dict.fromkeys(problems), key=lambda found: found.line)))
+    found = [place(fault, root, way, file, warning=True) for way, fault in check.warnings(root)]
+    return Loaded(settings, tuple(sorted(found, key=lambda warning: warning.line)))

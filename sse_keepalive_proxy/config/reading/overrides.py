@@ -1,0 +1,148 @@
+"""What flags and the environment say over the file.
+
+Owns the names of the variables and where their values go in the tree. The values are typed and
+checked there like any other; their problems name the flag or the variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sse_keepalive_proxy.config.reading.tree import Entry, branch, leaf
+from sse_keepalive_proxy.config.types.words import shown
+from sse_keepalive_proxy.errors import Problem
+
+__all__ = [
+    "ADMIN_LISTEN_VARIABLE",
+    "CONFIG_VARIABLE",
+    "NO_OVERRIDES",
+    "UPSTREAM_VARIABLE",
+    "VARIABLES",
+    "Overrides",
+    "apply",
+    "single_route",
+]
+
+_PREFIX = "SSE_KEEPALIVE_PROXY_"
+CONFIG_VARIABLE = f"{_PREFIX}CONFIG"
+UPSTREAM_VARIABLE = f"{_PREFIX}UPSTREAM"
+LISTEN_VARIABLE = f"{_PREFIX}LISTEN"
+ADMIN_LISTEN_VARIABLE = f"{_PREFIX}ADMIN_LISTEN"
+LOG_LEVEL_VARIABLE = f"{_PREFIX}LOG_LEVEL"
+LOG_FORMAT_VARIABLE = f"{_PREFIX}LOG_FORMAT"
+VARIABLES = (
+    CONFIG_VARIABLE,
+    UPSTREAM_VARIABLE,
+    LISTEN_VARIABLE,
+    ADMIN_LISTEN_VARIABLE,
+    LOG_LEVEL_VARIABLE,
+    LOG_FORMAT_VARIABLE,
+)
+
+_DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the flags of the command line say; None where a flag was not given."""
+
+    listen: str | None = None
+    admin_listen: str | None = None
+    upstream: str | None = None
+
+
+NO_OVERRIDES = Overrides()
+
+
+def single_route(url: str, environ: Mapping[str, str]) -> Entry:
+    """The tree of a configuration that has nothing but an upstream."""
+    origin = UPSTREAM_VARIABLE if environ.get(UPSTREAM_VARIABLE) == url else "--upstream"
+    keys = {"upstreams": _upstreams(_DEFAULT, leaf(url, origin)), "routes": _default_routes(_DEFAULT, origin)}
+    return branch(keys, origin)
+
+
+def apply(root: Entry, environ: Mapping[str, str], overrides: Overrides) -> tuple[Entry, list[Problem]]:
+    """`root` with the overrides in it, and the problems of fitting them in."""
+    root = _put(root, ("listen",), _given(overrides.listen, "--listen", environ, LISTEN_VARIABLE))
+    root = _put_admin(root, _given(overrides.admin_listen, "--admin-listen", environ, ADMIN_LISTEN_VARIABLE))
+    root = _put(root, ("logging", "level"), _given(None, "", environ, LOG_LEVEL_VARIABLE))
+    root = _put(root, ("logging", "format"), _given(None, "", environ, LOG_FORMAT_VARIABLE))
+    upstream = _given(overrides.upstream, "--upstream", environ, UPSTREAM_VARIABLE)
+    return (root, []) if upstream is None else _put_upstream(root, upstream)
+
+
+def _given(flag: str | None, name: str, environ: Mapping[str, str], variable: str) -> Entry | None:
+    """The flag's value, else the variable's; a variable set to nothing counts as not set."""
+    if flag is not None:
+        return leaf(flag, name)
+    value = environ.get(variable)
+    return leaf(value, variable) if value else None
+
+
+def _put(root: Entry, way: tuple[str, ...], entry: Entry | None) -> Entry:
+    """`root` with `entry` at `way`. What is no mapping on the way is left alone: it is reported anyhow."""
+    if entry is None:
+        return root
+    key, rest = way[0], way[1:]
+    if not rest:
+        return replace(root, value={**root.keys, key: entry})
+    inner = root.keys.get(key)
+    if inner is None or inner.value is None:
+        inner = branch({}, entry.path) if inner is None else replace(inner, value={})
+    elif not isinstance(inner.value, Mapping):
+        return root
+    return replace(root, value={**root.keys, key: _put(inner, rest, entry)})
+
+
+def _put_admin(root: Entry, entry: Entry | None) -> Entry:
+    """An address turns on an admin listener that the file turned off; `off` turns it off."""
+    if entry is None:
+        return root
+    admin = root.keys.get("admin")
+    if entry.text == "off":
+        return _put(root, ("admin",), entry)
+    if admin is not None and admin.text == "off":
+        return _put(root, ("admin",), branch({"listen": entry}, entry.path))
+    return _put(root, ("admin", "listen"), entry)
+
+
+def _put_upstream(root: Entry, url: Entry) -> tuple[Entry, list[Problem]]:
+    """The override as the url of the file's only upstream, which may be one that only routes name."""
+    names = _upstream_names(root)
+    if len(names) > 1:
+        message = f"the file has several upstreams: {', '.join(map(shown, names))}"
+        return root, [Problem(message, url.path, "an override needs one to take the place of")]
+    name = names[0] if names else _DEFAULT
+    upstreams = root.keys.get("upstreams")
+    if upstreams is None or upstreams.value is None:
+        root = _put(root, ("upstreams",), _upstreams(name, url))
+    else:
+        root = _put(root, ("upstreams", name, "url"), url)
+    if "routes" not in root.keys:
+        root = _put(root, ("routes",), _default_routes(name, url.path))
+    return root, []
+
+
+def _upstream_names(root: Entry) -> list[str]:
+    """The upstreams of the file; where it has none, those its routes name."""
+    upstreams = root.keys.get("upstreams")
+    if upstreams is not None and upstreams.value is not None:
+        return list(upstreams.keys)
+    routes = root.keys.get("routes", leaf(None, ""))
+    used = [route.keys["upstream"].text for route in routes.items if "upstream" in route.keys]
+    return list(dict.fromkeys(name for name in used if name is not None))
+
+
+def _upstreams(name: str, url: Entry) -> Entry:
+    return branch({name: branch({"url": url}, url.path)}, url.path)
+
+
+def _default_routes(upstream: str, origin: str) -> Entry:
+    route = {
+        "name": leaf(_DEFAULT, origin),
+        "match": branch({"path": leaf("/*", origin)}, origin),
+        "upstream": leaf(upstream, origin),
+        "stream": leaf(None, origin),
+    }
+    return Entry([branch(route, origin)], origin)

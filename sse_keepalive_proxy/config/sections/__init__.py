@@ -1,0 +1,1 @@
+"""The sections of the configuration: every key, its type, its default, what it does."""

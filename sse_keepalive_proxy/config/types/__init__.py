@@ -1,0 +1,1 @@
+"""What single values of the configuration may look like."""

@@ -1,0 +1,189 @@
+"""Text of a certain shape: names, header fields, path patterns, hosts, origins, networks, algorithms.
+
+Owns the syntax of single values; the data of events is in `config.event_data`. What several values must
+agree on is in `config.check`.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from sse_keepalive_proxy.config.types.fields import Fault, Text, refuse
+from sse_keepalive_proxy.config.types.words import did_you_mean, one_of
+
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "CredentialPlace",
+    "EventName",
+    "FilePath",
+    "HeaderName",
+    "HostPattern",
+    "Label",
+    "Method",
+    "Name",
+    "Network",
+    "Origin",
+    "PathPattern",
+    "PlainLine",
+    "Word",
+]
+
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105 - RFC 9110 5.6.2, not a secret
+_PATH = re.compile(r"/[!-~]*")
+_LABEL = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*|[0-9a-f:.]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]))(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_HASHES = ("256", "384", "512")
+ALGORITHMS = ("EdDSA", *(f"{family}{size}" for family in ("ES", "RS", "PS") for size in _HASHES))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise refuse(Fault("must be text", "put it in quotes"))
+    return value
+
+
+def _name(value: object) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name := _text(value)):
+        hint = "lower-case letters, digits, - and _, beginning with a letter"
+        raise refuse(Fault("not a usable name", hint))
+    return name
+
+
+def _token(value: object) -> str:
+    if not re.fullmatch(_TOKEN, token := _text(value)):
+        raise refuse(Fault("not the name of a header", "e.g. X-Forwarded-For"))
+    return token
+
+
+def _method(value: object) -> str:
+    method = _text(value)
+    if not re.fullmatch(_TOKEN, method):
+        raise refuse(Fault("not an HTTP method", "e.g. GET"))
+    if method != method.upper():
+        raise refuse(Fault("methods are upper-case", "e.g. GET"))
+    return method
+
+
+def _path(value: object) -> str:
+    """A path as it is received: nothing is decoded, so nothing may need encoding."""
+    path = _text(value)
+    if not path.startswith("/"):
+        raise refuse(Fault("a path begins with /"))
+    for forbidden, what in (("?", "a query"), ("#", "a fragment")):
+        if forbidden in path:
+            raise refuse(Fault(f"{what} is not part of a path", f"remove the {forbidden} and what follows"))
+    if "*" in path.removesuffix("/*"):
+        raise refuse(Fault("a * may only stand at the end, after a /", "e.g. /events/*"))
+    if not _PATH.fullmatch(path):
+        raise refuse(Fault("paths are compared as received", "write this character percent-encoded"))
+    return path
+
+
+def _host(value: object) -> str:
+    host = _text(value)
+    if not _HOST.fullmatch(host):
+        hint = "write it without scheme, port and path, e.g. example.com or *.example.com"
+        raise refuse(Fault("not a host name", hint))
+    return host.strip("[]").lower()
+
+
+def _credential(value: object) -> str:
+    place, colon, name = _text(value).partition(":")
+    if not colon or place.lower() not in ("query", "header"):
+        raise refuse(Fault("not a place of a credential", "write query:NAME or header:name"))
+    if place.lower() == "header":
+        return f"header:{_token(name).lower()}"
+    if not re.fullmatch(r"[!-~]+", name) or set(name) & set("&=#?"):
+        raise refuse(Fault("not the name of a query parameter", "e.g. query:access_token"))
+    return f"query:{name}"
+
+
+def _line(value: object) -> str:
+    line = _text(value)
+    if re.search(r"[\r\n\0]", line):
+        raise refuse(Fault("must be one line", "a line break would break the event stream's frame"))
+    return line
+
+
+def _word(value: object) -> str:
+    if not (word := _line(value)):
+        raise refuse(Fault("must not be empty"))
+    return word
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    hint = "write an address or a network, e.g. 10.0.0.0/8"
+    try:
+        return ip_network(_text(value))
+    except ValueError:
+        pass
+    try:
+        ip_interface(_text(value))
+    except ValueError:
+        raise refuse(Fault("not a network", hint)) from None
+    raise refuse(Fault("the address has bits beyond its mask", "set those bits to zero"))
+
+
+def _origin(value: object) -> str:
+    """An origin as browsers serialize it (WHATWG HTML 7.1.1): lower case, without a default port."""
+    hint = "write it as browsers send it, e.g. https://app.example.com"
+    origin = _text(value).lower()
+    if origin == "*":
+        return origin
+    if origin == "null":
+        raise refuse(Fault("`null` is the origin of every sandboxed page, so nobody can be meant", hint))
+    scheme, separator, rest = origin.partition("://")
+    if separator and "/" in rest:
+        raise refuse(Fault("an origin has no path", "remove the / after the host and what follows"))
+    found = _ORIGIN.fullmatch(origin)
+    port = int(found[2] or 0) if found else 0
+    if found is None or (found[2] and not 1 <= port <= 65535):
+        raise refuse(Fault("not an origin", hint))
+    return found[1] if not port or port == _DEFAULT_PORTS.get(scheme) else f"{found[1]}:{port}"
+
+
+def _algorithm(value: object) -> str:
+    """A signature algorithm of RFC 7518 or 8037 that a public key can check."""
+    algorithm = _text(value)
+    if algorithm in ALGORITHMS:
+        return algorithm
+    if algorithm.upper() in ("HS256", "HS384", "HS512", "NONE"):
+        message = "gives no proof: whoever knows the public key could make such a token"
+        raise refuse(Fault(message, f"write {one_of(ALGORITHMS)}", subject=algorithm))
+    near = did_you_mean(algorithm, ALGORITHMS)
+    raise refuse(Fault(f"must be {one_of(ALGORITHMS)}", near))
+
+
+def _file(value: object) -> str:
+    path = _word(value)
+    if path.endswith("/"):
+        raise refuse(Fault("must be a file, not a directory"))
+    return path
+
+
+def _shape(kind: str, parse: Any, pattern: str = "") -> Text:
+    return Text(kind, parse, pattern=pattern)
+
+
+Name = Annotated[str, _shape("name", _name, r"^[a-z][a-z0-9_-]*$")]
+Label = Annotated[str, AfterValidator(_name)]
+HeaderName = Annotated[str, _shape("header name", _token, rf"^{_TOKEN}$")]
+Method = Annotated[str, _shape("method", _method, r"^[^a-z\s]+$")]
+PathPattern = Annotated[str, _shape("path", _path, r"^/([^*?#\s]*/)?\*$|^/[^*?#\s]*$")]
+HostPattern = Annotated[str, _shape("host", _host)]
+CredentialPlace = Annotated[str, _shape("credential", _credential, r"^(query|header):.+$")]
+PlainLine = Annotated[str, _shape("text", _line)]
+EventName = Annotated[str, _shape("event name", _word)]
+Origin = Annotated[str, _shape("origin", _origin, r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+)$")]
+Algorithm = Annotated[str, _shape("algorithm", _algorithm, rf"^({'|'.join(ALGORITHMS)})$")]
+FilePath = Annotated[str, _shape("file", _file)]
+Word = Annotated[str, _shape("text", _word)]
+Network = Annotated[IPv4Network | IPv6Network, _shape("network", _network)]

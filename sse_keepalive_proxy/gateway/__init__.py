@@ -1,0 +1,1 @@
+"""A request to its answer: routes, forwarding, who may do what."""

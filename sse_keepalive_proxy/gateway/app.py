@@ -1,0 +1,150 @@
+"""The proxy by the configuration in force: which route takes a request, and whether there is room for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+
+from sse_keepalive_proxy.config import Route, Settings
+from sse_keepalive_proxy.gateway.answer import answer, log_access
+from sse_keepalive_proxy.gateway.cors import Cors, preflight_method
+from sse_keepalive_proxy.gateway.expiring_set import Remembered
+from sse_keepalive_proxy.gateway.forward import Forward
+from sse_keepalive_proxy.gateway.forwarded import Trust
+from sse_keepalive_proxy.gateway.identity import Identifier
+from sse_keepalive_proxy.gateway.routes import RouteTable, host_name
+from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
+from sse_keepalive_proxy.http.attempts import Target
+from sse_keepalive_proxy.http.connection import Connection, ConnectionLimits, Frontend
+from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.http.request import Refusal, admit
+from sse_keepalive_proxy.http.request_reader import Request
+from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.net.poller import Poller
+from sse_keepalive_proxy.net.tcp import peer_address, scheme
+from sse_keepalive_proxy.observe.access import access
+from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
+from sse_keepalive_proxy.observe.registry import Registry
+
+__all__ = ["Proxy"]
+
+_MOST_REFUSED = 10_000
+_REFUSED_FOR = 600.0
+"""How many refused credentials are remembered at most, and for how many seconds."""
+
+
+class Proxy:
+    """Answers every request of every client by `settings`, until others are adopted.
+
+    `descriptors`: how many file descriptors the connections of both sides may use together.
+    `frontend` is the protocol factory of the listening sockets. Raises `ConfigurationError` for what only
+    shows when a route is made ready.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, streams: Registry, poller: Poller, descriptors: int
+    ) -> None:
+        self._context = Context(
+            limits=settings.limits,
+            metrics=metrics,
+            streams=streams,
+            dialer=Dialer(poller),
+            trust=Trust(settings.trusted_proxies, settings.client_address),
+            refused=Remembered(_MOST_REFUSED, _REFUSED_FOR, asyncio.get_running_loop().time),
+            key=os.urandom(32),
+        )
+        self._descriptors = descriptors
+        self._routes = self._made_ready(settings)
+        limits = settings.limits
+        self.frontend = Frontend(
+            self._handle,
+            ConnectionLimits(
+                limits.max_request_header, limits.request_header_timeout, self._room, self._refused
+            ),
+        )
+
+    def adopt(self, settings: Settings) -> None:
+        """Answer requests by `settings` from now on; those in flight keep what they began with. The limits
+        of the frontend (`max_request_header`, `request_header_timeout`) must be the ones it has.
+
+        Raises `ConfigurationError`; nothing has changed then.
+        """
+        trust = Trust(settings.trusted_proxies, settings.client_address)
+        self._routes = self._made_ready(settings)
+        self._context = replace(self._context, limits=settings.limits, trust=trust)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any client is still connected."""
+        return bool(self.frontend.connections or len(self._context.streams) or self._context.spliced)
+
+    def cut_upgraded(self) -> None:
+        """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
+        for cut in list(self._context.spliced):
+            cut()
+
+    def _made_ready(self, settings: Settings) -> RouteTable[ReadyRoute]:
+        # What can fail comes first: a route that is not taken up must leave no metrics behind.
+        identifiers = [_identifier(route) for route in settings.routes]
+        return RouteTable(
+            self._ready(route, settings, identifier)
+            for route, identifier in zip(settings.routes, identifiers, strict=True)
+        )
+
+    def _ready(self, route: Route, settings: Settings, identifier: Identifier | None) -> ReadyRoute:
+        upstream, context = settings.upstreams[route.upstream], self._context
+        policy = route.stream.policy if route.stream is not None else None
+        metrics = context.metrics.route(route.name)
+        timeout = upstream.response_timeout if policy is None else policy.open_timeout
+        return ReadyRoute(
+            name=route.name,
+            match=route.match,
+            target=Target(context.dialer, upstream.address, upstream.connect_timeout, timeout),
+            metrics=metrics,
+            stream=None if policy is None else StreamRoute(route.name, policy, metrics, context.streams),
+            cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
+            identifier=identifier,
+        )
+
+    def _room(self) -> int:
+        """How many more connections fit, by the configuration and by the descriptors: each may come to need a
+        second one, to upstream. Less than none when there are too many.
+        """
+        context = self._context
+        own = len(context.streams) - context.streams.connecting
+        clients = len(self.frontend.connections) + own + len(context.spliced)
+        return min(context.limits.max_connections, self._descriptors // 2) - clients
+
+    def _refused(self, status: int, reason: str, peer: str) -> None:
+        """Count and log what cannot be routed. It is no request that could be shown."""
+        self._context.metrics.answered(NO_ROUTE, "other", status)
+        access.line("refused", {"status": status, "reason": reason, "client": peer})
+
+    async def _handle(self, connection: Connection, request: Request) -> bool:
+        context = self._context
+        peer, most = peer_address(connection.transport), context.limits.max_request_header
+        incoming = admit(request, peer=peer, scheme=scheme(connection.transport), max_head=most)
+        if isinstance(incoming, Refusal):
+            self._refused(incoming.status, incoming.text, peer)
+            return answer(connection, request, incoming.status, incoming.text, keep_alive=False)
+        host = host_name(incoming.host.decode("latin-1"))
+        asked = preflight_method(incoming.method, incoming.headers)
+        if asked is not None:
+            route = self._routes.find(method=asked.decode("latin-1"), path=incoming.path, host=host)
+            if route is not None and route.cors is not None:
+                return Forward(context, connection, incoming, route).preflight(route.cors)
+        route = self._routes.find(method=incoming.method, path=incoming.path, host=host)
+        if route is None:
+            client = context.trust.client(incoming.peer, incoming.headers)
+            context.metrics.answered(NO_ROUTE, incoming.method, 404)
+            log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
+            return answer(
+                connection, incoming, 404, "no route takes this request", keep_alive=incoming.keep_alive
+            )
+        return await Forward(context, connection, incoming, route).run()
+
+
+def _identifier(route: Route) -> Identifier | None:
+    identity = route.stream.policy.identity if route.stream is not None else None
+    return None if identity is None else Identifier(identity)

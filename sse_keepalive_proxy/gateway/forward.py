@@ -1,0 +1,264 @@
+"""One request of one route, from upstream's connection to the answer: the border at which upstream's errors
+become answers. What is special about a route of streams is in `streaming`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sse_keepalive_proxy.errors import (
+    AnswerCut,
+    BodyInvalid,
+    BodyTooLarge,
+    BodyTooLate,
+    ProxyError,
+    RequestBodyError,
+    UpstreamError,
+    UpstreamInvalid,
+)
+from sse_keepalive_proxy.gateway.answer import answer, log_access
+from sse_keepalive_proxy.gateway.cors import Cors
+from sse_keepalive_proxy.gateway.passthrough import first_line, pass_back, send_body
+from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
+from sse_keepalive_proxy.gateway.streaming import Streaming
+from sse_keepalive_proxy.gateway.upstream_request import request_head
+from sse_keepalive_proxy.gateway.websocket import splice
+from sse_keepalive_proxy.http.attempts import EVENT_STREAM, Answer, abandon, ask, is_readable, is_stream, told
+from sse_keepalive_proxy.http.connection import Connection
+from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
+from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.net.tasks import spawn
+from sse_keepalive_proxy.observe.line import redact_target
+
+__all__ = ["Forward"]
+
+logger = logging.getLogger("sse_keepalive_proxy.gateway")
+
+_CLIENT_GONE = 499
+"""The code that nginx logs when the client leaves before the answer."""
+
+_BODY_STATUS: dict[type[RequestBodyError], int] = {BodyInvalid: 400, BodyTooLate: 408, BodyTooLarge: 413}
+
+
+class Forward:
+    """One admitted request on its way through one route."""
+
+    __slots__ = (
+        "_begun_at", "_body_whole", "_client", "_connection", "_context", "_head", "_incoming", "_is_plain",
+        "_pump", "_route", "_streaming",
+    )  # fmt: skip
+
+    def __init__(
+        self, context: Context, connection: Connection, incoming: Incoming, route: ReadyRoute
+    ) -> None:
+        self._context, self._connection, self._incoming, self._route = context, connection, incoming, route
+        self._begun_at = asyncio.get_running_loop().time()
+        self._client = client = context.trust.client(incoming.peer, incoming.headers)
+        stream = route.stream
+        self._head = request_head(incoming, route.target.address, context.trust, stream=stream is not None)
+        self._is_plain = stream is None  # until its answer tells
+        self._pump: asyncio.Task[RequestBodyError | None] | None = None
+        self._body_whole: asyncio.Future[bool] | None = None
+        if incoming.has_body:
+            self._body_whole = asyncio.get_running_loop().create_future()
+        self._streaming = (
+            None if stream is None else Streaming(context, connection, incoming, route, stream, client)
+        )
+
+    async def run(self) -> bool:
+        """Answer; returns whether the connection may carry another request. Whatever happens, the request is
+        counted once and nothing is left open.
+        """
+        metrics = self._route.metrics
+        metrics.requests_in_flight += 1
+        try:
+            return await self._answered()
+        except AnswerCut:
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            self._count(_CLIENT_GONE)
+            raise
+        except UpstreamError as error:
+            metrics.upstream_error(error)
+            return self._failed(error)
+        except RequestBodyError as error:
+            return self._refuse(_BODY_STATUS[type(error)], str(error), keep_alive=False)
+        except Exception:
+            logger.exception("a request failed inside the proxy; please report this", extra=self._where())
+            return self._refuse(500, "the proxy failed; its log says why", keep_alive=False)
+        finally:
+            metrics.requests_in_flight -= 1
+            if self._pump is not None:
+                self._pump.cancel()
+            if self._streaming is not None:
+                self._streaming.leave()
+
+    def preflight(self, cors: Cors) -> bool:
+        """Answer a CORS preflight in upstream's place."""
+        self._count(204)
+        fields = cors.preflight(self._incoming.headers)
+        return answer(
+            self._connection, self._incoming, 204, "", fields=fields, keep_alive=self._incoming.keep_alive
+        )
+
+    async def _answered(self) -> bool:
+        streaming = self._streaming
+        if streaming is not None and (refused := streaming.enter(self._head)) is not None:
+            status, text, fields = refused
+            return self._refuse(status, text, fields=fields)
+        limit = self._context.limits.max_request_body
+        if limit is not None and (self._incoming.length or 0) > limit:
+            raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
+        if streaming is not None and (early := streaming.early) is not None:
+            return await self._answered_early(streaming, early.after)
+        return await self._respond(await (self._once() if streaming is None else streaming.open(self._once)))
+
+    async def _answered_early(self, streaming: Streaming, after: float) -> bool:
+        """The same where the client gets its head after so many seconds, even if upstream has not answered.
+        A body has to be whole by then: the connection is about to be taken over.
+        """
+        opening = spawn(streaming.open(self._once))
+        try:
+            await asyncio.wait({opening}, timeout=after)
+            if (whole := self._body_whole) is not None and not opening.done():
+                either: set[asyncio.Future[Any]] = {opening, whole}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if whole.done() and not whole.result():
+                    await asyncio.wait({opening})  # which fails with what is wrong
+        except asyncio.CancelledError:
+            abandon(opening)
+            raise
+        if opening.done():
+            return await self._respond(opening.result())
+        streaming.commit_early(opening)
+        return False
+
+    # Towards upstream.
+
+    async def _once(self, within: float | None = None) -> Answer:
+        incoming = self._incoming
+        return await ask(
+            self._route.target,
+            self._head,
+            within=within,
+            head_only=incoming.method == "HEAD",
+            interim=self._pass_interim,
+            sent=self._send_body if incoming.has_body else None,
+        )
+
+    def _send_body(self, exchange: Exchange) -> None:
+        body, length, limit = (
+            self._incoming.body,
+            self._incoming.length,
+            self._context.limits.max_request_body,
+        )
+        if body is None:
+            raise AssertionError("only a request that has a body sends one")
+        self._pump = spawn(send_body(body, exchange, length=length, limit=limit))
+        self._pump.add_done_callback(self._pumped)
+
+    def _pumped(self, pump: asyncio.Task[RequestBodyError | None]) -> None:
+        if self._body_whole is not None:
+            failed = pump.cancelled() or pump.exception() is not None
+            self._body_whole.set_result(not failed and pump.result() is None)
+
+    def _pass_interim(self, head: ResponseHead) -> None:
+        """A 1xx goes to the client as it is (RFC 9110 15.2), unless it would not understand it."""
+        if not self._incoming.http10:
+            fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
+            with contextlib.suppress(ConnectionError):  # the connection itself tells when its client has gone
+                self._connection.write(encode_head(first_line(head), fields))
+
+    # Towards the client.
+
+    async def _respond(self, answered: Answer) -> bool:
+        try:
+            return await self._passed_back(answered.exchange, answered.head)
+        except BaseException:
+            answered.exchange.close()
+            raise
+
+    async def _passed_back(self, exchange: Exchange, head: ResponseHead) -> bool:
+        if head.status == 101:
+            if not self._incoming.upgrade or head.get(b"upgrade").lower() != b"websocket":
+                raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
+            return self._switch(exchange, head)
+        self._is_plain = head.media_type != EVENT_STREAM
+        if self._streaming is not None:
+            if is_stream(head) and self._incoming.method != "HEAD":
+                if is_readable(head):
+                    await self._whole_body()
+                    self._streaming.commit(Answer(exchange, head), first_line(head))
+                    return False
+                self._streaming.encoded()
+            self._streaming.leave()  # no stream after all
+        try:
+            written = await pass_back(self._connection, self._incoming, exchange, head, self._own)
+        except ProxyError as error:
+            self._count(head.status)
+            if isinstance(error, UpstreamError):
+                self._route.metrics.upstream_error(error)
+            logger.warning("an answer broke off: %s", error, extra=self._where())
+            raise AnswerCut from error
+        self._count(head.status)
+        return written
+
+    async def _whole_body(self) -> None:
+        """A stream's client has said all it has to say: its connection is about to be taken over."""
+        if self._pump is None:
+            return
+        try:
+            async with asyncio.timeout(self._route.target.response_timeout):
+                error = await self._pump
+        except TimeoutError:
+            raise BodyTooLate("the request's body took too long") from None
+        if error is not None:
+            raise error
+
+    def _own(self, fields: list[Header]) -> list[Header]:
+        """An answer's fields with the CORS headers of the route, where they are ours."""
+        cors = self._route.cors
+        return fields if cors is None else cors.own(self._incoming.headers, fields)
+
+    def _switch(self, exchange: Exchange, head: ResponseHead) -> bool:
+        """A 101: the two connections are spliced from here on."""
+        spliced = self._context.spliced
+        fields = [*end_to_end(head.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        done: list[Callable[[], None]] = []
+
+        def over() -> None:
+            spliced.difference_update(done)
+
+        done.append(splice(self._connection.hand_over, exchange, encode_head(first_line(head), fields), over))
+        spliced.update(done)
+        self._count(101)
+        return False
+
+    def _failed(self, error: UpstreamError) -> bool:
+        logger.warning("upstream gave no answer: %s", error, extra=self._where())
+        return self._refuse(*told(error))
+
+    def _refuse(
+        self, status: int, text: str, *, fields: tuple[Header, ...] = (), keep_alive: bool = True
+    ) -> bool:
+        self._count(status, text)
+        line = f'route "{self._route.name}": {text}'
+        keep_alive = keep_alive and self._incoming.keep_alive
+        owned = self._own(list(fields))
+        return answer(self._connection, self._incoming, status, line, fields=owned, keep_alive=keep_alive)
+
+    def _count(self, status: int, reason: str = "") -> None:
+        seconds = asyncio.get_running_loop().time() - self._begun_at
+        self._context.metrics.answered(self._route.name, self._incoming.method, status)
+        if self._is_plain:
+            self._route.metrics.request_duration_seconds.observe(seconds)
+        log_access(self._incoming, self._client, self._route.name, status, seconds, reason)
+
+    def _where(self) -> dict[str, dict[str, str]]:
+        return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}

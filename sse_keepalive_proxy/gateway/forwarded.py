@@ -1,0 +1,88 @@
+"""Forwarding header fields: whose are believed, who the client is, and what upstream is told of it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+
+from sse_keepalive_proxy.http.headers import Header, poses_as
+
+__all__ = ["Trust"]
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Trust:
+    """Whose forwarding headers are believed, and who the client is.
+
+    `networks`: the peers that are believed. `client_header`: the field that names the client, read
+    from its right end, past trusted addresses.
+    """
+
+    def __init__(self, networks: Sequence[Network], client_header: str) -> None:
+        self._networks = tuple(networks)
+        self._client_header = client_header.lower().encode()
+        self._claims = frozenset(
+            {b"forwarded", b"x-real-ip", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+            | {b"x-forwarded-port", b"x-forwarded-prefix", self._client_header}
+        )
+        self.believes = lru_cache(maxsize=4096)(self._believes)
+
+    def _believes(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return not address  # a unix socket has no address: who can open it is trusted
+        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(mapped in network for network in self._networks)
+
+    def client(self, peer: str, headers: Sequence[Header]) -> str:
+        """The address of the client: the peer, or what a trusted peer says of it."""
+        if not self.believes(peer):
+            return peer
+        named = [value for name, value in headers if name.lower() == self._client_header]
+        hops = [hop.strip().decode("latin-1") for value in named for hop in value.split(b",")]
+        for hop in reversed(hops):
+            if not _is_address(hop):
+                break
+            peer = hop
+            if not self.believes(hop):
+                break
+        return peer
+
+    def forward(self, peer: str, scheme: bytes, host: bytes, headers: list[Header]) -> list[Header]:
+        """`headers` with `X-Forwarded-For`, `-Proto` and `-Host` that upstream may believe."""
+        believed = self.believes(peer)
+        kept: list[Header] = []
+        chain: list[bytes] = []
+        has_proto = has_host = False
+        for field in headers:
+            lower = field[0].lower()
+            if (lower in self._claims and not believed) or (b"_" in lower and poses_as(lower, self._claims)):
+                continue
+            if lower == b"x-forwarded-for":
+                chain.append(field[1])
+                continue
+            has_proto = has_proto or lower == b"x-forwarded-proto"
+            has_host = has_host or lower == b"x-forwarded-host"
+            kept.append(field)
+        if peer:
+            chain.append(peer.encode())
+        if chain:
+            kept.append((b"X-Forwarded-For", b", ".join(chain)))
+        if not has_proto:
+            kept.append((b"X-Forwarded-Proto", scheme))
+        if not has_host:
+            kept.append((b"X-Forwarded-Host", host))
+        return kept
+
+
+@lru_cache(maxsize=4096)
+def _is_address(text: str) -> bool:
+    """An address as a hop may name it: without an IPv6 zone, which means nothing to anybody else."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text

@@ -1,0 +1,105 @@
+"""Everything that is no event stream: bodies streamed both ways, as they are.
+
+A body is pulled, as fast as the other side takes it, and whoever sends it is paused meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError, RequestBodyError
+from sse_keepalive_proxy.http.body import Pulled
+from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk
+from sse_keepalive_proxy.http.connection import Connection
+from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
+from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.net.tcp import reset
+
+__all__ = ["first_line", "pass_back", "send_body"]
+
+_NO_BODY = frozenset({204, 304})
+
+
+async def send_body(
+    body: Pulled, exchange: Exchange, *, length: int | None, limit: int | None
+) -> RequestBodyError | None:
+    """Stream a request's body to upstream: as it is when its `length` is known, else chunked.
+
+    Where the body is larger than `limit` bytes or not valid, the exchange fails with that, and it is
+    returned: whichever of the two is waited for tells.
+    """
+    sent = 0
+    try:
+        while data := await body.read():
+            sent += len(data)
+            if limit is not None and sent > limit:
+                raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
+            exchange.send(data if length is not None else chunk(data))
+            if not await exchange.drained():
+                return None
+    except RequestBodyError as error:
+        exchange.fail(error)
+        return error
+    if length is None:
+        exchange.send(LAST_CHUNK)
+    return None
+
+
+async def pass_back(
+    connection: Connection,
+    incoming: Incoming,
+    exchange: Exchange,
+    head: ResponseHead,
+    own: Callable[[list[Header]], list[Header]],
+) -> bool:
+    """Give upstream's response to the client unchanged but for hop-by-hop fields, and those that `own` makes
+    ours. Returns whether the connection may carry another request.
+
+    Raises ConnectionError when the client goes, `UpstreamError` when the body breaks off: the response
+    has begun then, and can only be cut.
+    """
+    headers, chunked, sized = _framed(incoming, head)
+    headers = own(headers)
+    # A connection whose request is still on its way carries no other one.
+    keep_alive = incoming.keep_alive and (sized or chunked) and incoming.whole
+    if not keep_alive:
+        headers.append((b"Connection", b"close"))
+    elif incoming.http10:
+        headers.append((b"Connection", b"keep-alive"))
+    connection.write(encode_head(first_line(head), headers))
+    body = Pulled(exchange)
+    exchange.attach(body)
+    try:
+        while data := await body.read():
+            connection.write(chunk(data) if chunked else data)
+            await connection.drained()
+    except ProxyError:
+        if not sized and not chunked and connection.transport is not None:
+            reset(connection.transport)  # closed, it would look like the end of a whole body
+        raise
+    if chunked:
+        connection.write(LAST_CHUNK)
+    return keep_alive
+
+
+def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool, bool]:
+    """The response's fields with the framing this client understands, and where the body ends: with a
+    last chunk, after a known size, or else with the connection.
+    """
+    headers = end_to_end(head.headers)
+    # A length beside a transfer coding is void (RFC 9112 6.3), that of a 204 has no meaning (RFC 9110 8.6).
+    if head.get(b"transfer-encoding") or head.status == 204:
+        headers = [field for field in headers if field[0].lower() != b"content-length"]
+    bodyless = incoming.method == "HEAD" or head.status in _NO_BODY
+    sized = bodyless or any(name.lower() == b"content-length" for name, _ in headers)
+    chunked = not sized and not incoming.http10
+    if chunked:
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    return headers, chunked, sized
+
+
+def first_line(head: ResponseHead) -> bytes:
+    """The status line, upstream's reason phrase kept."""
+    return b"HTTP/1.1 %d %b" % (head.status, head.reason)

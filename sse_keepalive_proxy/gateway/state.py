@@ -1,0 +1,52 @@
+"""What requests share: with all others, and with those of their route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sse_keepalive_proxy.config import Limits, Match
+from sse_keepalive_proxy.gateway.cors import Cors
+from sse_keepalive_proxy.gateway.expiring_set import Remembered
+from sse_keepalive_proxy.gateway.forwarded import Trust
+from sse_keepalive_proxy.gateway.identity import Identifier
+from sse_keepalive_proxy.http.attempts import Target
+from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.observe.metrics import Metrics
+from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
+
+__all__ = ["Context", "ReadyRoute"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRoute:
+    """A route made ready: where it leads, and what its streams are promised (None: pass-through)."""
+
+    name: str
+    match: Match
+    target: Target
+    metrics: RouteMetrics
+    stream: StreamRoute | None
+    cors: Cors | None = None
+    identifier: Identifier | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all requests share. `limits` and `trust` are a configuration's, the rest is the process's.
+
+    `refused`: credentials whose early commit was not borne out, as fingerprints made with `key`. `spliced`
+    cuts each upgraded connection. `warned`: what has been said once and need not be said again.
+    """
+
+    limits: Limits
+    trust: Trust
+    metrics: Metrics
+    streams: Registry
+    dialer: Dialer
+    refused: Remembered
+    key: bytes
+    spliced: set[Callable[[], None]] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)

@@ -1,0 +1,247 @@
+"""A request of a stream route until its stream has begun: a place among the streams, the first opening of
+upstream, the early commit, the head and the confirm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from sse_keepalive_proxy.errors import UpstreamError
+from sse_keepalive_proxy.gateway.credentials import fingerprint
+from sse_keepalive_proxy.gateway.identity import LEEWAY, Unproven
+from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
+from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
+from sse_keepalive_proxy.http.attempts import EVENT_STREAM, Answer, abandon, first_answer
+from sse_keepalive_proxy.http.connection import Connection
+from sse_keepalive_proxy.http.headers import Header, encode_head, stream_head
+from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.http.responses import retry_after
+from sse_keepalive_proxy.live.reconnect import Reopening
+from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.stream import Stream
+from sse_keepalive_proxy.observe.line import redact_target
+from sse_keepalive_proxy.stream.frames import confirm_form
+from sse_keepalive_proxy.stream.messages import CloseReason
+from sse_keepalive_proxy.stream.policy import EarlyCommit, ReconnectWhen
+
+__all__ = ["Refused", "Streaming"]
+
+logger = logging.getLogger("sse_keepalive_proxy.gateway")
+
+_QUICK_TUNNEL = b".trycloudflare.com"
+_EARLY_FIELDS = [(b"Content-Type", EVENT_STREAM)]
+
+Refused = tuple[int, str, tuple[Header, ...]]
+"""Why a stream is not even asked for: status, words, further fields."""
+
+
+class Streaming:
+    """One request on its way to become a stream."""
+
+    __slots__ = ("_client", "_connection", "_context", "_incoming", "_route", "_stream", "_stream_route")
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        incoming: Incoming,
+        route: ReadyRoute,
+        stream_route: StreamRoute,
+        client: str,
+    ) -> None:
+        self._context, self._connection, self._incoming = context, connection, incoming
+        self._route, self._stream_route, self._client = route, stream_route, client
+        self._stream: Stream | None = None
+
+    # A place.
+
+    def enter(self, head: bytes) -> Refused | None:
+        """Take a place among the streams; why there is none. `head` is the request's for upstream."""
+        incoming, context = self._incoming, self._context
+        if incoming.method == "HEAD" and self._stream_route.policy.refuse_head:
+            return 405, "HEAD is refused here", ((b"Allow", b"GET"),)
+        if incoming.method == "GET" and incoming.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
+            self._through_quick_tunnel()
+        rejected = context.streams.refusal(self._client)
+        if rejected is not None:
+            self._route.metrics.streams_rejected[rejected] += 1
+            text = f"there is no room for another stream (limits.{rejected})"
+            return 503, text, (retry_after(),)
+        self._stream = Stream(
+            self._stream_route,
+            stream_id=f"{random.getrandbits(64):016x}",
+            client=self._client,
+            target=redact_target(incoming.target),
+            reopening=self._reopening(head),
+        )
+        context.streams.add(self._stream)
+        return None
+
+    def leave(self) -> None:
+        """Give the place back, unless a stream has begun."""
+        if self._stream is not None:
+            self._context.streams.remove(self._stream)
+            self._stream = None
+
+    def _through_quick_tunnel(self) -> None:
+        self._route.metrics.quick_tunnel_requests += 1
+        if self._route.name not in self._context.warned:
+            self._context.warned.add(self._route.name)
+            logger.warning(
+                "a stream was asked for through a Quick Tunnel (*.trycloudflare.com), which holds every GET "
+                "until it ends, whatever we send: use a named tunnel",
+                extra=self._where(),
+            )
+
+    def _reopening(self, head: bytes) -> Reopening | None:
+        """How upstream can be asked again: never with a body, only where the policy says so."""
+        policy, incoming = self._stream_route.policy.reconnect, self._incoming
+        always = policy is not None and policy.when is ReconnectWhen.ALWAYS
+        plain_get = incoming.method == "GET" and not incoming.has_body and not incoming.upgrade
+        if policy is not None and plain_get and (always or incoming.is_event_source):
+            bare, known = without_id(head), own_id(incoming)
+            return self._asking(bare, known, always=always)
+        return self._asking(always=False) if self._may_commit_early() else None
+
+    def _asking(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reopening:
+        policy = self._stream_route.policy.reconnect
+        return Reopening(self._route.target, policy, bare, known, always=always)
+
+    # The first opening.
+
+    async def open(self, once: Callable[[float | None], Awaitable[Answer]]) -> Answer:
+        """Upstream's answer, asked for again where an EventSource would give up for good over a wrong one.
+        Raises `UpstreamError`.
+        """
+        policy = self._stream_route.policy.reconnect
+        if policy is None or policy.first_within is None or not self._incoming.is_event_source:
+            return await once(None)
+        return await first_answer(
+            once, policy, failed=self._failed_once, leaving=self._context.streams.leaving
+        )
+
+    def _failed_once(self, cause: UpstreamError | ResponseHead) -> None:
+        if isinstance(cause, UpstreamError):
+            self._route.metrics.upstream_error(cause)
+        why = str(cause) if isinstance(cause, UpstreamError) else f"it answered with status {cause.status}"
+        logger.info("upstream gave no stream yet, it is asked again: %s", why, extra=self._where())
+
+    # The early commit.
+
+    @property
+    def early(self) -> EarlyCommit | None:
+        """The early commit of this request, unless its credential was refused behind one before (law 6)."""
+        if not self._may_commit_early() or self._fingerprint() in self._context.refused:
+            return None
+        return self._stream_route.policy.early_commit
+
+    def _may_commit_early(self) -> bool:
+        early, incoming = self._stream_route.policy.early_commit, self._incoming
+        if early is None or incoming.method == "HEAD" or incoming.upgrade:  # neither can get a body
+            return False
+        return incoming.method in early.methods
+
+    def _fingerprint(self) -> bytes:
+        places = self._stream_route.policy.credential
+        return fingerprint(self._context.key, self._route.name, self._incoming, places, self._client)
+
+    def commit_early(self, opening: asyncio.Task[Answer]) -> None:
+        """Answer 200 while upstream is still being asked."""
+        stream = self._begin()
+        if stream is None:
+            abandon(opening)
+        else:
+            head = self._head(b"HTTP/1.1 200 OK", _EARLY_FIELDS)
+            stream.commit_early(head, opening, lambda answer: self._settle(stream, answer))
+        self._count(200)
+
+    def _settle(self, stream: Stream, answer: Answer | None) -> None:
+        """Upstream has answered behind an early commit: with a stream, or (None) not."""
+        if answer is None:
+            self._context.refused.add(self._fingerprint())
+        else:
+            self._context.refused.discard(self._fingerprint())
+            self._identify(stream)
+
+    # The stream.
+
+    def commit(self, answer: Answer, first_line: bytes) -> None:
+        """Upstream has accepted: the client gets the head and the confirm."""
+        if self._may_commit_early():
+            self._context.refused.discard(self._fingerprint())
+        if self._stream is not None:
+            self._identify(self._stream)  # first: a fault of ours can still be answered
+        stream = self._begin()
+        if stream is None:
+            answer.exchange.close()
+        else:
+            stream.commit(self._head(first_line, answer.head.headers), answer.exchange)
+        self._count(answer.head.status)
+
+    def _begin(self) -> Stream | None:
+        """The stream with its client's connection to itself; None when the client has gone."""
+        stream, self._stream = self._stream, None  # it leaves the registry by itself from now on
+        connection, incoming = self._connection, self._incoming
+        if stream is None:
+            raise AssertionError("a stream begins once, and has a place by then")
+        form = confirm_form(self._stream_route.policy.confirm, event_source=incoming.is_event_source)
+        chunked = not incoming.http10
+        if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], form, chunked=chunked):
+            return None
+        self._context.streams.begun(stream)
+        return stream
+
+    def _head(self, first_line: bytes, headers: Sequence[Header]) -> bytes:
+        fields = stream_head(headers)
+        if self._route.cors is not None:
+            fields = self._route.cors.own(self._incoming.headers, fields)
+        if not self._incoming.http10:
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        return encode_head(first_line, [*fields, (b"Connection", b"close")])
+
+    def _identify(self, stream: Stream) -> None:
+        """Upstream has accepted the request: who is it?"""
+        identifier, policy = self._route.identifier, self._stream_route.policy.identity
+        if identifier is None or policy is None:
+            return
+        holder = identifier.identify(self._incoming)
+        if isinstance(holder, Unproven):
+            self._unproven(holder)
+            lives = 0.0 if holder is Unproven.EXPIRED else None
+        else:
+            stream.claims = holder.claims
+            lives = holder.lives(time.time())
+        if policy.close_at_expiry and lives is not None:
+            # One that has expired, and that upstream accepts all the same, has the leeway that servers give.
+            at = asyncio.get_running_loop().time() + (lives or LEEWAY)
+            stream.leave(at, CloseReason.UNAUTHORIZED)
+
+    def encoded(self) -> None:
+        """Upstream's stream came with a content coding."""
+        self._route.metrics.uninspectable_streams += 1
+        logger.warning(
+            "upstream encodes its event stream though asked not to: it passes through without pings",
+            extra=self._where(),
+        )
+
+    def _unproven(self, why: Unproven) -> None:
+        told = f"{self._route.name}: {why.name}"
+        if why.may_be_ours and told not in self._context.warned:
+            self._context.warned.add(told)
+            logger.warning(
+                "upstream accepted a request whose token is not believed here, so that it has no claims: %s",
+                why.value,
+                extra=self._where(),
+            )
+
+    def _count(self, status: int) -> None:
+        self._context.metrics.answered(self._route.name, self._incoming.method, status)
+
+    def _where(self) -> dict[str, dict[str, str]]:
+        target = redact_target(self._incoming.target)
+        return {"fields": {"route": self._route.name, "client": self._client, "target": target}}

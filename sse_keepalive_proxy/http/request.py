@@ -1,0 +1,156 @@
+"""A request as the proxy means it: checked again after the HTTP parser, then never doubted.
+
+The parser (llhttp, strict) refuses most smuggling shapes. What it lets through and a second reader
+could take otherwise is refused here (law 13), so that exactly one clean request, written anew from
+these values, reaches upstream.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from sse_keepalive_proxy.http.body import Pulled
+from sse_keepalive_proxy.http.headers import Header, connection_tokens
+from sse_keepalive_proxy.http.request_reader import Request
+from sse_keepalive_proxy.http.response import by_name
+
+__all__ = ["Incoming", "Refusal", "admit"]
+
+_TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*")
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]+)(/[\x21\x22\x24-\x7e]*|\?[\x21\x22\x24-\x7e]*|)")
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]{1,5})?|")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer to a request that is not passed on: the status, and why in one line."""
+
+    status: int
+    text: str
+
+
+@dataclass(slots=True)
+class Incoming:
+    """One request. `target` is as received (origin-form); `host` as the client named it. `keep_alive`:
+    whether its connection may carry another one.
+    """
+
+    method: str
+    target: str
+    http10: bool
+    host: bytes
+    headers: tuple[Header, ...]
+    has_body: bool
+    length: int | None
+    peer: str
+    scheme: bytes
+    upgrade: bool
+    keep_alive: bool
+    body: Pulled | None = None
+    named: dict[bytes, list[bytes]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.named:
+            self.named = by_name(self.headers)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has come."""
+        return self.body is None or self.body.whole
+
+    @property
+    def path(self) -> str:
+        """The target without its query, not decoded."""
+        return self.target.partition("?")[0]
+
+    @property
+    def is_event_source(self) -> bool:
+        """Whether a browser's EventSource may have sent it: nothing else accepts just this."""
+        accepts = self.named.get(b"accept")
+        return self.method == "GET" and not self.has_body and accepts == [b"text/event-stream"]
+
+
+def admit(request: Request, *, peer: str, scheme: bytes, max_head: int) -> Incoming | Refusal:
+    """The request of `peer`, which came by `scheme`, or why it is refused."""
+    headers = tuple(request.headers)
+    http10 = request.version == "1.0"
+    if not http10 and request.version != "1.1":
+        return Refusal(400, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    if request.method == "CONNECT":
+        return Refusal(501, "CONNECT is not supported")
+    values = b"".join([value for _, value in headers])
+    size = len(request.target) + len(values) + sum([len(name) + 4 for name, _ in headers])
+    if size > max_head:
+        return Refusal(431, f"the request head is larger than {max_head} bytes")
+    if not _VALUE.fullmatch(values):
+        return Refusal(400, "a header field holds a control character")
+    named = by_name(headers)
+    if not http10 and b"host" not in named:
+        return Refusal(400, "an HTTP/1.1 request has a Host header")
+    placed = _place(request.method, request.target, named.get(b"host", []))
+    if isinstance(placed, Refusal):
+        return placed
+    target, host = placed
+    framing = _framing(named, http10=http10)
+    if isinstance(framing, Refusal):
+        return framing
+    chunked, length = framing
+    return Incoming(
+        method=request.method,
+        target=target,
+        http10=http10,
+        host=host,
+        headers=headers,
+        has_body=chunked or bool(length),
+        length=length,
+        peer=peer,
+        scheme=scheme,
+        upgrade=not http10 and not (chunked or length) and _wants_websocket(request.method, named),
+        # Where in a read a chunked body ends only its parser knows: what is behind it is not taken.
+        keep_alive=request.keep_alive and not chunked,
+        body=request.body,
+        named=named,
+    )
+
+
+def _place(method: str, raw_target: str, hosts: list[bytes]) -> tuple[str, bytes] | Refusal:
+    """Origin-form target and host. Absolute-form names its own host (RFC 9112 3.2.2)."""
+    if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
+        return Refusal(400, "the Host header is not one valid host")
+    host = hosts[0] if hosts else b""
+    if _TARGET.fullmatch(raw_target) or (raw_target == "*" and method == "OPTIONS"):
+        return raw_target, host
+    absolute = _ABSOLUTE.fullmatch(raw_target)
+    if absolute is None:
+        return Refusal(400, "the request target is not valid")
+    authority = absolute[1].encode("utf-8", "surrogateescape")
+    if not _HOST.fullmatch(authority):
+        return Refusal(400, "the request target names no valid host")
+    rest = absolute[2]
+    return (rest if rest.startswith("/") else "/" + rest), authority
+
+
+def _framing(named: dict[bytes, list[bytes]], *, http10: bool) -> tuple[bool, int | None] | Refusal:
+    """Whether the body is chunked, or its length (RFC 9112 6.1 to 6.3): one of them, or none."""
+    codings = named.get(b"transfer-encoding", [])
+    lengths = named.get(b"content-length", [])
+    if codings:
+        if http10 or lengths:
+            return Refusal(400, "Transfer-Encoding has no place in this request")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            return Refusal(501, "the only transfer coding spoken here is chunked")
+        return True, None
+    if not lengths:
+        return False, None
+    if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+        return Refusal(400, "Content-Length is not one number")
+    return False, int(lengths[0])
+
+
+def _wants_websocket(method: str, named: dict[bytes, list[bytes]]) -> bool:
+    if method != "GET" or [value.strip().lower() for value in named.get(b"upgrade", [])] != [b"websocket"]:
+        return False
+    return b"upgrade" in connection_tokens([(b"connection", value) for value in named.get(b"connection", [])])

@@ -1,0 +1,1 @@
+"""One open stream: the I/O around `stream`."""

@@ -1,0 +1,129 @@
+"""A stream's client: its connection, and the only place that writes to it.
+
+Knows chunked coding and what asyncio says of the connection; what is written, and when, the stream decides.
+The transport reports as soon as one byte waits in it (its high-water mark is 0): that is when pings stop
+and the client's write deadline runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk, size_line
+from sse_keepalive_proxy.net.interfaces import Protocol as TransportProtocol
+from sse_keepalive_proxy.net.interfaces import Transport
+from sse_keepalive_proxy.net.tcp import reset, untaken, watch
+
+__all__ = ["Downstream", "Listener", "TakeOver"]
+
+TakeOver = Callable[[TransportProtocol], Transport]
+"""Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
+
+
+class Listener(Protocol):
+    """The stream that is told what its client does."""
+
+    def client_blocked(self) -> None:
+        """Bytes wait for the client."""
+
+    def client_unblocked(self) -> None:
+        """Everything that waited has left."""
+
+    def client_left(self) -> None:
+        """It has closed its side: nothing more need be written (law 8)."""
+
+    def client_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; the last call there is."""
+
+
+class Downstream:
+    """One client, as long as it is connected.
+
+    `take_over` gives its transport (ConnectionError when it has gone already); `chunked` is whether the
+    body needs chunked coding; it may let `write_timeout` seconds pass without taking a byte.
+    """
+
+    __slots__ = ("_chunked", "_held", "_listener", "_transport", "_written")
+
+    def __init__(
+        self, listener: Listener, take_over: TakeOver, *, chunked: bool, write_timeout: float
+    ) -> None:
+        self._listener, self._chunked = listener, chunked
+        self._held = b""
+        self._written = 0
+        self._transport = take_over(self)
+        try:
+            self._transport.set_write_buffer_limits(high=0)
+            watch(self._transport, write_timeout)
+        except BaseException:  # it is nobody else's any more
+            self._transport.abort()
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here for the client to take them."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken in all, as far as the kernel tells."""
+        return self._written - untaken(self._transport)
+
+    def write(self, body: bytes) -> None:
+        """Some bytes of the body, never none."""
+        self._send(size_line(len(body)) + body + b"\r\n" if self._chunked else body)
+
+    def write_head(self, head: bytes, body: bytes) -> None:
+        """The response head, and the first bytes of the body, if any. They leave in one piece with what is
+        written next, or with `flush`.
+        """
+        self._held = head + chunk(body) if body and self._chunked else head + body
+
+    def flush(self) -> None:
+        """Nothing is written next."""
+        if self._held:
+            self._send(b"")
+
+    def end(self, *, whole: bool) -> None:
+        """End the response behind what waits. Not `whole`: it must not look like a complete body."""
+        if self._chunked and whole and not self._transport.is_closing():
+            self._send(LAST_CHUNK)
+        self.flush()
+        self._transport.close()
+
+    def _send(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self._written += len(data)
+        self._transport.write(data)
+
+    def reset(self) -> None:
+        """End the connection with RST, whatever waits."""
+        reset(self._transport)
+
+    def abort(self) -> None:
+        """Drop the connection, whatever waits."""
+        self._transport.abort()
+
+    # asyncio's protocol.
+
+    def connection_made(self, transport: Transport) -> None:
+        """Of a transport that is taken over it was said to another."""
+
+    def data_received(self, data: bytes) -> None:
+        """What a client sends behind its request is no part of a stream."""
+
+    def eof_received(self) -> None:
+        """A half-close counts as leaving; the transport closes by itself."""
+        self._listener.client_left()
+
+    def pause_writing(self) -> None:
+        self._listener.client_blocked()
+
+    def resume_writing(self) -> None:
+        self._listener.client_unblocked()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.client_lost(exc)

@@ -1,1 +1,0 @@
-"""From a request of a client to bytes on its connection."""

@@ -1,0 +1,27 @@
+"""A request as the proxy means it, made up by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sse_keepalive_proxy.http.headers import Header
+from sse_keepalive_proxy.http.request import Incoming
+
+__all__ = ["incoming"]
+
+
+def incoming(target: str = "/events", headers: Sequence[Header] = ()) -> Incoming:
+    """A GET without a body for `target`, with `headers`."""
+    return Incoming(
+        method="GET",
+        target=target,
+        http10=False,
+        host=b"example.com",
+        headers=tuple(headers),
+        has_body=False,
+        length=None,
+        peer="192.0.2.1",
+        scheme=b"http",
+        upgrade=False,
+        keep_alive=True,
+    )

@@ -1,0 +1,385 @@
+"""The first opening: what is tried before a client has a status, what passes at once, what answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import pytest
+
+from sse_keepalive_proxy.errors import UpstreamInvalid, UpstreamRefused, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.http.attempts import Answer, first_answer, is_stream, no_answer, no_stream
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
+from sse_keepalive_proxy.stream.policy import Reconnect
+from tests.support.http1 import request
+from tests.support.instance import EVENT_SOURCE, Instance, config
+from tests.support.raw_upstream import (
+    GOT_REQUEST,
+    RESET,
+    RawUpstream,
+    Step,
+    UpstreamConnection,
+    response,
+    stream_head,
+)
+from tests.support.running import on_each_loop
+
+SILENT = [GOT_REQUEST, stream_head()]
+FAST = "reconnect: {delay: 10ms, max_delay: 20ms}\n"
+BUSY = response("503 Busy", b"come again\n")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# What is tried again.
+
+
+@on_each_loop
+async def test_an_event_source_outlasts_an_upstream_that_is_not_up_yet() -> None:
+    async with RawUpstream(SILENT) as upstream, Instance(config(upstream, FAST)) as proxy:
+        upstream.refuse()
+        async with await proxy.event_source() as client:
+            await proxy.until(lambda: proxy.metric("upstream_errors_total", kind="refused") >= 2)
+            assert client.received == b""
+            await upstream.start()
+            await client.wait_for(b"connection_confirmed")
+            assert client.response.status == 200
+        assert len(upstream.connections) == 1
+        assert proxy.metric("streams_opened_total") == 1
+
+
+FAULTS: dict[str, list[Step]] = {
+    "503": [GOT_REQUEST, BUSY],
+    "502 with a body that never ends": [GOT_REQUEST, b"HTTP/1.1 502 Bad\r\ncontent-length: 9\r\n\r\nx"],
+    "reset before the head": [GOT_REQUEST, RESET],
+    "reset in the head": [GOT_REQUEST, b"HTTP/1.1 200 OK\r\ncontent-ty", RESET],
+    "not HTTP": [GOT_REQUEST, b"SSH-2.0-x\r\n\r\n"],
+    "no head in time": [GOT_REQUEST],
+}
+
+
+@on_each_loop
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_an_event_source_never_hears_of_a_fault_that_passes(fault: str) -> None:
+    async with (
+        RawUpstream(FAULTS[fault], FAULTS[fault], SILENT) as upstream,
+        Instance(config(upstream, FAST + "open_timeout: 300ms")) as proxy,
+        await proxy.event_source("/events?access_token=t", "Last-Event-ID: 5") as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+        assert client.response.status == 200
+        assert len(upstream.connections) == 3
+        assert len({bytes(connection.received) for connection in upstream.connections}) == 1
+        await upstream.wait_connections(1)
+        assert proxy.metric("requests_total", method="GET", code="200") == 1
+
+
+@on_each_loop
+async def test_a_retry_after_within_the_window_is_a_minimum() -> None:
+    asked_at = []
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.next_request()
+        asked_at.append(now())
+        again = response("429 Too Many", b"", "Retry-After: 1")
+        await connection.send(stream_head() if len(asked_at) == 2 else again)
+
+    async with (
+        RawUpstream(script) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+        first, second = asked_at
+        assert second - first >= 0.999
+
+
+# What counts in the end.
+
+
+@on_each_loop
+async def test_a_retry_after_beyond_the_window_passes_at_once_with_its_body() -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, response("503 Busy", b"later\n", "Retry-After: 9")]) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert (client.response.status, client.body) == (503, b"later\n")
+        assert client.response.header("Retry-After") == "9"
+        assert len(upstream.connections) == 1
+        assert proxy.metric("requests_total", method="GET", code="503") == 1
+
+
+@on_each_loop
+async def test_after_the_window_the_last_real_answer_counts_with_its_body() -> None:
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.next_request()
+        await connection.send(response("503 Busy", b"%d" % len(upstream.connections), "X-Mine: 1"))
+
+    section = "reconnect: {delay: 10ms, max_delay: 20ms, first_within: 200ms}"
+    async with (
+        RawUpstream(script) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert client.response.status == 503
+        assert client.response.header("X-Mine") == "1"
+        assert int(client.body) == len(upstream.connections) > 1
+        await upstream.wait_all_closed()
+        assert proxy.metric("requests_total", method="GET", code="503") == 1
+        assert proxy.metric("streams_opened_total") == 0
+
+
+@on_each_loop
+async def test_after_the_window_the_last_error_is_a_502_and_every_attempt_was_counted() -> None:
+    section = "reconnect: {delay: 10ms, max_delay: 20ms, first_within: 200ms}"
+    async with RawUpstream(SILENT) as upstream, Instance(config(upstream, section)) as proxy:
+        upstream.refuse()
+        async with await proxy.event_source() as client:
+            await client.wait_response()
+            assert client.response.status == 502
+            assert client.body == b'route "events": upstream cannot be reached\n'
+        assert proxy.metric("upstream_errors_total", kind="refused") > 1
+        assert proxy.metric("requests_total", method="GET", code="502") == 1
+
+
+@on_each_loop
+async def test_a_drain_ends_the_tries_with_the_real_status() -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, BUSY]) as upstream,
+        Instance(config(upstream, "reconnect: {delay: 10ms, max_delay: 20ms, first_within: 1h}")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await upstream.connection(2)
+        assert client.received == b""
+        proxy.server.streams.drain(lambda: now() + 60)
+        await client.wait_response()
+        assert (client.response.status, client.body) == (503, b"come again\n")
+
+
+@on_each_loop
+@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+@pytest.mark.parametrize("when", ["between two attempts", "while upstream is asked"])
+async def test_a_client_that_leaves_meanwhile_ends_the_tries_and_leaves_nothing_open(
+    how: str, when: str
+) -> None:
+    waits = when == "between two attempts"
+    section = f"reconnect: {{delay: {'1h' if waits else '1ms'}, max_delay: 1h, first_within: 10h}}"
+    scripts = [[GOT_REQUEST, BUSY], [GOT_REQUEST]]
+    async with RawUpstream(*scripts) as upstream, Instance(config(upstream, section)) as proxy:
+        client = await proxy.event_source()
+        await (await upstream.connection(0 if waits else 1)).request()
+        if waits:
+            await upstream.wait_all_closed()
+        {"close": client.transport.close, "half-close": client.half_close, "reset": client.abort}[how]()
+        await upstream.wait_all_closed()
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        assert proxy.metric("requests_total", method="GET", code="499") == 1
+        assert len(upstream.connections) == (1 if waits else 2)
+        await client.close()
+
+
+# What passes at once.
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    "status", ["204 No Content", "301 Moved", "400 Bad", "401 No", "403 No", "404 Not Found", "501 No"]
+)
+async def test_a_status_that_is_no_passing_fault_passes_at_once(status: str) -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, response(status, b"" if "204" in status else b"why")]) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert client.response.status == int(status[:3])
+        assert client.body == (b"" if "204" in status else b"why")
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    "data",
+    [
+        request("/events", "Accept: */*"),
+        request("/events", "Accept: text/event-stream, */*"),
+        request("/events", EVENT_SOURCE, method="POST", body=b"{}"),
+        request("/events", EVENT_SOURCE, body=b"{}"),
+        request("/other", EVENT_SOURCE),
+    ],
+    ids=["any type", "several types", "POST", "a body", "no stream route"],
+)
+async def test_others_than_an_event_source_get_the_real_status_at_once(data: bytes) -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, BUSY], SILENT) as upstream,
+        Instance(config(upstream, "reconnect: {when: always, delay: 10ms}")) as proxy,
+        await proxy.client() as client,
+    ):
+        client.send(data, method="GET")
+        await client.wait_response()
+        assert (client.response.status, client.body) == (503, b"come again\n")
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+@pytest.mark.parametrize("section", ["reconnect: off", "reconnect: {first_within: off}"])
+async def test_where_it_is_off_an_event_source_gets_it_at_once_too(section: str) -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, BUSY], SILENT) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert client.response.status == 503
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_statuses_are_the_configurations_to_say() -> None:
+    section = "reconnect: {delay: 10ms, on_status: [404]}"
+    async with (
+        RawUpstream([GOT_REQUEST, response("404 Not Yet")], [GOT_REQUEST, BUSY]) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert client.response.status == 503
+        assert len(upstream.connections) == 2
+
+
+class Refusing:
+    """An upstream that refuses every attempt, `hook` being called first; and what it was asked, when."""
+
+    def __init__(self) -> None:
+        self.hook: Callable[[], None] = lambda: None
+        self.given: list[float | None] = []
+        self.at: list[float] = []
+        self.told: list[str] = []
+
+    async def once(self, within: float | None) -> Answer:
+        self.hook()
+        self.given.append(within)
+        self.at.append(asyncio.get_running_loop().time())
+        raise UpstreamRefused(f"attempt {len(self.given)}")
+
+    async def asked(self, policy: Reconnect, leaving: asyncio.Event | None = None) -> str:
+        """Ask until the end of the window; the error that counts."""
+        leaving = leaving or asyncio.Event()
+        with pytest.raises(UpstreamRefused) as last:
+            await first_answer(
+                self.once, policy, failed=lambda cause: self.told.append(str(cause)), leaving=leaving
+            )
+        return str(last.value)
+
+
+@on_each_loop
+async def test_a_later_attempt_has_no_longer_for_its_connection_than_the_window_is_open() -> None:
+    upstream = Refusing()
+    error = await upstream.asked(Reconnect(first_within=0.3, delay=0.01, max_delay=0.02))
+    first, *later = upstream.given
+    assert first is None
+    assert len(later) > 1
+    assert all(within == 1.0 for within in later)  # but never so little that it could not be answered
+    assert upstream.told == [f"attempt {number}" for number in range(1, len(upstream.given))]
+    assert error == f"attempt {len(upstream.given)}"
+
+
+@on_each_loop
+async def test_the_window_is_used_to_its_end_whatever_waits_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for drawn in (0.0, 0.5, 0.999):
+        monkeypatch.setattr(random, "random", lambda drawn=drawn: drawn)
+        upstream = Refusing()
+        await upstream.asked(Reconnect(first_within=0.4, delay=60.0 if drawn else 0.01, max_delay=60.0))
+        assert upstream.at[-1] - upstream.at[0] >= 0.3
+        if drawn:
+            assert len(upstream.at) <= 5  # and with no burst at its end
+
+
+@on_each_loop
+async def test_a_drain_ends_the_wait_with_one_last_attempt() -> None:
+    leaving = asyncio.Event()
+    upstream = Refusing()
+
+    def told_to_end() -> None:
+        asyncio.get_running_loop().call_soon(leaving.set)
+
+    upstream.hook = told_to_end
+    error = await upstream.asked(Reconnect(first_within=3600.0, delay=3600.0, max_delay=3600.0), leaving)
+    assert error == "attempt 2"
+
+
+# What an answer means.
+
+STREAM = (b"Content-Type", b"text/event-stream")
+
+
+def head(status: int, *fields: tuple[bytes, bytes]) -> ResponseHead:
+    return ResponseHead(status, b"", fields)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (head(200, STREAM), True),
+        (head(201, (b"content-type", b"Text/Event-Stream ; charset=utf-8")), True),
+        (head(200, STREAM, (b"Content-Encoding", b"gzip")), True),
+        (head(204, STREAM), False),
+        (head(205, STREAM), False),
+        (head(301, STREAM), False),
+        (head(404, STREAM), False),
+        (head(500, STREAM), False),
+        (head(200, (b"content-type", b"text/event-streams")), False),
+        (head(200, (b"content-type", b"application/json")), False),
+        (head(200), False),
+    ],
+)
+def test_a_stream_is_a_2xx_with_that_type_and_a_body(answer: ResponseHead, expected: bool) -> None:
+    assert is_stream(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "meaning"),
+    [
+        (head(200, STREAM), None),
+        (head(200, STREAM, (b"Content-Encoding", b"identity")), None),
+        (head(200, STREAM, (b"Content-Encoding", b"gzip")), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(204), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(301), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(401), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
+        (head(403), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
+        (head(404), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(503), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
+        (head(503, (b"Retry-After", b"1")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
+        (head(503, (b"Retry-After", b"7")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 7)),
+    ],
+)
+def test_what_an_answer_means_behind_a_client_whose_response_has_begun(
+    answer: ResponseHead, meaning: NotOpened | None
+) -> None:
+    assert no_stream(answer, Reconnect(), 2.0) == meaning
+
+
+def test_without_a_policy_no_answer_is_asked_for_again() -> None:
+    assert no_stream(head(503), None, 0.0) == NotOpened(CloseReason.UPSTREAM_STATUS, again=False)
+
+
+def test_every_fault_is_worth_another_attempt_and_a_broken_answer_is_told_from_none() -> None:
+    faults: Sequence[tuple[type[Exception], CloseReason]] = [
+        (UpstreamReset, CloseReason.UPSTREAM_RESET),
+        (UpstreamRefused, CloseReason.UPSTREAM_REFUSED),
+        (UpstreamTimeout, CloseReason.UPSTREAM_REFUSED),
+        (UpstreamInvalid, CloseReason.UPSTREAM_REFUSED),
+    ]
+    for kind, reason in faults:
+        error = cast(UpstreamReset, kind("x"))
+        assert no_answer(error, 3.0) == NotOpened(reason, again=True, at_least=3.0)

@@ -1,0 +1,297 @@
+"""What is made of a request that the parser has let through: values that nobody has to doubt, or a refusal.
+
+Requests come over a socket through the real frontend; `tests/integration/test_smuggling.py` has the table
+of those that must never pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+
+import pytest
+
+from sse_keepalive_proxy.http.connection import Connection, ConnectionLimits, Frontend
+from sse_keepalive_proxy.http.request import Incoming, Refusal, admit
+from sse_keepalive_proxy.http.request_reader import Request
+from sse_keepalive_proxy.net.poller import open_poller
+from sse_keepalive_proxy.net.tcp import peer_address
+from tests.support.looping import in_loop
+from tests.support.raw_client import RawClient
+
+_MAX_HEAD = 1024
+
+Admit = Callable[[bytes], Coroutine[None, None, Incoming | Refusal]]
+
+
+@contextlib.asynccontextmanager
+async def frontend(path: Path | None = None, *, dualstack: bool = False) -> AsyncIterator[Admit]:
+    """A frontend that admits requests and answers none. Yields what sends it bytes and gives the outcome."""
+    outcomes: asyncio.Queue[Incoming | Refusal] = asyncio.Queue()
+
+    async def handle(connection: Connection, request: Request) -> bool:
+        peer = peer_address(connection.transport)
+        outcomes.put_nowait(admit(request, peer=peer, scheme=b"http", max_head=_MAX_HEAD))
+        return False
+
+    limits = ConnectionLimits(
+        max_head=32 * _MAX_HEAD, head_timeout=10.0, room=lambda: 1, refused=lambda *_: None
+    )
+    made = Frontend(handle, limits)
+    if path is not None:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(path))
+        listening.listen()
+    elif dualstack:
+        listening = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    else:
+        listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    listener = made.listen(open_poller(), listening)
+
+    async def admitted(raw: bytes) -> Incoming | Refusal:
+        where = {"path": path} if path is not None else {"port": listening.getsockname()[1]}
+        async with await RawClient.connect(**where) as client:
+            client.send(raw)
+            async with asyncio.timeout(5):
+                return await outcomes.get()
+
+    try:
+        yield admitted
+    finally:
+        listener.close()
+        await made.cut()
+
+
+async def admitted(raw: bytes) -> Incoming | Refusal:
+    """The outcome of one request over TCP."""
+    async with frontend() as send:
+        return await send(raw)
+
+
+async def taken(raw: bytes) -> Incoming:
+    """The outcome of a request that has to be admitted."""
+    outcome = await admitted(raw)
+    assert isinstance(outcome, Incoming), outcome
+    return outcome
+
+
+def get(*lines: str, target: str = "/a", version: str = "1.1", method: str = "GET") -> bytes:
+    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: a", *lines, "", ""]).encode("latin-1")
+
+
+@in_loop
+async def test_a_request_is_taken_as_it_came() -> None:
+    incoming = await taken(get("X-One: 1", "x-one: é", target="/%61//../b?c=%20&d"))
+    assert incoming == Incoming(
+        method="GET",
+        target="/%61//../b?c=%20&d",
+        http10=False,
+        host=b"a",
+        headers=((b"Host", b"a"), (b"X-One", b"1"), (b"x-one", b"\xe9")),
+        has_body=False,
+        length=None,
+        peer="127.0.0.1",
+        scheme=b"http",
+        upgrade=False,
+        keep_alive=True,
+    )
+    assert incoming.path == "/%61//../b"
+
+
+@in_loop
+async def test_what_a_target_may_hold_arrives_byte_for_byte() -> None:
+    letters = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "#")
+    assert (await taken(get(target=f"/{letters}"))).target == f"/{letters}"
+
+
+@pytest.mark.parametrize(
+    ("target", "taken_as", "host"),
+    [
+        ("http://b/x?y", "/x?y", b"b"),
+        ("HTTPS://b:1/x", "/x", b"b:1"),
+        ("http://b", "/", b"b"),
+        ("http://b?y", "/?y", b"b"),
+        ("http://[::1]:1/", "/", b"[::1]:1"),
+    ],
+)
+@in_loop
+async def test_an_absolute_target_names_its_own_host(target: str, taken_as: str, host: bytes) -> None:
+    incoming = await taken(get(target=target))
+    assert (incoming.target, incoming.host) == (taken_as, host)
+
+
+@in_loop
+async def test_options_may_ask_about_the_server_as_a_whole() -> None:
+    incoming = await taken(get(method="OPTIONS", target="*"))
+    assert (incoming.target, incoming.path) == ("*", "*")
+
+
+@pytest.mark.parametrize(
+    ("lines", "length", "has_body"),
+    [
+        ([], None, False),
+        (["Content-Length: 0"], 0, False),
+        (["Content-Length: 3"], 3, True),
+        (["Content-Length: 0003"], 3, True),
+        (["Transfer-Encoding: CHUNKED"], None, True),
+    ],
+)
+@in_loop
+async def test_a_body_is_measured_by_its_length_or_by_its_chunks(
+    lines: list[str], length: int | None, has_body: bool
+) -> None:
+    incoming = await taken(get(*lines, method="POST"))
+    assert (incoming.length, incoming.has_body) == (length, has_body)
+
+
+@pytest.mark.parametrize(
+    ("lines", "version", "kept"),
+    [
+        ([], "1.1", True),
+        (["Connection: close"], "1.1", False),
+        (["Connection: X, Close"], "1.1", False),
+        ([], "1.0", False),
+        (["Connection: Keep-Alive"], "1.0", True),
+        (["Transfer-Encoding: chunked"], "1.1", False),
+    ],
+)
+@in_loop
+async def test_a_connection_may_carry_another_request_unless_it_cannot(
+    lines: list[str], version: str, kept: bool
+) -> None:
+    incoming = await taken(get(*lines, version=version))
+    assert incoming.keep_alive is kept
+    assert incoming.http10 is (version == "1.0")
+
+
+SOCKET_UPGRADE = ["Connection: Upgrade", "Upgrade: websocket"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "method", "version", "upgrade"),
+    [
+        (SOCKET_UPGRADE, "GET", "1.1", True),
+        (["connection: keep-alive, upgrade", "upgrade: WebSocket"], "GET", "1.1", True),
+        (["Connection: keep-alive", "Connection: Upgrade", "Upgrade: websocket"], "GET", "1.1", True),
+        (["Upgrade: websocket"], "GET", "1.1", False),
+        (["Connection: Upgrade"], "GET", "1.1", False),
+        (["Connection: Upgrade", "Upgrade: h2c"], "GET", "1.1", False),
+        (["Connection: Upgrade", "Upgrade: h2c, websocket"], "GET", "1.1", False),
+        ([*SOCKET_UPGRADE, "Upgrade: h2c"], "GET", "1.1", False),
+        ([*SOCKET_UPGRADE, "Content-Length: 0"], "POST", "1.1", False),
+        ([*SOCKET_UPGRADE, "Content-Length: 3"], "GET", "1.1", False),
+        ([*SOCKET_UPGRADE, "Transfer-Encoding: chunked"], "GET", "1.1", False),
+        (SOCKET_UPGRADE, "GET", "1.0", False),
+    ],
+)
+@in_loop
+async def test_only_a_get_without_a_body_becomes_a_websocket(
+    lines: list[str], method: str, version: str, upgrade: bool
+) -> None:
+    assert (await taken(get(*lines, method=method, version=version))).upgrade is upgrade
+
+
+EVENT_SOURCE = "Accept: text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("lines", "method", "is_one"),
+    [
+        ([EVENT_SOURCE], "GET", True),
+        ([EVENT_SOURCE, "Last-Event-ID: 1"], "GET", True),
+        ([], "GET", False),
+        (["Accept: text/event-stream, */*"], "GET", False),
+        (["Accept: text/event-stream;q=1"], "GET", False),
+        (["Accept: */*"], "GET", False),
+        ([EVENT_SOURCE, EVENT_SOURCE], "GET", False),
+        ([EVENT_SOURCE, "Content-Length: 3"], "GET", False),
+        ([EVENT_SOURCE], "POST", False),
+    ],
+)
+@in_loop
+async def test_a_browsers_event_source_is_known_by_what_it_accepts(
+    lines: list[str], method: str, is_one: bool
+) -> None:
+    assert (await taken(get(*lines, method=method))).is_event_source is is_one
+
+
+@in_loop
+async def test_a_client_on_a_unix_socket_has_no_address(tmp_path: Path) -> None:
+    async with frontend(tmp_path / "socket") as send:
+        outcome = await send(get())
+    assert isinstance(outcome, Incoming)
+    assert outcome.peer == ""
+
+
+@in_loop
+async def test_an_ipv4_client_of_an_ipv6_socket_is_known_by_its_ipv4_address() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with frontend(dualstack=True) as send:
+        outcome = await send(get())
+    assert isinstance(outcome, Incoming)
+    assert outcome.peer == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (get().replace(b"Host: a", b"Host: a/b"), 400),
+        (get().replace(b"Host: a", b"Host: a b"), 400),
+        (get(target="http://u:p@b/"), 400),
+        (get(target="/a#b"), 400),
+        (get("Transfer-Encoding: gzip, chunked", method="POST"), 501),
+        (get("Transfer-Encoding: chunked", method="POST", version="1.0"), 400),
+        (get("Content-Length: 1000000000000000000", method="POST"), 400),
+        (get(method="CONNECT", target="a:1"), 501),
+        (get("X: " + "y" * _MAX_HEAD), 431),
+        (get(*["X: y"] * (_MAX_HEAD // 5)), 431),
+        (get(target="/" + "a" * _MAX_HEAD), 431),
+    ],
+)
+@in_loop
+async def test_what_could_be_taken_in_two_ways_is_refused_in_one_line(raw: bytes, status: int) -> None:
+    outcome = await admitted(raw)
+    assert isinstance(outcome, Refusal), outcome
+    assert outcome.status == status
+    assert outcome.text
+    assert "\n" not in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "version"),
+    [
+        ("/a", [("Host", "a"), ("X", "y\x01")], "1.1"),
+        ("/a", [("Host", "a"), ("X", "y\r\nZ: 1")], "1.1"),
+        ("/a", [("Host", "a"), ("Host", "a")], "1.1"),
+        ("/a", [("Host", "a"), ("Content-Length", "3"), ("Content-Length", "3")], "1.1"),
+        ("/a", [("Host", "a"), ("Content-Length", "3"), ("Transfer-Encoding", "chunked")], "1.1"),
+        ("/a", [("Host", "a"), ("Content-Length", "3, 3")], "1.1"),
+        ("/a b", [("Host", "a")], "1.1"),
+        ("*", [("Host", "a")], "1.1"),
+        ("a", [("Host", "a")], "1.1"),
+        ("http:///a", [("Host", "a")], "1.1"),
+        ("/a", [("Host", "a")], "1.2"),
+        ("/a", [("Host", "a")], "2.0"),
+    ],
+)
+def test_what_our_parser_refuses_is_refused_here_too_should_another_one_let_it_pass(
+    target: str, fields: list[tuple[str, str]], version: str
+) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in fields]
+    request = Request("GET", target, version, headers, keep_alive=True)
+    outcome = admit(request, peer="127.0.0.1", scheme=b"http", max_head=_MAX_HEAD)
+    assert isinstance(outcome, Refusal)
+    assert outcome.status == 400
+
+
+@in_loop
+async def test_a_head_is_refused_by_its_size_as_a_whole_and_not_before() -> None:
+    head = len("/a") + len("Host") + len("a") + 4 + len("X") + 4
+    fits = "y" * (_MAX_HEAD - head)
+    assert isinstance(await admitted(get(f"X: {fits}")), Incoming)
+    assert isinstance(await admitted(get(f"X: {fits}y")), Refusal)

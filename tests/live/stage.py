@@ -1,0 +1,552 @@
+"""A stream between an upstream and a client whose every move is the test's, on a clock that is too.
+
+What stands in for the two connections does what asyncio's transports do, and refuses what a real one
+could not survive: a write after the end, a read while paused. Asking upstream again is up to the test:
+`Stage.reopen` and `Stage.fail` say what comes of an attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from hypothesis import strategies as st
+
+from sse_keepalive_proxy.http.attempts import Answer, Target
+from sse_keepalive_proxy.http.chunked import chunk
+from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live.reconnect import Reopening
+from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.stream import Stream
+from sse_keepalive_proxy.net.interfaces import Protocol
+from sse_keepalive_proxy.observe.metrics import Metrics
+from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
+from sse_keepalive_proxy.stream.policy import (
+    Confirm,
+    ConfirmForm,
+    Keepalive,
+    KeepaliveForm,
+    SignOfLife,
+    Stall,
+    StallAction,
+    StreamPolicy,
+    Terminator,
+)
+from tests.support import sse_reference
+from tests.support.clock import ManualClock
+from tests.support.http1 import LAST_CHUNK, Dechunker
+from tests.wire.bodies import BOM, chunkings, released_by
+
+__all__ = [
+    "EVERYTHING", "HEAD", "INTERVAL", "OUR_TYPES", "POLICY", "STALLED_AFTER", "Attempts", "ClientSide",
+    "Moment", "Stage", "UpstreamSide", "check_bytes", "check_end", "check_meaning", "is_ours", "policies",
+    "stories", "tell",
+]  # fmt: skip
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+INTERVAL = 10.0
+STALLED_AFTER = 25.0
+
+# Names that no body of these tests holds, so that what is ours can be told from what is upstream's.
+POLICY = StreamPolicy(
+    confirm=Confirm(event="our_confirm"),
+    keepalive=Keepalive(interval=INTERVAL, text="our ping", event="our_ping"),
+    stall=None,
+    max_buffer=100,
+    write_timeout=1e6,
+)
+OUR_TYPES = {"our_confirm", "our_ping", "stalled", "stream_recovered", "stream_closing"}
+OUR_COMMENTS = ("our ping", "stalled silent_for=", "stream_recovered ")
+NOT_OURS = {"client_gone", "client_stalled", "upstream_end", "upstream_reset"}
+PADDING = 64
+OURS = (
+    b":ok\n",
+    b":our ping",
+    b":stalled ",
+    b":stream_recovered ",
+    b":" + b" " * (PADDING - 3),
+    *(b"event: " + kind.encode() for kind in OUR_TYPES),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write to the client: when, and how many bytes upstream had sent by then."""
+
+    data: bytes
+    at: float
+    fed: int
+
+
+class ClientSide(asyncio.Transport):
+    """The client's transport. `takes`: whether bytes leave at once; else they wait for `take`, as
+    `waiting` does from before.
+    """
+
+    def __init__(self, stage: Stage, waiting: bytes) -> None:
+        super().__init__()
+        self.writes: list[Write] = []
+        self.taken = b""
+        self.waiting = waiting
+        self.takes = not waiting
+        self.aborted = self.lost = False
+        self._stage = stage
+        self._closing, self._paused = False, bool(waiting)
+        self._protocol: Protocol | None = None
+
+    def set_protocol(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def write(self, data: bytes) -> None:
+        assert data
+        assert not self._closing
+        self.writes.append(Write(data, self._stage.clock(), len(self._stage.fed)))
+        self.waiting += data
+        if self.takes:
+            self._leave(len(self.waiting))
+        elif not self._paused and self._protocol is not None:
+            self._paused = True
+            self._protocol.pause_writing()
+
+    def take(self, count: int) -> None:
+        """The client takes so many of the bytes that wait."""
+        self._leave(count)
+        if self.waiting:
+            return
+        if self._paused and self._protocol is not None:
+            self._paused = False
+            self._protocol.resume_writing()
+        if self._closing:
+            self._lose()
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            if not self.waiting:
+                self._lose()
+
+    def abort(self) -> None:
+        self.aborted = self._closing = True
+        self.waiting = b""
+        self._lose()
+
+    def leave(self, error: Exception | None = None) -> None:
+        """The client is gone."""
+        self._closing = True
+        self.waiting = b""
+        self._lose(error)
+
+    def _leave(self, count: int) -> None:
+        self.taken += self.waiting[:count]
+        self.waiting = self.waiting[count:]
+
+    def _lose(self, error: Exception | None = None) -> None:
+        if not self.lost and self._protocol is not None:
+            self.lost = True
+            self._stage.clock.call_later(0, self._protocol.connection_lost, error)
+
+
+class UpstreamSide:
+    """A real exchange, its answer begun, over a connection that is none. `early`: what of the body came with
+    the head. `over`: it has ended by itself; `closed`: it was let go before.
+    """
+
+    def __init__(self, early: bytes = b"") -> None:
+        self.paused = self.over = self.closed = False
+        self.exchange = Exchange(head_only=False)
+        self.exchange.connection_made(cast(Any, self))
+        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        self.exchange.data_received(head + (chunk(early) if early else b""))
+
+    @property
+    def speaks(self) -> bool:
+        """Whether what it sends is read."""
+        return not self.is_closing() and not self.paused
+
+    def send(self, data: bytes) -> None:
+        """Some bytes of the body, in one read."""
+        self.exchange.data_received(chunk(data))
+
+    def end(self) -> None:
+        """The body is whole."""
+        self.over = True
+        self.exchange.data_received(LAST_CHUNK)
+
+    def breaks(self) -> None:
+        """The connection is gone."""
+        self.over = True
+        self.exchange.connection_lost(ConnectionResetError())
+
+    # The exchange's transport.
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self if name == "socket" else default
+
+    def setsockopt(self, *_: object) -> None:
+        raise OSError  # as a unix socket does
+
+    def is_closing(self) -> bool:
+        return self.over or self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def abort(self) -> None:
+        self.closed = not self.over
+
+
+class Attempts:
+    """What a stream asks of a `Reopening`: a real one but for the asking, which the test does."""
+
+    def __init__(self, policy: StreamPolicy, known: bytes, *, always: bool) -> None:
+        nobody = cast(Target, None)
+        self.real = Reopening(nobody, policy.reconnect, b"GET / HTTP/1.1\r\n", known, always=always)
+        self.under_way = False
+        self.started = 0
+
+    @property
+    def allowed(self) -> bool:
+        return self.real.allowed
+
+    @property
+    def resumes(self) -> bool:
+        return self.real.resumes
+
+    @property
+    def wait(self) -> float:
+        return self.real.wait
+
+    def read(self, blocks: bytes) -> bytes | None:
+        return self.real.read(blocks)
+
+    def start(self, listener: Stream) -> None:
+        assert not self.under_way
+        self.under_way = True
+        self.started += 1
+
+    def cancel(self) -> bool:
+        was, self.under_way = self.under_way, False
+        return was
+
+
+class Stage:
+    """One stream, begun. What upstream sends while it is paused comes once it is not.
+
+    `attempts` (see there) make it one that upstream can be asked for again; `sent` holds what each of its
+    upstreams has sent, `fed` what the newest has. `early` is what came with the first one's head, `claims`
+    are the client's.
+    """
+
+    def __init__(
+        self,
+        policy: StreamPolicy = POLICY,
+        *,
+        form: ConfirmForm | None = ConfirmForm.EVENT,
+        chunked: bool = True,
+        gone: bool = False,
+        waiting: bytes = b"",
+        attempts: Attempts | None = None,
+        early: bytes = b"",
+        claims: dict[str, Any] | None = None,
+    ) -> None:
+        self.clock = ManualClock()
+        self.policy, self.form, self.chunked = policy, form, chunked
+        self.streams = Registry(10, None)
+        self.metrics = Metrics(self.streams, self.clock)
+        self.in_the_kernel = b""
+        self.client = ClientSide(self, waiting)
+        self.attempts, self.sent = attempts, [early]
+        reopening = cast(Any, attempts)
+        with running(self.clock):
+            self.upstream = UpstreamSide(early)
+            self.route = StreamRoute("events", policy, self.metrics.route("events"), self.streams)
+            self.stream = Stream(
+                self.route, stream_id="1", client="127.0.0.1", target="/events", reopening=reopening
+            )
+        self.stream.claims = claims
+        self.streams.add(self.stream)
+
+        def take_over(protocol: Protocol) -> asyncio.Transport:
+            if gone:
+                raise ConnectionError("the client has gone")
+            self.client.set_protocol(protocol)
+            return self.client
+
+        if self.stream.begin(take_over, form, chunked=chunked):
+            self.stream.commit(HEAD, self.upstream.exchange)
+
+    @property
+    def fed(self) -> bytes:
+        """What the newest upstream has sent, so far as it was read."""
+        return self.sent[-1]
+
+    def feed(self, data: bytes) -> None:
+        """Upstream sends `data`."""
+        self.in_the_kernel += data
+        self.read()
+
+    def read(self) -> None:
+        """Upstream's bytes come to the stream, unless it has paused them or let upstream go."""
+        if self.in_the_kernel and self.upstream.speaks:
+            data, self.in_the_kernel = self.in_the_kernel, b""
+            self.sent[-1] += data
+            self.upstream.send(data)
+
+    def take(self, count: int) -> None:
+        """The client takes `count` bytes that wait for it."""
+        self.client.take(count)
+        self.read()
+
+    def take_all(self) -> None:
+        """The client takes everything there is and will be."""
+        self.client.takes = True
+        while self.client.waiting or (self.in_the_kernel and not self.upstream.is_closing()):
+            self.take(len(self.client.waiting))
+
+    def end(self, how: str) -> None:
+        """The stream ends, or does not."""
+        if not self.upstream.is_closing() and how in ("upstream ends", "upstream breaks"):
+            self.lose(how)
+        elif how == "drain":
+            self.stream.leave(self.clock(), CloseReason.DRAIN)
+        elif how == "the client leaves":
+            self.client.leave()
+        self.clock.advance(0)
+        self.take_all()
+        self.clock.advance(0)
+
+    def lose(self, how: str = "upstream breaks") -> None:
+        """Upstream ends or breaks."""
+        assert not self.upstream.is_closing()
+        self.upstream.end() if how == "upstream ends" else self.upstream.breaks()
+
+    def reopen(self, early: bytes = b"") -> None:
+        """Upstream is another one from now on, which sent `early` along with its head."""
+        self.answered()
+        self.sent.append(early)
+        self.in_the_kernel = b""
+        with running(self.clock):
+            self.upstream = UpstreamSide(early)
+        head = ResponseHead(200, b"OK", ((b"content-type", b"text/event-stream"),))
+        self.stream.reopened(Answer(self.upstream.exchange, head))
+
+    def fail(self, failed: NotOpened) -> None:
+        """The attempt came to nothing."""
+        self.answered()
+        head = ResponseHead(503, b"", ())
+        self.stream.not_reopened(failed, (503, "upstream answered with status 503"), head)
+
+    def ask(self) -> bool:
+        """Time goes by until upstream is asked again; false when the stream ends before."""
+        assert self.attempts is not None
+        while not self.attempts.under_way and self.stream.life.close_reason is None:
+            self.clock.advance(0.25)
+        return self.attempts.under_way
+
+    def answered(self) -> None:
+        """An attempt is over."""
+        assert self.attempts is not None
+        assert self.attempts.under_way
+        self.attempts.under_way = False
+
+    @property
+    def closed(self) -> dict[str, float]:
+        """The close reasons counted, and how often."""
+        families = {family.name: family for family in self.metrics.registry.collect()}
+        samples = families["sse_proxy_streams_closed"].samples
+        return {sample.labels["reason"]: sample.value for sample in samples if sample.value}
+
+    # What the client got.
+
+    def pieces(self) -> list[Write]:
+        """The writes without the head and the chunked coding. A chunk is whole in one write."""
+        head, *writes = self.client.writes
+        assert head.data.startswith(HEAD)
+        writes.insert(0, replace(head, data=head.data.removeprefix(HEAD)))
+        if not self.chunked:
+            return [write for write in writes if write.data]
+        if writes[-1].data == LAST_CHUNK:
+            writes.pop()
+        found = []
+        for write in writes:
+            coding = Dechunker()
+            data = coding.feed(write.data)
+            assert coding.chunk_sizes == ([len(data)] if data else [])
+            if data:
+                found.append(replace(write, data=data))
+        return found
+
+    def body(self) -> bytes:
+        """The body of all writes, the chunked coding read as strictly as a client reads it."""
+        raw = b"".join(write.data for write in self.client.writes).removeprefix(HEAD)
+        if not self.chunked:
+            return raw
+        coding = Dechunker()
+        body = coding.feed(raw)
+        assert coding.ended == raw.endswith(LAST_CHUNK)
+        assert coding.rest == b""
+        return body
+
+
+@contextmanager
+def running(clock: ManualClock) -> Iterator[None]:
+    """The clock is the running loop: a stream asks it for the time and for timers, and for nothing else."""
+    asyncio._set_running_loop(clock)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(None)
+
+
+def is_ours(piece: bytes) -> bool:
+    return piece.removeprefix(b"\n").startswith(OURS)
+
+
+def check_bytes(stage: Stage) -> None:
+    """Without our frames, the client has upstream's bytes up to a block boundary; each frame of ours
+    stands behind every block that was whole when it was written.
+    """
+    sent = stage.fed.removeprefix(BOM)
+    bom = len(stage.fed) - len(sent)
+    given = 0
+    lf_is_ours = False
+    for piece in stage.pieces():
+        if not is_ours(piece.data):
+            given += lf_is_ours and sent[given : given + 1] == b"\n"
+            lf_is_ours = False
+            assert sent[given : given + len(piece.data)] == piece.data
+            given += len(piece.data)
+            continue
+        if piece.data.startswith(b"\n"):
+            assert sent[given - 1 : given] == b"\r"
+            lf_is_ours = True
+        known = sent[: max(piece.fed - bom, 0)]
+        assert given + (lf_is_ours and known[given : given + 1] == b"\n") == released_by(known)
+        assert b"\nid:" not in b"\n" + piece.data
+        assert (b"\nretry:" in piece.data) == (b"event: stream_closing\n" in piece.data)
+    given += lf_is_ours and sent[given : given + 1] == b"\n"
+    assert given == released_by(sent)
+
+
+def meant(stage: Stage) -> bytes:
+    """What upstream's connections have sent, one behind the other: of each its whole blocks, and no LF of one
+    taken for the end of another's line.
+    """
+    whole = b""
+    for sent in (sent.removeprefix(BOM) for sent in stage.sent):
+        blocks = sent[: released_by(sent)]
+        whole += blocks + (b"\n" if blocks.endswith(b"\r") else b"")
+    return whole
+
+
+def check_meaning(stage: Stage) -> None:
+    """A client reads upstream's events and comments as it would have without us."""
+    whole = sse_reference.parse(b"\n" + meant(stage))  # the LF: a second mark is text
+    got = sse_reference.parse(b"\n" + stage.body())
+    assert [event for event in got.events if event.type not in OUR_TYPES] == whole.events
+    others = [text for text in got.comments if not text.startswith(OUR_COMMENTS) and text.strip()]
+    confirm = stage.policy.confirm
+    if stage.form is ConfirmForm.COMMENT or (confirm is not None and confirm.wait):
+        assert others.pop(0) == "ok"
+    assert others == [text for text in whole.comments if text.strip()]
+    pings = sum(event.type == "our_ping" for event in got.events)
+    pings += sum(text.startswith("our ping") for text in got.comments)
+    assert pings == stage.stream.pings
+    assert got.last_event_id == whole.last_event_id
+
+
+def check_end(stage: Stage) -> None:
+    """One reason, and an end that fits it: whole, announced, or broken off."""
+    reason = stage.stream.life.close_reason
+    last = stage.client.writes[-1].data
+    if reason is None:
+        assert stage.closed == {}
+        assert not stage.client.is_closing()
+        assert not stage.upstream.closed
+        return
+    assert stage.closed == {reason.value: 1}
+    assert stage.client.lost
+    assert not any(stage.route.alarms._sleepers.values())
+    assert len(stage.streams) == 0
+    left_first = reason in ("client_gone", "client_stalled")
+    if stage.chunked and not left_first:
+        assert (last == LAST_CHUNK) == (reason != "upstream_reset")
+    closings = [event for event in sse_reference.parse(stage.body()).events if event.type == "stream_closing"]
+    announced = stage.form is ConfirmForm.EVENT and reason not in NOT_OURS
+    assert [json.loads(event.data)["reason"] for event in closings] == [reason.value] * announced
+
+
+# A whole story: bytes from upstream; a float, so many seconds pass; an int, the client takes so many bytes
+# of those that wait; None, from now on they wait.
+
+Moment = bytes | float | int | None
+EVERYTHING = 10**6  # and from now on again at once
+CODING = 8  # bytes of chunked coding around a short chunk
+MOMENTS = st.one_of(
+    st.sampled_from([INTERVAL, INTERVAL + 1, 0.5, STALLED_AFTER]),
+    st.sampled_from([None, None, 1, 7, EVERYTHING]),
+)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[Moment]:
+    """What happens to a stream between its beginning and its end."""
+    moments: list[Moment] = []
+    for piece in draw(chunkings()):
+        moments += draw(st.lists(MOMENTS, max_size=2))
+        moments += [piece] if piece else []
+    return moments + draw(st.lists(MOMENTS, max_size=3))
+
+
+policies = st.builds(
+    lambda wait, padding, form, terminator, report, least, close_after: replace(
+        POLICY,
+        confirm=Confirm(event="our_confirm", wait=wait, padding=padding),
+        keepalive=Keepalive(INTERVAL, form, "our ping", terminator, "our_ping", report_idle=report),
+        stall=Stall(STALLED_AFTER, least, action=StallAction.NOTIFY, close_after=close_after),
+    ),
+    st.sampled_from([0.0, 0.4, INTERVAL + 2]),
+    st.sampled_from([0, 0, PADDING]),
+    st.sampled_from(KeepaliveForm),
+    st.sampled_from(Terminator),
+    st.booleans(),
+    st.sampled_from(SignOfLife),
+    st.sampled_from([None, None, 30.0]),
+)
+
+
+def tell(stage: Stage, moments: list[Moment]) -> None:
+    for moment in moments:
+        match moment:
+            case bytes():
+                stage.feed(moment)
+            case float():
+                stage.clock.advance(moment)
+            case int():
+                stage.take(moment)
+            case None:
+                stage.client.takes = False
+        if moment == EVERYTHING:
+            stage.client.takes = True
+        writes = stage.client.writes
+        longest = max(len(write.data) for write in writes)
+        ours = stage.stream.flow.sent_synthetic + CODING * len(writes)
+        assert len(stage.client.waiting) <= stage.policy.max_buffer + longest + ours

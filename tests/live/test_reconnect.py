@@ -1,0 +1,377 @@
+"""Upstream asked again behind a live client: what it is sent, what the client sees, who closes what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import pytest
+
+from sse_keepalive_proxy.stream.states import State
+from tests.support.http1 import joined
+from tests.support.instance import Instance, config
+from tests.support.raw_client import RawClient
+from tests.support.raw_upstream import (
+    CLOSE,
+    GOT_REQUEST,
+    LAST_CHUNK,
+    RESET,
+    RawUpstream,
+    Step,
+    UpstreamConnection,
+    chunk,
+    response,
+    stream_head,
+)
+from tests.support.running import on_each_loop
+
+SILENT = [GOT_REQUEST, stream_head()]
+EVENT = b"id: 7\ndata: 1\n\n"
+FAST = "reconnect: {delay: 10ms, max_delay: 20ms}\n"
+ALWAYS = "reconnect: {when: always, delay: 10ms, max_delay: 20ms}\n"
+RECOVERED = rb"event: stream_recovered\ndata: [^\n]+\n\n"
+
+
+def behind_confirm(client: RawClient) -> bytes:
+    """The body without the confirm event."""
+    return client.body.partition(b"\n\n")[2]
+
+
+async def heads(upstream: RawUpstream, count: int) -> list[bytes]:
+    """The requests of that many connections, as they came."""
+    await (await upstream.connection(count - 1)).request()
+    return [bytes(connection.received) for connection in upstream.connections]
+
+
+def ids(head: bytes) -> list[bytes]:
+    """The ids in a request head."""
+    return [line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"last-event-id: ")]
+
+
+# What upstream is sent.
+
+
+@on_each_loop
+async def test_upstream_is_sent_the_same_head_again_with_the_newest_id_in_it() -> None:
+    lives: list[list[Step]] = [
+        [*SILENT, chunk(b"data: no id of its own\n\n"), CLOSE],
+        [*SILENT, chunk(b"id: 7\ndata: 1\n\nid: 8\ndata: half"), RESET],
+        [*SILENT, chunk(b"id: \xc3\xa9 \xf0\x9f\x98\x80\ndata: 2\n\n"), LAST_CHUNK],
+        [*SILENT, chunk(b"id\ndata: 3\n\n"), LAST_CHUNK],
+        SILENT,
+    ]
+    headers = ["lAST-eVENT-iD: its own", "Authorization: Bearer t", "Cookie: a=1; b=2", "X-Odd:  two  words "]
+    async with (
+        RawUpstream(*lives) as upstream,
+        Instance(config(upstream, ALWAYS)) as proxy,
+        await proxy.event_source("/events?access_token=t&a=%41", *headers) as client,
+    ):
+        sent = await heads(upstream, 5)
+        assert b"lAST-eVENT-iD: its own\r\n" in sent[0]  # verbatim
+        own = [b"its own"]
+        assert [ids(head) for head in sent] == [own, own, [b"7"], ["é 😀".encode()], []]
+        without = {re.sub(rb"(?i)last-event-id: [^\r]*\r\n", b"", head) for head in sent}
+        assert len(without) == 1
+        assert client.ending is None
+
+
+@on_each_loop
+@pytest.mark.parametrize("unsendable", [b"a\x00b", b"a\x01b", b"a\x7fb", b"x" * 4097])
+async def test_an_id_that_no_header_can_hold_is_not_sent(unsendable: bytes) -> None:
+    body = b"data: 1\nid: %b\n\n" % unsendable
+    async with (
+        RawUpstream([*SILENT, chunk(body), RESET], SILENT) as upstream,
+        Instance(config(upstream, ALWAYS)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        sent = await heads(upstream, 2)
+        assert sent[0] == sent[1]
+        await client.wait_for(b"stream_recovered")
+        assert not json.loads(client.events[-1].data)["resumed"]
+
+
+@on_each_loop
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_with_a_body_is_never_sent_twice(method: str) -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), LAST_CHUNK], SILENT) as upstream,
+        Instance(config(upstream, ALWAYS)) as proxy,
+        await proxy.client() as client,
+    ):
+        client.request("/events", "Accept: text/event-stream", method=method, body=b"{}")
+        await client.wait_response()
+        await proxy.until_closed("upstream_end")
+        assert len(upstream.connections) == 1
+
+
+# What the client sees.
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [([LAST_CHUNK], "upstream_end"), ([RESET], "upstream_reset"), ([b"3\r\nda", CLOSE], "upstream_reset")],
+    ids=["end", "reset", "broken off"],
+)
+async def test_the_gap_is_told_and_the_stream_goes_on(end: list[Step], reason: str) -> None:
+    lives = [
+        [*SILENT, chunk(EVENT + b"data: ha"), go := asyncio.Event(), *end],
+        [*SILENT, chunk(b"lf\n\n" + EVENT)],
+    ]
+    async with (
+        RawUpstream(*lives) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(EVENT)
+        go.set()
+        await client.wait_for(b"lf\n\n" + EVENT)
+        assert re.fullmatch(EVENT + RECOVERED + b"lf\n\n" + EVENT, behind_confirm(client))
+        told = json.loads(client.events[2].data)
+        assert told == {"reason": reason, "gap_ms": told["gap_ms"], "resumed": True}
+        assert told["gap_ms"] >= 0
+        assert client.events[2].last_event_id == "7"
+        assert proxy.metric("upstream_reconnects_total", result="reopened") == 1
+        assert proxy.metric("upstream_reconnects_total", result="failed") == 0
+        assert [stream.reconnects for stream in proxy.server.streams] == [1]
+        assert proxy.closed() == {}
+        assert proxy.metric("streams_opened_total") == proxy.metric("confirms_sent_total", form="event") == 1
+        await upstream.wait_connections(1)
+
+
+@on_each_loop
+async def test_others_are_told_of_the_gap_by_a_comment_that_no_client_trips_over() -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), RESET], SILENT) as upstream,
+        Instance(config(upstream, ALWAYS)) as proxy,
+        await proxy.client() as client,
+    ):
+        client.request("/events")
+        await client.wait_for(b"stream_recovered")
+        told = rb":stream_recovered reason=upstream_reset gap_ms=\d+ resumed=true\n"  # FACTS 5: one newline
+        assert re.fullmatch(rb":ok\n\n" + EVENT + told, client.body)
+
+
+@on_each_loop
+async def test_a_gap_is_not_announced_where_that_is_off() -> None:
+    section = "reconnect: {delay: 10ms, announce: false}"
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), RESET], [*SILENT, chunk(b"data: 2\n\n")]) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"data: 2\n\n")
+        assert behind_confirm(client) == EVENT + b"data: 2\n\n"
+
+
+@on_each_loop
+async def test_what_comes_in_one_piece_with_the_new_head_is_not_lost() -> None:
+    async with (
+        RawUpstream(
+            [*SILENT, chunk(EVENT), RESET], [GOT_REQUEST, stream_head() + chunk(b"data: 2\n\n")]
+        ) as up,
+        Instance(config(up, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"data: 2\n\n")
+        assert re.fullmatch(EVENT + RECOVERED + b"data: 2\n\n", behind_confirm(client))
+
+
+@on_each_loop
+async def test_an_upstream_that_comes_back_only_to_end_is_asked_on_and_on() -> None:
+    once = [GOT_REQUEST, stream_head() + chunk(b"data: 2\n\n") + LAST_CHUNK]
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), RESET], once, once, once, SILENT) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(lambda client: client.body.count(b"stream_recovered\n") == 4)
+        shape = EVENT + (RECOVERED + b"data: 2\n\n") * 3 + RECOVERED
+        assert re.fullmatch(shape, behind_confirm(client))
+        assert proxy.metric("upstream_reconnects_total", result="reopened") == 4
+        assert proxy.metric("upstream_eof_after_first_event_total") == 3
+
+
+@on_each_loop
+async def test_faults_of_an_attempt_are_tried_again_while_pings_go_on() -> None:
+    lives = [[*SILENT, chunk(EVENT), RESET], [GOT_REQUEST, RESET], [GOT_REQUEST, response("502 Bad")]]
+    section = FAST + "open_timeout: 300ms\nkeepalive: {interval: 50ms}"
+    async with (
+        RawUpstream(*lives, [GOT_REQUEST], SILENT) as upstream,  # the last but one never answers
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"stream_recovered")
+        before = client.body.partition(b"event: stream_recovered")[0]
+        assert before.count(b":ping\n") >= 2
+        assert proxy.metric("upstream_reconnects_total", result="failed") == 3
+        assert proxy.metric("upstream_reconnects_total", result="reopened") == 1
+        assert proxy.metric("upstream_errors_total", kind="reset") == 2  # the loss, and an attempt
+        assert proxy.metric("upstream_errors_total", kind="timeout") == 1
+        await upstream.wait_connections(1)
+
+
+@on_each_loop
+async def test_an_upstream_that_went_away_is_found_where_it_comes_back() -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT)]) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(EVENT)
+        upstream.refuse()
+        (await upstream.connection()).reset()
+        await proxy.until(lambda: proxy.metric("upstream_reconnects_total", result="failed") >= 3)
+        assert proxy.metric("streams_active", state="reconnecting") == 1
+        assert client.ending is None
+        await upstream.start()
+        await client.wait_for(b"stream_recovered")
+        assert proxy.metric("streams_active", state="reconnecting") == 0
+
+
+# Slow clients.
+
+
+@on_each_loop
+async def test_a_client_that_reads_slowly_loses_nothing_to_a_reopening() -> None:
+    body = b"".join(b"id: %d\ndata: %b\n\n" % (number, b"x" * 1000) for number in range(6000))
+    pieces = joined(body[at : at + 60_000] for at in range(0, len(body), 60_000))
+    life = [*SILENT, pieces, LAST_CHUNK]
+    section = FAST + "confirm: {form: comment}\nmax_buffer: 64KiB"
+    async with (
+        RawUpstream(life, life, SILENT) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source(receive_buffer=16_384) as client,
+    ):
+        await client.wait_head()
+        client.pause()
+        await proxy.until(lambda: [stream._paused for stream in proxy.server.streams] == [True])  # type: ignore[attr-defined]
+        client.resume()
+        await upstream.connection(2, within=20)
+        await client.wait_for(lambda client: b"stream_recovered" in client.received[-100:], within=20)
+        gap = rb":stream_recovered reason=upstream_end gap_ms=\d+ resumed=true\n"
+        assert re.sub(gap, b"", client.body) == b":ok\n\n" + body + body
+
+
+# Leaving.
+
+
+@on_each_loop
+@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+async def test_a_client_that_leaves_while_upstream_is_asked_takes_the_attempt_with_it(how: str) -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), RESET], [GOT_REQUEST]) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        attempt = await upstream.connection(1)
+        await attempt.request()
+        {"close": client.transport.close, "half-close": client.half_close, "reset": client.abort}[how]()
+        await attempt.wait_closed()
+        await proxy.until_closed("client_gone")
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+
+
+@on_each_loop
+async def test_a_client_that_leaves_between_attempts_is_not_asked_for_any_more() -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), RESET]) as upstream,
+        Instance(config(upstream, "reconnect: {delay: 1h, max_delay: 1h, give_up_after: 10h}")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await proxy.until(lambda: [one.life.state for one in proxy.server.streams] == [State.RECONNECTING])
+        await client.close()
+        await proxy.until_closed("client_gone")
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_an_attempt_that_outlasts_give_up_after_is_let_go_with_the_stream() -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), RESET], [GOT_REQUEST]) as upstream,
+        Instance(config(upstream, "reconnect: {delay: 10ms, give_up_after: 300ms}")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert json.loads(client.events[-1].data)["reason"] == "give_up"
+        await upstream.wait_all_closed()
+        await proxy.until_closed("give_up")
+        assert proxy.metric("upstream_reconnects_total", result="ended") == 1
+
+
+@on_each_loop
+async def test_an_encoded_stream_that_comes_when_asked_again_is_counted() -> None:
+    lives: list[list[Step]] = [
+        [*SILENT, chunk(EVENT), LAST_CHUNK],
+        [GOT_REQUEST, stream_head("Content-Encoding: gzip")],
+    ]
+    async with (
+        RawUpstream(*lives) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        await proxy.until_closed("upstream_status")
+        assert proxy.metric("uninspectable_streams_total") == 1
+
+
+@on_each_loop
+async def test_an_outage_is_told_once_and_again_when_it_is_something_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    busy: list[Step] = [GOT_REQUEST, response("503 Busy")]
+    lives = [
+        [*SILENT, chunk(EVENT), LAST_CHUNK],
+        busy,
+        busy,
+        [GOT_REQUEST, response("429 Many")],
+        busy,
+        SILENT,
+    ]
+    async with (
+        RawUpstream(*lives) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"stream_recovered")
+        told = [record.getMessage() for record in caplog.records if "gives no stream" in record.getMessage()]
+        assert [text[-3:] for text in told] == ["503", "429", "503"]
+        assert proxy.metric("upstream_reconnects_total", result="failed") == 4
+
+
+@on_each_loop
+async def test_a_client_that_leaves_at_any_moment_of_a_reopening_leaves_nothing_behind() -> None:
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.play([*SILENT, chunk(EVENT), 0.005, RESET])
+
+    async with RawUpstream(script) as upstream, Instance(config(upstream, FAST)) as proxy:
+        for step in range(30):
+            client = await proxy.event_source()
+            await client.wait_for(EVENT)
+            await asyncio.sleep(step * 0.002)  # whatever the moment: nothing below depends on it
+            client.abort()
+            await client.close()
+        await upstream.wait_all_closed()
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
+        assert proxy.closed() == {"client_gone": 30}
+
+
+@on_each_loop
+async def test_a_fault_of_ours_in_an_attempt_ends_that_stream_as_internal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), go := asyncio.Event(), RESET]) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(EVENT)
+        monkeypatch.setattr("sse_keepalive_proxy.live.reconnect.ask", broken)
+        go.set()
+        await client.wait_response()
+        await proxy.until_closed("internal")
+        assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,286 @@
+"""The way of a byte: what the client reads, whatever upstream sends and whenever the proxy speaks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sse_keepalive_proxy.stream.messages import CloseReason
+from sse_keepalive_proxy.stream.policy import (
+    ConfirmForm,
+    Keepalive,
+    KeepaliveForm,
+    Reconnect,
+    ReconnectWhen,
+    Stall,
+    StallAction,
+    StreamPolicy,
+    Terminator,
+)
+from tests.live.stage import (
+    INTERVAL,
+    OUR_TYPES,
+    POLICY,
+    STALLED_AFTER,
+    Attempts,
+    Moment,
+    Stage,
+    check_bytes,
+    check_end,
+    check_meaning,
+    is_ours,
+    policies,
+    stories,
+    tell,
+)
+from tests.support import sse_reference
+from tests.wire.bodies import BOM
+
+
+@settings(deadline=None)
+@given(
+    policies,
+    st.sampled_from([ConfirmForm.EVENT, ConfirmForm.COMMENT]),
+    st.booleans(),
+    stories(),
+    st.sampled_from(["upstream ends", "upstream breaks", "drain", "the client leaves", "it lives on"]),
+)
+def test_whatever_happens_the_client_reads_upstreams_events_in_order_and_ours_between_them(
+    policy: StreamPolicy, form: ConfirmForm, chunked: bool, moments: list[Moment], end: str
+) -> None:
+    stage = Stage(policy, form=form, chunked=chunked)
+    tell(stage, moments)
+    if end != "the client leaves":
+        stage.take_all()
+    stage.end(end)
+    check_bytes(stage)
+    check_meaning(stage)
+    check_end(stage)
+
+
+# One frame of ours, at every place there is.
+
+EVERY_ENDING = [
+    b"data: 1\n\ndata: 2\n\n",
+    b"data: 1\r\n\r\n: note\r\n\r\ndata: 2\r\n\r\n",
+    b"data: 1\r\rdata: 2\rdata: 3\r\r",
+    b"id: 4\rdata: 1\r\ndata: 2\n\r\n\ndata: 3\r\n\r",
+    BOM + b"event: a\ndata: 1\n\n" + BOM + b"data: not heard\n\n",
+]
+
+
+def closing(stage: Stage) -> None:
+    stage.stream.leave(stage.clock(), CloseReason.DRAIN)
+    stage.clock.advance(1.5)  # a block that upstream has not finished has a second for it
+
+
+INJECTIONS = {
+    "a ping with a blank line": (POLICY, lambda stage: stage.clock.advance(INTERVAL)),
+    "a ping with one newline": (
+        replace(POLICY, keepalive=Keepalive(INTERVAL, text="our ping", terminator=Terminator.NEWLINE)),
+        lambda stage: stage.clock.advance(INTERVAL),
+    ),
+    "a ping as an event": (
+        replace(POLICY, keepalive=Keepalive(INTERVAL, KeepaliveForm.EVENT, event="our_ping")),
+        lambda stage: stage.clock.advance(INTERVAL),
+    ),
+    "the notice of a stall": (
+        replace(POLICY, keepalive=None, stall=Stall(STALLED_AFTER, action=StallAction.NOTIFY)),
+        lambda stage: stage.clock.advance(STALLED_AFTER),
+    ),
+    "the closing": (POLICY, closing),
+}
+
+
+@pytest.mark.parametrize("what", INJECTIONS)
+@pytest.mark.parametrize("body", EVERY_ENDING)
+def test_a_frame_of_ours_fits_between_any_two_bytes_of_upstream(what: str, body: bytes) -> None:
+    policy, inject = INJECTIONS[what]
+    for at in range(len(body) + 1):
+        stage = Stage(policy)
+        stage.feed(body[:at])
+        before = len(stage.pieces())
+        inject(stage)
+        assert is_ours(stage.pieces()[before].data)
+        stage.feed(body[at:])
+        check_bytes(stage)
+        check_meaning(stage)
+        check_end(stage)
+
+
+@pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT])
+@pytest.mark.parametrize("body", EVERY_ENDING)
+def test_pings_fit_between_all_bytes_of_upstream_at_once(body: bytes, form: ConfirmForm) -> None:
+    stage = Stage(form=form)
+    for at in range(len(body)):
+        stage.feed(body[at : at + 1])
+        stage.clock.advance(2 * INTERVAL)
+    assert stage.stream.pings == 2 * len(body)
+    check_bytes(stage)
+    check_meaning(stage)
+
+
+def test_the_lf_that_a_ping_needs_behind_a_cr_takes_the_place_of_upstreams() -> None:
+    stage = Stage(form=None)
+    stage.feed(b"data: 1\r\n\r")
+    stage.clock.advance(2 * INTERVAL)
+    stage.feed(b"\n")
+    stage.clock.advance(INTERVAL)
+    stage.feed(b"data: 2\r\r")
+    stage.feed(b"\ndata: 3\r\n\r\n")
+    ping = b":our ping\n\n"
+    assert stage.body() == b"data: 1\r\n\r\n" + 3 * ping + b"data: 2\r\r\ndata: 3\r\n\r\n"
+
+
+def test_an_lf_of_upstream_that_was_given_already_is_no_empty_chunk_which_would_be_the_end() -> None:
+    stage = Stage(form=None)
+    stage.feed(b"data: 1\r\r")
+    stage.clock.advance(INTERVAL)
+    writes = len(stage.client.writes)
+    stage.feed(b"\n")
+    assert len(stage.client.writes) == writes
+
+
+# Rewriting.
+
+
+@settings(deadline=None)
+@given(stories(), st.sampled_from(["upstream ends", "it lives on"]))
+@example(
+    [b"data: 1\r\r", INTERVAL, b"\nevent: add\r\ndata: 2\r\n\r", INTERVAL, b"\nevent: add\rdata: 3\r\r"], ""
+)
+@example([b": note\revent: add\n\ndata: 1\n\n"], "")
+def test_unnamed_events_lose_their_name_and_nothing_else(moments: list[Moment], end: str) -> None:
+    stage = Stage(replace(POLICY, unname=frozenset({"Generic", "add"})))
+    tell(stage, moments)
+    stage.take_all()
+    stage.end(end)
+    sent = sse_reference.parse(b"\n" + stage.fed.removeprefix(BOM))
+    unnamed = [
+        replace(event, type="message") if event.type in ("Generic", "add") else event for event in sent.events
+    ]
+    got = sse_reference.parse(b"\n" + stage.body())
+    assert [event for event in got.events if event.type not in OUR_TYPES] == unnamed
+    assert got.last_event_id == sent.last_event_id
+
+
+# Another upstream.
+
+ALWAYS = Reconnect(when=ReconnectWhen.ALWAYS, give_up_after=1e6)
+
+
+def reopenable(policy: StreamPolicy = POLICY, **how: Any) -> Stage:
+    policy = replace(
+        policy, reconnect=policy.reconnect and replace(ALWAYS, announce=policy.reconnect.announce)
+    )
+    return Stage(policy, attempts=Attempts(policy, b"", always=True), **how)
+
+
+def reopened(stage: Stage, early: bytes = b"") -> None:
+    stage.lose()
+    assert stage.ask()
+    stage.reopen(early)
+
+
+def gaps(stage: Stage) -> int:
+    """How many gaps the client was told of."""
+    got = sse_reference.parse(b"\n" + stage.body())
+    told = sum(event.type == "stream_recovered" for event in got.events)
+    return told + sum(text.startswith("stream_recovered ") for text in got.comments)
+
+
+@settings(deadline=None)
+@given(
+    policies,
+    st.sampled_from([ConfirmForm.EVENT, ConfirmForm.COMMENT]),
+    st.booleans(),
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"", BOM, b"\n", b"\r", b"data: early\r\r", b"id: 9\ndata: x\n\nda"]),
+            stories(),
+            st.sampled_from(["upstream ends", "breaks"]),
+        ),
+        min_size=2,
+        max_size=4,
+    ),
+)
+def test_a_client_reads_the_whole_blocks_of_every_upstream_and_is_told_of_each_gap(
+    policy: StreamPolicy, form: ConfirmForm, chunked: bool, lives: list[tuple[bytes, list[Moment], str]]
+) -> None:
+    stage = reopenable(policy, form=form, chunked=chunked)
+    reopenings = 0
+    for early, moments, how in lives:
+        tell(stage, moments)
+        if stage.upstream.paused:  # its end is behind its bytes
+            stage.take_all()
+        if stage.stream.life.close_reason is not None:
+            break
+        stage.lose(how)
+        if not stage.ask():
+            break
+        stage.reopen(early)
+        reopenings += 1
+    stage.take_all()
+    stage.clock.advance(0)
+    check_meaning(stage)
+    check_end(stage)
+    assert gaps(stage) == stage.stream.reconnects == reopenings
+
+
+def test_half_an_event_is_thrown_away_and_never_glued_to_another_upstreams_bytes() -> None:
+    stage = reopenable(form=None)
+    stage.feed(b"data: 1\n\ndata: ha")
+    reopened(stage)
+    stage.feed(b"lf\ndata: 2\n\n")
+    blocks = re.fullmatch(rb"data: 1\n\n:stream_recovered [^\n]+\n\nlf\ndata: 2\n\n", stage.body())
+    assert blocks, stage.body()
+
+
+@pytest.mark.parametrize("announce", [True, False])
+def test_the_lf_of_another_upstream_ends_no_line_of_the_one_before(announce: bool) -> None:
+    stage = reopenable(replace(POLICY, reconnect=Reconnect(announce=announce)), form=None)
+    stage.feed(b"data: 1\r\r")
+    reopened(stage)
+    stage.feed(b"\ndata: 2\n\n")
+    told = rb":stream_recovered [^\n]+\n\n" if announce else b""
+    assert re.fullmatch(rb"data: 1\r\r\n" + told + rb"\ndata: 2\n\n", stage.body()), stage.body()
+
+
+def test_a_cr_that_a_ping_has_completed_gets_no_second_lf_at_the_loss() -> None:
+    stage = reopenable(replace(POLICY, reconnect=Reconnect(announce=False)), form=None)
+    stage.feed(b"data: 1\r\r")
+    stage.clock.advance(INTERVAL)
+    reopened(stage)
+    stage.feed(b"\ndata: 2\n\n")  # its own, and not the one that a ping has taken the place of
+    assert stage.body() == b"data: 1\r\r\n:our ping\n\n\ndata: 2\n\n"
+
+
+def test_the_mark_of_every_upstream_is_dropped() -> None:
+    stage = reopenable(replace(POLICY, reconnect=Reconnect(announce=False)), form=None)
+    stage.feed(BOM + b"data: 1\n\n" + BOM[:2])
+    reopened(stage, early=BOM[:1])
+    stage.feed(BOM[1:] + b"data: 2\n\n")
+    assert stage.body() == b"data: 1\n\ndata: 2\n\n"
+
+
+@pytest.mark.parametrize("early", [b"data: 2\n\n", b"data: 2\n", b"d"])
+def test_what_comes_with_the_head_of_another_upstream_stands_behind_the_news_of_the_gap(early: bytes) -> None:
+    stage = reopenable(form=None)
+    stage.feed(b"data: 1\n\n")
+    reopened(stage, early)
+    stage.feed(b"data: 2\n\n".removeprefix(early))
+    blocks = re.fullmatch(rb"data: 1\n\n:stream_recovered [^\n]+\n\ndata: 2\n\n", stage.body())
+    assert blocks, stage.body()
+
+
+def test_a_block_as_large_as_allowed_may_come_from_each_upstream() -> None:
+    stage = reopenable(replace(POLICY, max_event=20))
+    stage.feed(b"data: 12345678901")
+    reopened(stage)
+    stage.feed(b"data: 12345678901\n\n")
+    assert stage.closed == {}
