@@ -9,7 +9,7 @@ from dataclasses import replace
 from sse_keepalive_proxy.config import Route, Settings
 from sse_keepalive_proxy.gateway.answer import answer, log_access
 from sse_keepalive_proxy.gateway.cors import Cors, preflight_method
-from sse_keepalive_proxy.gateway.expiring_set import Remembered
+from sse_keepalive_proxy.gateway.expiring_set import ExpiringSet
 from sse_keepalive_proxy.gateway.forward import Forward
 from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
@@ -51,7 +51,7 @@ class Proxy:
             streams=streams,
             dialer=Dialer(poller),
             trust=Trust(settings.trusted_proxies, settings.client_address),
-            refused=Remembered(_MOST_REFUSED, _REFUSED_FOR, asyncio.get_running_loop().time),
+            refused=ExpiringSet(_MOST_REFUSED, _REFUSED_FOR, asyncio.get_running_loop().time),
             key=os.urandom(32),
         )
         self._descriptors = descriptors

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-__all__ = ["Remembered"]
+__all__ = ["ExpiringSet"]
 
 
-class Remembered:
+class ExpiringSet:
     """A set of at most `limit` fingerprints, each for `lifetime` seconds since it was last added.
 
     `now` is a monotonic clock in seconds.

@@ -27,7 +27,15 @@ from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
 from sse_keepalive_proxy.gateway.streaming import Streaming
 from sse_keepalive_proxy.gateway.upstream_request import request_head
 from sse_keepalive_proxy.gateway.websocket import splice
-from sse_keepalive_proxy.http.attempts import EVENT_STREAM, Answer, abandon, ask, is_readable, is_stream, told
+from sse_keepalive_proxy.http.attempts import (
+    EVENT_STREAM,
+    Answer,
+    abandon,
+    ask,
+    error_response,
+    is_readable,
+    is_stream,
+)
 from sse_keepalive_proxy.http.connection import Connection
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
@@ -242,7 +250,7 @@ class Forward:
 
     def _failed(self, error: UpstreamError) -> bool:
         logger.warning("upstream gave no answer: %s", error, extra=self._where())
-        return self._refuse(*told(error))
+        return self._refuse(*error_response(error))
 
     def _refuse(
         self, status: int, text: str, *, fields: tuple[Header, ...] = (), keep_alive: bool = True

@@ -22,7 +22,7 @@ from sse_keepalive_proxy.gateway.credentials import values
 from sse_keepalive_proxy.http.request import Incoming
 from sse_keepalive_proxy.stream.policy import Identity, Verify
 
-__all__ = ["LEEWAY", "Holder", "Identifier", "Unproven"]
+__all__ = ["LEEWAY", "Holder", "Identifier", "TokenRejection"]
 
 LEEWAY = 60.0
 """Seconds by which clocks may differ: as much as notify-server grants (FACTS 1)."""
@@ -32,7 +32,7 @@ _NEVER = 253402300800.0
 """Unix seconds; the year 10000. What expires later does not expire."""
 
 
-class Unproven(StrEnum):
+class TokenRejection(StrEnum):
     """Why a request has no holder, in words for a log line."""
 
     NO_TOKEN = "the request brings no token"  # noqa: S105 - a sentence
@@ -52,7 +52,13 @@ class Unproven(StrEnum):
         """Whether the configuration may be at fault, and not the client, so that an operator should hear
         of it: once per route, since any client can bring it about.
         """
-        ours = (Unproven.ALGORITHM, Unproven.SIGNATURE, Unproven.AUDIENCE, Unproven.ISSUER, Unproven.EARLY)
+        ours = (
+            TokenRejection.ALGORITHM,
+            TokenRejection.SIGNATURE,
+            TokenRejection.AUDIENCE,
+            TokenRejection.ISSUER,
+            TokenRejection.EARLY,
+        )
         return self in ours
 
 
@@ -87,67 +93,67 @@ class Identifier:
         self._jws = jwt.PyJWS(options={"verify_signature": policy.verify is Verify.JWT})
         self._key = _key(policy) if policy.verify is Verify.JWT else b""
 
-    def identify(self, incoming: Incoming) -> Holder | Unproven:
+    def identify(self, incoming: Incoming) -> Holder | TokenRejection:
         """The holder of the one token at `policy.source`, or why there is none.
 
         With `Verify.JWT` the holder is proven. With `Verify.UPSTREAM` it is only what the request says,
         neither signature nor time checked: use it once upstream has accepted this very request.
         """
         token = self._token(incoming)
-        if isinstance(token, Unproven):
+        if isinstance(token, TokenRejection):
             return token
         claims = self._claims(token)
-        if isinstance(claims, Unproven):
+        if isinstance(claims, TokenRejection):
             return claims
         return _against(claims, self._policy, self._now()) or Holder(claims, _expiry(claims))
 
-    def _token(self, incoming: Incoming) -> bytes | Unproven:
+    def _token(self, incoming: Incoming) -> bytes | TokenRejection:
         found = values(incoming, self._policy.source)
         if len(found) > 1:
-            return Unproven.SEVERAL
+            return TokenRejection.SEVERAL
         token = found[0].strip() if found else b""
         if self._policy.source.startswith("header:"):
             scheme, _, rest = token.partition(b" ")
             token = rest.strip() if scheme.lower() == b"bearer" else token  # RFC 6750 2.1
-        return token or Unproven.NO_TOKEN
+        return token or TokenRejection.NO_TOKEN
 
-    def _claims(self, token: bytes) -> dict[str, Any] | Unproven:
+    def _claims(self, token: bytes) -> dict[str, Any] | TokenRejection:
         """The claims as they stand in the token, its signature checked where the policy wants it."""
         import jwt
 
         if len(token) > _LONGEST_TOKEN:
-            return Unproven.MALFORMED
+            return TokenRejection.MALFORMED
         try:
             payload = self._jws.decode(token, self._key, algorithms=list(self._policy.algorithms))
             # Decoded first: json.loads would guess at UTF-16 and UTF-32 (RFC 7519 7.2 wants UTF-8).
             claims = json.loads(payload.decode("utf-8"), parse_constant=_no_number)
         except jwt.InvalidSignatureError:
-            return Unproven.SIGNATURE
+            return TokenRejection.SIGNATURE
         except jwt.InvalidAlgorithmError:
-            return Unproven.ALGORITHM
+            return TokenRejection.ALGORITHM
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            return Unproven.MALFORMED
-        return claims if isinstance(claims, dict) else Unproven.MALFORMED
+            return TokenRejection.MALFORMED
+        return claims if isinstance(claims, dict) else TokenRejection.MALFORMED
 
 
-def _against(claims: Mapping[str, Any], policy: Identity, now: float) -> Unproven | None:
+def _against(claims: Mapping[str, Any], policy: Identity, now: float) -> TokenRejection | None:
     """What speaks against `claims` at `now`, Unix seconds (RFC 7519 4.1)."""
     audiences = claims.get("aud")
     if policy.audience is not None:
         given = audiences if isinstance(audiences, list) else [audiences]
         if policy.audience not in given:
-            return Unproven.AUDIENCE
+            return TokenRejection.AUDIENCE
     if policy.issuer is not None and claims.get("iss") != policy.issuer:
-        return Unproven.ISSUER
+        return TokenRejection.ISSUER
     if policy.verify is Verify.UPSTREAM:
         return None  # upstream has looked at the time, by its own clock
     for name in ("exp", "nbf"):
         if name in claims and _moment(claims[name]) is None:
-            return Unproven.MALFORMED
+            return TokenRejection.MALFORMED
     if (exp := _moment(claims.get("exp"))) is not None and exp + LEEWAY < now:
-        return Unproven.EXPIRED
+        return TokenRejection.EXPIRED
     if (nbf := _moment(claims.get("nbf"))) is not None and nbf - LEEWAY > now:
-        return Unproven.EARLY
+        return TokenRejection.EARLY
     return None
 
 

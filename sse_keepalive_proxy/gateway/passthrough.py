@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError, RequestBodyError
-from sse_keepalive_proxy.http.body import Pulled
+from sse_keepalive_proxy.http.body import BufferedBody
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk
 from sse_keepalive_proxy.http.connection import Connection
 from sse_keepalive_proxy.http.exchange import Exchange
@@ -23,7 +23,7 @@ _NO_BODY = frozenset({204, 304})
 
 
 async def send_body(
-    body: Pulled, exchange: Exchange, *, length: int | None, limit: int | None
+    body: BufferedBody, exchange: Exchange, *, length: int | None, limit: int | None
 ) -> RequestBodyError | None:
     """Stream a request's body to upstream: as it is when its `length` is known, else chunked.
 
@@ -69,7 +69,7 @@ async def pass_back(
     elif incoming.http10:
         headers.append((b"Connection", b"keep-alive"))
     connection.write(encode_head(first_line(head), headers))
-    body = Pulled(exchange)
+    body = BufferedBody(exchange)
     exchange.attach(body)
     try:
         while data := await body.read():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sse_keepalive_proxy.config import Limits, Match
 from sse_keepalive_proxy.gateway.cors import Cors
-from sse_keepalive_proxy.gateway.expiring_set import Remembered
+from sse_keepalive_proxy.gateway.expiring_set import ExpiringSet
 from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.http.attempts import Target
@@ -46,7 +46,7 @@ class Context:
     metrics: Metrics
     streams: Registry
     dialer: Dialer
-    refused: Remembered
+    refused: ExpiringSet
     key: bytes
     spliced: set[Callable[[], None]] = field(default_factory=set)
     warned: set[str] = field(default_factory=set)

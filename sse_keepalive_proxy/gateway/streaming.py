@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.gateway.credentials import fingerprint
-from sse_keepalive_proxy.gateway.identity import LEEWAY, Unproven
+from sse_keepalive_proxy.gateway.identity import LEEWAY, TokenRejection
 from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import EVENT_STREAM, Answer, abandon, first_answer
@@ -210,9 +210,9 @@ class Streaming:
         if identifier is None or policy is None:
             return
         holder = identifier.identify(self._incoming)
-        if isinstance(holder, Unproven):
+        if isinstance(holder, TokenRejection):
             self._unproven(holder)
-            lives = 0.0 if holder is Unproven.EXPIRED else None
+            lives = 0.0 if holder is TokenRejection.EXPIRED else None
         else:
             stream.claims = holder.claims
             lives = holder.lives(time.time())
@@ -229,7 +229,7 @@ class Streaming:
             extra=self._where(),
         )
 
-    def _unproven(self, why: Unproven) -> None:
+    def _unproven(self, why: TokenRejection) -> None:
         told = f"{self._route.name}: {why.name}"
         if why.may_be_ours and told not in self._context.warned:
             self._context.warned.add(told)

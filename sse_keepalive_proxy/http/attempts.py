@@ -28,12 +28,12 @@ __all__ = [
     "Target",
     "abandon",
     "ask",
+    "error_response",
     "first_answer",
     "is_readable",
     "is_stream",
     "no_answer",
     "no_stream",
-    "told",
 ]
 
 EVENT_STREAM = b"text/event-stream"
@@ -154,7 +154,7 @@ def _close(attempt: asyncio.Task[Answer]) -> None:
         attempt.result().exchange.close()
 
 
-def told(error: UpstreamError) -> tuple[int, str]:
+def error_response(error: UpstreamError) -> tuple[int, str]:
     """What a client is told of a fault of upstream: the status, and one line that repeats nothing."""
     if isinstance(error, UpstreamTimeout):
         return 504, "upstream took too long"

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sse_keepalive_proxy.errors import ProxyError
 
-__all__ = ["Pulled", "Source"]
+__all__ = ["BufferedBody", "Source"]
 
 _MAX_WAITING = 256 * 1024
 
@@ -26,7 +26,7 @@ class Source(Protocol):
         """Go on."""
 
 
-class Pulled:
+class BufferedBody:
     """Pushed into by `data`, `end` and `failed`, pulled from by `read`.
 
     `size` is how many bytes have come in all; `whole` whether that was the end.

@@ -21,7 +21,7 @@ from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.net.tcp import has_left, peer_address, prepare
-from sse_keepalive_proxy.net.timers import Alarms
+from sse_keepalive_proxy.net.timers import TimerWheel
 
 __all__ = ["Connection", "ConnectionLimits", "Frontend", "Handler"]
 
@@ -282,12 +282,12 @@ class Connection:
     # Time: one deadline at a time, of what is waited for.
 
     def _wake_in(self, seconds: float | None) -> None:
-        alarms = self._frontend.alarms
+        timers = self._frontend.timers
         if self._wakes_at is not None:
-            alarms.unset(self, self._wakes_at)
-        self._wakes_at = None if seconds is None else alarms.now() + seconds
+            timers.cancel(self, self._wakes_at)
+        self._wakes_at = None if seconds is None else timers.now() + seconds
         if self._wakes_at is not None:
-            alarms.set(self, self._wakes_at)
+            timers.schedule(self, self._wakes_at)
 
     def wake(self) -> None:
         """The deadline has come."""
@@ -323,7 +323,7 @@ class Frontend:
 
     def __init__(self, handler: Handler, limits: ConnectionLimits) -> None:
         self.handler, self.limits = handler, limits
-        self.alarms = Alarms()
+        self.timers = TimerWheel()
         self.connections: set[Connection] = set()  # those handed over are not among them
 
     def __call__(self) -> Connection:

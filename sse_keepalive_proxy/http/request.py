@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from sse_keepalive_proxy.http.body import Pulled
+from sse_keepalive_proxy.http.body import BufferedBody
 from sse_keepalive_proxy.http.headers import Header, connection_tokens
 from sse_keepalive_proxy.http.request_reader import Request
 from sse_keepalive_proxy.http.response import by_name
@@ -49,7 +49,7 @@ class Incoming:
     scheme: bytes
     upgrade: bool
     keep_alive: bool
-    body: Pulled | None = None
+    body: BufferedBody | None = None
     named: dict[bytes, list[bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httptools
 
 from sse_keepalive_proxy.errors import BodyInvalid, RequestInvalid
-from sse_keepalive_proxy.http.body import Pulled, Source
+from sse_keepalive_proxy.http.body import BufferedBody, Source
 from sse_keepalive_proxy.http.headers import Header
 
 __all__ = ["Request", "RequestReader"]
@@ -34,7 +34,7 @@ class Request:
     version: str
     headers: Sequence[Header]
     keep_alive: bool
-    body: Pulled | None = None
+    body: BufferedBody | None = None
 
     @property
     def whole(self) -> bool:
@@ -131,7 +131,7 @@ class RequestReader:
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
 
     @property
-    def _body(self) -> Pulled:
+    def _body(self) -> BufferedBody:
         request = self.request
         if request is None or request.body is None:
             raise AssertionError("a body is read only where the head announces one")
@@ -162,7 +162,7 @@ class RequestReader:
             if lower == b"content-length":
                 self._left = int(value)  # one number: the parser has seen to it
             if lower in (b"content-length", b"transfer-encoding") and self.request.body is None:
-                self.request.body = Pulled(self._source)
+                self.request.body = BufferedBody(self._source)
         has_body = self.request.body is not None and self._left != 0
         self._upgrades_with_body = has_body and parser.should_upgrade()
 

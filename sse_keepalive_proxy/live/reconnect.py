@@ -11,7 +11,15 @@ import re
 from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError
-from sse_keepalive_proxy.http.attempts import Answer, Target, ask, is_stream, no_answer, no_stream, told
+from sse_keepalive_proxy.http.attempts import (
+    Answer,
+    Target,
+    ask,
+    error_response,
+    is_stream,
+    no_answer,
+    no_stream,
+)
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.messages import NotOpened
@@ -37,7 +45,7 @@ class Listener(Protocol):
     def not_reopened(self, failed: NotOpened, refusal: Refusal, cause: UpstreamError | ResponseHead) -> None:
         """It did not, or gave no answer: `cause`."""
 
-    def broke(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """The proxy failed while it asked."""
 
 
@@ -104,9 +112,9 @@ class Reopening:
             return
         error = attempt.exception()
         if isinstance(error, UpstreamError):
-            listener.not_reopened(no_answer(error, self.wait), told(error), error)
+            listener.not_reopened(no_answer(error, self.wait), error_response(error), error)
         elif error is not None:
-            listener.broke(error)
+            listener.fail(error)
         else:
             self._judge(attempt.result(), listener)
 

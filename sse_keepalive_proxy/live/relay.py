@@ -24,13 +24,13 @@ __all__ = ["Control", "Relay"]
 class Control(Protocol):
     """The stream that this is the way of."""
 
-    def obey(self, commands: tuple[Command, ...]) -> None:
+    def execute(self, commands: tuple[Command, ...]) -> None:
         """Do what the lifecycle wants done."""
 
-    def mind_buffer(self) -> None:
+    def apply_backpressure(self) -> None:
         """More bytes wait for a client that takes them slowly."""
 
-    def broke(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """An exception that nothing foresaw ends this stream and no other."""
 
     def upstream_ended(self) -> None:
@@ -75,13 +75,13 @@ class Relay:
             if blocks:
                 self._forward(blocks)
             elif (commands := self.life.received(self._now(), self._least == 0)) is not None:
-                self._control.obey(commands)
+                self._control.execute(commands)
         except EventTooLarge as error:
             if error.blocks:
                 self._forward(error.blocks)
-            self._control.obey(self.life.handle(Fault(CloseReason.EVENT_TOO_LARGE), self._now()))
+            self._control.execute(self.life.handle(Fault(CloseReason.EVENT_TOO_LARGE), self._now()))
         except Exception as error:  # noqa: BLE001 (it is logged)
-            self._control.broke(error)
+            self._control.fail(error)
 
     def _forward(self, blocks: bytes) -> None:
         events, comments, plain = tally(blocks)
@@ -104,7 +104,7 @@ class Relay:
         life = self.life
         commands = life.received(now, alive)
         if commands is not None:
-            self._control.obey(commands)
+            self._control.execute(commands)
         if self._lf_given:
             self._lf_given = False
             blocks = blocks.removeprefix(b"\n")
@@ -116,7 +116,7 @@ class Relay:
             life.written_at = now
             down.write(blocks)
             if life.blocked:
-                self._control.mind_buffer()
+                self._control.apply_backpressure()
 
     def _read(self, blocks: bytes) -> None:
         """What fields of upstream change: how pings end, and how it is asked again."""

@@ -10,7 +10,7 @@ from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.http.attempts import is_stream
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.signs_of_life import Inspection
-from sse_keepalive_proxy.net.timers import Alarms
+from sse_keepalive_proxy.net.timers import TimerWheel
 from sse_keepalive_proxy.observe.access import access
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
@@ -18,7 +18,7 @@ from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, StallAction, StreamPolicy
 
-__all__ = ["BROKEN", "REFUSED", "StreamRoute", "who"]
+__all__ = ["BROKEN", "REFUSED", "StreamRoute", "log_fields"]
 
 logger = logging.getLogger("sse_keepalive_proxy.stream")
 
@@ -51,7 +51,7 @@ REFUSED = frozenset(
 """Endings in which upstream has the last word: behind an early commit, a status that came too late."""
 
 
-def who(stream: OpenStream, target: str) -> dict[str, dict[str, str]]:
+def log_fields(stream: OpenStream, target: str) -> dict[str, dict[str, str]]:
     """What log records say of a stream, as `extra`; `target` is redacted."""
     return {"fields": _known(stream, target)}
 
@@ -65,7 +65,6 @@ class StreamRoute:
 
     __slots__ = (
         "_notifies",
-        "alarms",
         "frames",
         "inspection",
         "metrics",
@@ -74,12 +73,13 @@ class StreamRoute:
         "ping_form",
         "policy",
         "registry",
+        "timers",
     )
 
     def __init__(self, name: str, policy: StreamPolicy, metrics: RouteMetrics, registry: Registry) -> None:
         self.name, self.policy, self.metrics, self.registry = name, policy, metrics, registry
         self.frames = Frames(policy, name)
-        self.alarms = Alarms()
+        self.timers = TimerWheel()
         self.now = asyncio.get_running_loop().time
         self.inspection = Inspection(policy)
         self.ping_form = policy.keepalive.form if policy.keepalive is not None else None
@@ -128,7 +128,7 @@ class StreamRoute:
             self.metrics.uninspectable_streams += 1
         if not again:
             text = "upstream gives no stream to a client that waits for it: %s"
-            logger.warning(text, why, extra=who(stream, target))
+            logger.warning(text, why, extra=log_fields(stream, target))
 
     def recovered(
         self, stream: OpenStream, target: str, back: Announce, form: ConfirmForm | None, after_id: bool

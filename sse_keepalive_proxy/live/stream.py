@@ -19,7 +19,7 @@ from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.downstream import Downstream, TakeOver
 from sse_keepalive_proxy.live.reconnect import Refusal, Reopening
 from sse_keepalive_proxy.live.relay import Relay
-from sse_keepalive_proxy.live.route import BROKEN, REFUSED, StreamRoute, who
+from sse_keepalive_proxy.live.route import BROKEN, REFUSED, StreamRoute, log_fields
 from sse_keepalive_proxy.observe.line import now_rfc3339
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.frames import OK
@@ -84,7 +84,7 @@ class Stream:
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.route.metrics.streams_opened += 1
             self.route.metrics.confirm_failures += 1
-            self.client_lost(None) if isinstance(error, ConnectionError) else self.broke(error)
+            self.client_lost(None) if isinstance(error, ConnectionError) else self.fail(error)
             return False
         if self.flow.down.waiting:  # of an earlier answer; its writer was told, not we
             self.client_blocked()
@@ -98,7 +98,7 @@ class Stream:
         try:
             self._open(exchange, head)
         except Exception as error:  # noqa: BLE001 (it is logged)
-            self.broke(error)
+            self.fail(error)
 
     def commit_early(
         self, head: bytes, opening: asyncio.Task[Answer], settle: Callable[[Answer | None], None]
@@ -186,7 +186,7 @@ class Stream:
             resumed = again and self._reopening is not None and self._reopening.resumes
             self._open(answer.exchange, resumed=resumed)
         except Exception as error:  # noqa: BLE001 (it is logged)
-            self.broke(error)
+            self.fail(error)
 
     def not_reopened(
         self, failed: messages.NotOpened, refusal: Refusal, cause: UpstreamError | ResponseHead
@@ -206,7 +206,7 @@ class Stream:
         """Bytes wait for the client."""
         if self.flow.down is not None:
             self._tell(messages.Blocked(self.flow.down.taken))
-        self.mind_buffer()
+        self.apply_backpressure()
 
     def client_unblocked(self) -> None:
         """Everything that waited has left."""
@@ -240,7 +240,7 @@ class Stream:
             self._tell(messages.Fault(CloseReason.DRAIN))
             self.flow.down.abort()
 
-    def mind_buffer(self) -> None:
+    def apply_backpressure(self) -> None:
         """Pause upstream while more than `max_buffer` waits for the client."""
         down, exchange = self.flow.down, self._exchange
         if self._paused or down is None or exchange is None:
@@ -253,9 +253,9 @@ class Stream:
     # What the lifecycle wants done.
 
     def _tell(self, event: messages.Event) -> None:
-        self.obey(self.life.handle(event, self._loop.time()))
+        self.execute(self.life.handle(event, self._loop.time()))
 
-    def obey(self, commands: tuple[messages.Command, ...]) -> None:
+    def execute(self, commands: tuple[messages.Command, ...]) -> None:
         """Do what the lifecycle wants done, and be woken when it wants to be asked again."""
         self._do(commands)
         self._arm()
@@ -292,10 +292,10 @@ class Stream:
                 case messages.Commit():
                     raise AssertionError("a stream is committed once, in commit() or commit_early()")
 
-    def broke(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """An exception that nothing foresaw ends this stream and no other."""
         text = "a stream failed inside the proxy; please report this"
-        logger.error(text, extra=who(self, self.target), exc_info=error)
+        logger.error(text, extra=log_fields(self, self.target), exc_info=error)
         self._tell(messages.Fault(CloseReason.INTERNAL))
 
     def _confirm(self) -> None:
@@ -326,24 +326,24 @@ class Stream:
 
     def _arm(self) -> None:
         """Be woken at the next deadline. An earlier alarm stays: it will find out."""
-        down, alarms = self.flow.down, self.route.alarms
+        down, timers = self.flow.down, self.route.timers
         over = down is None or (self.life.close_reason is not None and not down.waiting)  # or about to be
         due = None if over else self.life.next_deadline()
         if self._wakes_at is not None:
             if due is not None and self._wakes_at <= due:
                 return
-            alarms.unset(self, self._wakes_at)
+            timers.cancel(self, self._wakes_at)
         self._wakes_at = due
         if due is not None:
-            alarms.set(self, due)
+            timers.schedule(self, due)
 
     def wake(self) -> None:
         """The alarm rings."""
         now, self._wakes_at = max(self._loop.time(), self._wakes_at or 0.0), None
         taken = self.flow.down.taken if self.flow.down is not None and self.life.blocked else 0
         try:
-            self.obey(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
+            self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
             if self.life.confirm_at is None and self.life.opened_at is not None:
                 self.claims = None  # upstream spoke first: no confirm will ask for them
         except Exception as error:  # noqa: BLE001 (it is logged)
-            self.broke(error)
+            self.fail(error)

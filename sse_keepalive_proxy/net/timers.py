@@ -12,7 +12,7 @@ import heapq
 import math
 from typing import Protocol
 
-__all__ = ["Alarms"]
+__all__ = ["TimerWheel"]
 
 _GRAIN = 0.05
 _ROUNDING = 1e-6
@@ -26,7 +26,7 @@ class Sleeper(Protocol):
         """The deadline has come; it is no longer set."""
 
 
-class Alarms:
+class TimerWheel:
     """Each sleeper has one deadline at a time, and says itself which it had. Times are the loop's."""
 
     __slots__ = ("_loop", "_rings_at", "_sleepers", "_ticks", "_timer", "now")
@@ -39,7 +39,7 @@ class Alarms:
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf  # kept here: uvloop's handle of a timer that is due at once has no `when`
 
-    def set(self, sleeper: Sleeper, at: float) -> None:
+    def schedule(self, sleeper: Sleeper, at: float) -> None:
         """Wake `sleeper` at `at`."""
         tick = _tick(at)
         sleepers = self._sleepers.get(tick)
@@ -50,7 +50,7 @@ class Alarms:
         else:
             sleepers.add(sleeper)
 
-    def unset(self, sleeper: Sleeper, at: float) -> None:
+    def cancel(self, sleeper: Sleeper, at: float) -> None:
         """Do not wake `sleeper` at `at` after all."""
         if (sleepers := self._sleepers.get(_tick(at))) is not None:
             sleepers.discard(sleeper)

@@ -61,7 +61,7 @@ class SocketTransport:
         except _AGAIN:
             return
         except OSError as error:
-            self._lose(error)
+            self._force_close(error)
             return
         try:
             if data:
@@ -82,7 +82,7 @@ class SocketTransport:
         except _AGAIN:
             return
         except OSError as error:
-            self._lose(error)
+            self._force_close(error)
             return
         del waiting[:sent]
         if waiting:
@@ -112,7 +112,7 @@ class SocketTransport:
             except _AGAIN:
                 sent = 0
             except OSError as error:
-                self._lose(error)
+                self._force_close(error)
                 return
             if sent == len(data):
                 return
@@ -155,7 +155,7 @@ class SocketTransport:
 
     def abort(self) -> None:
         """Close now; what waits is lost."""
-        self._lose(None)
+        self._force_close(None)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:  # noqa: ARG002
         """`pause_writing` when more than `high` bytes wait; `resume_writing` when none does."""
@@ -211,9 +211,9 @@ class SocketTransport:
     def _broke(self, error: Exception) -> None:
         context = {"message": "a protocol failed", "exception": error, "transport": self}
         self._loop.call_exception_handler(context)
-        self._lose(error)
+        self._force_close(error)
 
-    def _lose(self, error: Exception | None) -> None:
+    def _force_close(self, error: Exception | None) -> None:
         """Close now, unless it is closed."""
         if not self._closing or self._waiting is not None:
             self._closing, self._waiting = True, None
@@ -222,9 +222,9 @@ class SocketTransport:
     def _gone(self, error: Exception | None) -> None:
         self._events = 0
         self._poller.forget(self._descriptor)
-        self._loop.call_soon(self._tell_lost, error)
+        self._loop.call_soon(self._call_connection_lost, error)
 
-    def _tell_lost(self, error: Exception | None) -> None:
+    def _call_connection_lost(self, error: Exception | None) -> None:
         protocol, self._protocol = self._protocol, _NOBODY
         try:
             protocol.connection_lost(error)

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from sse_keepalive_proxy.observe.registry import Registry
-from sse_keepalive_proxy.observe.route_metrics import Counts, RouteMetrics, Spread
+from sse_keepalive_proxy.observe.route_metrics import Counts, Histogram, RouteMetrics
 from sse_keepalive_proxy.stream.states import State
 
 __all__ = ["Collected"]
@@ -145,7 +145,7 @@ def _sums(sums: Mapping[str, Counts]) -> Iterator[Metric]:
     yield _counter("pings_sent", "Pings written to clients.", ("route", "form"), pings)
 
 
-def _buckets(spread: Spread) -> list[tuple[str, float]]:
+def _buckets(spread: Histogram) -> list[tuple[str, float]]:
     """How many values each bucket has, those of the lower ones too."""
     names = [*map(floatToGoString, spread.bounds), "+Inf"]
     return list(zip(names, accumulate(spread.counts), strict=True))

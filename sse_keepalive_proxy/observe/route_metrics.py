@@ -21,7 +21,7 @@ from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
 from sse_keepalive_proxy.stream.states import ReconnectResult
 
-__all__ = ["Counts", "RouteMetrics", "Spread"]
+__all__ = ["Counts", "Histogram", "RouteMetrics"]
 
 _REJECTIONS = ("max_streams", "max_streams_per_client")
 _KINDS: dict[type[UpstreamError], str] = {
@@ -35,7 +35,7 @@ _SILENCES = (1.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 300.0, 6
 _LIVES = (1.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0)
 
 
-class Spread:
+class Histogram:
     """How values are spread over buckets, as a histogram has them. `bounds`: the largest value of each but
     the last, which has none; `counts`: how many values are in each, `total` is their sum.
     """
@@ -90,19 +90,19 @@ class RouteMetrics:
     def __init__(self, wall_time: Callable[[float], float]) -> None:
         self._wall_time = wall_time
         self.requests_in_flight = 0
-        self.request_duration_seconds = Spread(_SECONDS)
+        self.request_duration_seconds = Histogram(_SECONDS)
         self.streams_opened = 0
         self.streams_closed = dict.fromkeys(CloseReason, 0)
         self.streams_rejected = dict.fromkeys(_REJECTIONS, 0)
-        self.stream_duration_seconds = Spread(_LIVES)
-        self.time_to_first_byte_seconds = Spread(_SECONDS)
-        self.upstream_time_to_headers_seconds = Spread(_SECONDS)
-        self.upstream_time_to_first_event_seconds = Spread(_SILENCES)
-        self.upstream_silence_seconds = Spread(_SILENCES)
+        self.stream_duration_seconds = Histogram(_LIVES)
+        self.time_to_first_byte_seconds = Histogram(_SECONDS)
+        self.upstream_time_to_headers_seconds = Histogram(_SECONDS)
+        self.upstream_time_to_first_event_seconds = Histogram(_SILENCES)
+        self.upstream_silence_seconds = Histogram(_SILENCES)
         self.upstream_eof_after_first_event = 0
         self.upstream_stalls = 0
         self.upstream_stall_recoveries = 0
-        self.upstream_stall_seconds = Spread(_SILENCES)
+        self.upstream_stall_seconds = Histogram(_SILENCES)
         self.upstream_errors = dict.fromkeys(_KINDS.values(), 0)
         self.upstream_reconnects = dict.fromkeys(ReconnectResult, 0)
         self.uninspectable_streams = 0

@@ -6,14 +6,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sse_keepalive_proxy.gateway.expiring_set import Remembered
+from sse_keepalive_proxy.gateway.expiring_set import ExpiringSet
 from tests.support.clock import ManualClock
 
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
 
 
 def test_what_was_added_is_known_and_nothing_else() -> None:
-    known = Remembered(10, 60.0, ManualClock())
+    known = ExpiringSet(10, 60.0, ManualClock())
     assert A not in known
     known.add(A)
     assert A in known
@@ -22,7 +22,7 @@ def test_what_was_added_is_known_and_nothing_else() -> None:
 
 
 def test_what_was_discarded_is_forgotten_and_may_be_discarded_again() -> None:
-    known = Remembered(10, 60.0, ManualClock())
+    known = ExpiringSet(10, 60.0, ManualClock())
     known.add(A)
     known.discard(A)
     known.discard(A)
@@ -31,7 +31,7 @@ def test_what_was_discarded_is_forgotten_and_may_be_discarded_again() -> None:
 
 def test_it_is_forgotten_when_its_lifetime_is_over() -> None:
     clock = ManualClock()
-    known = Remembered(10, 60.0, clock)
+    known = ExpiringSet(10, 60.0, clock)
     known.add(A)
     clock.advance(59.0)
     known.add(B)
@@ -46,7 +46,7 @@ def test_it_is_forgotten_when_its_lifetime_is_over() -> None:
 
 def test_added_again_it_lives_anew() -> None:
     clock = ManualClock()
-    known = Remembered(10, 60.0, clock)
+    known = ExpiringSet(10, 60.0, clock)
     known.add(A)
     clock.advance(30.0)
     known.add(A)
@@ -56,7 +56,7 @@ def test_added_again_it_lives_anew() -> None:
 
 
 def test_when_it_is_full_the_oldest_goes() -> None:
-    known = Remembered(2, 60.0, ManualClock())
+    known = ExpiringSet(2, 60.0, ManualClock())
     for fingerprint in (A, B, A, C):
         known.add(fingerprint)
     assert A in known
@@ -67,7 +67,7 @@ def test_when_it_is_full_the_oldest_goes() -> None:
 
 def test_what_has_expired_makes_room_before_anything_living_goes() -> None:
     clock = ManualClock()
-    known = Remembered(2, 60.0, clock)
+    known = ExpiringSet(2, 60.0, clock)
     known.add(A)
     clock.advance(30.0)
     known.add(B)
@@ -79,7 +79,7 @@ def test_what_has_expired_makes_room_before_anything_living_goes() -> None:
 
 def test_what_nobody_asks_for_is_dropped_all_the_same() -> None:
     clock = ManualClock()
-    known = Remembered(1000, 60.0, clock)
+    known = ExpiringSet(1000, 60.0, clock)
     for number in range(1000):
         known.add(number.to_bytes(16))
     clock.advance(60.0)
@@ -94,7 +94,7 @@ class Memory(RuleBasedStateMachine):
     def begin(self, limit: int) -> None:
         self.clock = ManualClock()
         self.limit = limit
-        self.known = Remembered(limit, 10.0, self.clock)
+        self.known = ExpiringSet(limit, 10.0, self.clock)
         self.added: list[tuple[int, float]] = []
 
     @rule(number=st.integers(0, 6))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import ConfigurationError
 from sse_keepalive_proxy.gateway import identity
-from sse_keepalive_proxy.gateway.identity import LEEWAY, Holder, Identifier, Unproven
+from sse_keepalive_proxy.gateway.identity import LEEWAY, Holder, Identifier, TokenRejection
 from sse_keepalive_proxy.stream.policy import Identity, Verify
 from tests.http.asking import incoming
 
@@ -59,7 +59,7 @@ def identifier(key_file: str | None, **policy: Any) -> Identifier:
     return Identifier(Identity(public_key_file=key_file, **policy), now=lambda: NOW)
 
 
-def asked(who: Identifier, token: str) -> Holder | Unproven:
+def asked(who: Identifier, token: str) -> Holder | TokenRejection:
     return who.identify(incoming(f"/events?access_token={token}"))
 
 
@@ -99,7 +99,7 @@ def test_a_header_may_hold_the_token_alone_or_as_a_bearer(key_file: str, value: 
 
 
 def test_a_query_knows_no_bearer(key_file: str) -> None:
-    assert asked(identifier(key_file), f"Bearer%20{signed(CLAIMS)}") is Unproven.MALFORMED
+    assert asked(identifier(key_file), f"Bearer%20{signed(CLAIMS)}") is TokenRejection.MALFORMED
 
 
 @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "ES384", "RS256", "PS512"])
@@ -118,7 +118,7 @@ def test_every_kind_of_key_proves_its_own_tokens(tmp_path: Path, algorithm: str)
     path.write_bytes(pem(key))
     who = identifier(str(path), algorithms=(algorithm,))
     assert isinstance(asked(who, signed(CLAIMS, key, algorithm)), Holder)
-    assert asked(who, signed(CLAIMS, new(), algorithm)) is Unproven.SIGNATURE
+    assert asked(who, signed(CLAIMS, new(), algorithm)) is TokenRejection.SIGNATURE
 
 
 def test_a_key_that_was_replaced_is_seen_by_the_next_identifier_only(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_key_that_was_replaced_is_seen_by_the_next_identifier_only(tmp_path: P
     path.write_bytes(pem(ANOTHER))
     after = identifier(str(path))
     assert isinstance(asked(before, signed(CLAIMS)), Holder)
-    assert asked(after, signed(CLAIMS)) is Unproven.SIGNATURE
+    assert asked(after, signed(CLAIMS)) is TokenRejection.SIGNATURE
     assert isinstance(asked(after, signed(CLAIMS, ANOTHER)), Holder)
 
 
@@ -137,14 +137,14 @@ def test_a_key_that_was_replaced_is_seen_by_the_next_identifier_only(tmp_path: P
 
 @pytest.mark.parametrize("target", ["/events", "/events?access_token", "/events?access_token=", "/?token=a"])
 def test_without_a_token_nobody_is_known(key_file: str, target: str) -> None:
-    assert identifier(key_file).identify(incoming(target)) is Unproven.NO_TOKEN
-    assert trusting().identify(incoming(target)) is Unproven.NO_TOKEN
+    assert identifier(key_file).identify(incoming(target)) is TokenRejection.NO_TOKEN
+    assert trusting().identify(incoming(target)) is TokenRejection.NO_TOKEN
 
 
 @pytest.mark.parametrize("value", [b"", b"Bearer", b"Bearer ", b" "])
 def test_a_header_without_a_token_is_none(key_file: str, value: bytes) -> None:
     who = identifier(key_file, source="header:authorization")
-    assert who.identify(incoming("/", [(b"Authorization", value)])) is Unproven.NO_TOKEN
+    assert who.identify(incoming("/", [(b"Authorization", value)])) is TokenRejection.NO_TOKEN
 
 
 def test_of_several_tokens_none_is_believed_even_when_they_are_the_same(key_file: str) -> None:
@@ -152,25 +152,25 @@ def test_of_several_tokens_none_is_believed_even_when_they_are_the_same(key_file
     for who in (identifier(key_file), trusting()):
         for second in (token, "", "x"):
             target = f"/?access_token={token}&access_token={second}"
-            assert who.identify(incoming(target)) is Unproven.SEVERAL
+            assert who.identify(incoming(target)) is TokenRejection.SEVERAL
     field = (b"Authorization", f"Bearer {token}".encode())
     who = identifier(key_file, source="header:authorization")
-    assert who.identify(incoming("/", [field, field])) is Unproven.SEVERAL
+    assert who.identify(incoming("/", [field, field])) is TokenRejection.SEVERAL
 
 
 # Not proven.
 
 
 def test_a_token_of_another_key_is_not_believed(key_file: str) -> None:
-    assert asked(identifier(key_file), signed(CLAIMS, ANOTHER)) is Unproven.SIGNATURE
+    assert asked(identifier(key_file), signed(CLAIMS, ANOTHER)) is TokenRejection.SIGNATURE
 
 
 def test_a_token_that_was_changed_is_not_believed(key_file: str) -> None:
     head, body, signature = signed(CLAIMS).split(".")
     other = signed(claims(sub="3")).split(".")[1]
     for token in (f"{head}.{other}.{signature}", f"{head}.{body}.{signature[::-1]}", f"{head}.{body}."):
-        assert asked(identifier(key_file), token) in (Unproven.SIGNATURE, Unproven.MALFORMED)
-    assert asked(identifier(key_file), f"{head}.{other}.{signature}") is Unproven.SIGNATURE
+        assert asked(identifier(key_file), token) in (TokenRejection.SIGNATURE, TokenRejection.MALFORMED)
+    assert asked(identifier(key_file), f"{head}.{other}.{signature}") is TokenRejection.SIGNATURE
 
 
 def unsigned(payload: Any, header: Mapping[str, Any] | None = None, signature: bytes = b"x") -> str:
@@ -187,37 +187,37 @@ def test_only_the_configured_algorithms_count_whatever_the_token_says(key_file: 
     for algorithm in ("none", "None", "HS256", "RS256", "ES256", "", "EdDSA ", 7, None, ["EdDSA"], {"a": 1}):
         token = unsigned(CLAIMS, {"alg": algorithm})
         assert body in token
-        assert asked(identifier(key_file), token) is Unproven.ALGORITHM
-    assert asked(identifier(key_file), unsigned(CLAIMS, {"typ": "JWT"})) is Unproven.ALGORITHM
+        assert asked(identifier(key_file), token) is TokenRejection.ALGORITHM
+    assert asked(identifier(key_file), unsigned(CLAIMS, {"typ": "JWT"})) is TokenRejection.ALGORITHM
     secret = signed(CLAIMS, "x" * 32, "HS256")
-    assert asked(identifier(key_file), secret) is Unproven.ALGORITHM
+    assert asked(identifier(key_file), secret) is TokenRejection.ALGORITHM
 
 
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
         ({"exp": NOW - LEEWAY}, None),
-        ({"exp": NOW - LEEWAY - 1}, Unproven.EXPIRED),
+        ({"exp": NOW - LEEWAY - 1}, TokenRejection.EXPIRED),
         ({"exp": NOW - LEEWAY + 0.5}, None),
         ({"exp": int(NOW)}, None),
-        ({"exp": 0}, Unproven.EXPIRED),
-        ({"exp": -1}, Unproven.EXPIRED),
-        ({"exp": -(10**400)}, Unproven.EXPIRED),
+        ({"exp": 0}, TokenRejection.EXPIRED),
+        ({"exp": -1}, TokenRejection.EXPIRED),
+        ({"exp": -(10**400)}, TokenRejection.EXPIRED),
         ({"exp": 10**400}, None),
         ({"exp": 1e300}, None),
-        ({"exp": "1750999999"}, Unproven.MALFORMED),
-        ({"exp": None}, Unproven.MALFORMED),
-        ({"exp": True}, Unproven.MALFORMED),
-        ({"exp": [NOW + 1]}, Unproven.MALFORMED),
+        ({"exp": "1750999999"}, TokenRejection.MALFORMED),
+        ({"exp": None}, TokenRejection.MALFORMED),
+        ({"exp": True}, TokenRejection.MALFORMED),
+        ({"exp": [NOW + 1]}, TokenRejection.MALFORMED),
         ({"nbf": NOW + LEEWAY}, None),
-        ({"nbf": NOW + LEEWAY + 1}, Unproven.EARLY),
-        ({"nbf": 10**400}, Unproven.EARLY),
-        ({"nbf": "0"}, Unproven.MALFORMED),
+        ({"nbf": NOW + LEEWAY + 1}, TokenRejection.EARLY),
+        ({"nbf": 10**400}, TokenRejection.EARLY),
+        ({"nbf": "0"}, TokenRejection.MALFORMED),
         ({"nbf": NOW, "iat": NOW + 9999, "sub": 2, "jti": 7}, None),
     ],
 )
 def test_the_time_must_be_right_give_or_take_a_minute(
-    key_file: str, changed: dict[str, Any], why: Unproven | None
+    key_file: str, changed: dict[str, Any], why: TokenRejection | None
 ) -> None:
     found = asked(identifier(key_file), signed(claims(**changed)))
     assert (found is why) if why else isinstance(found, Holder)
@@ -228,20 +228,20 @@ def test_the_time_must_be_right_give_or_take_a_minute(
     [
         ("fechatter-web", "fechatter-server", None),
         (["x", "fechatter-web"], "fechatter-server", None),
-        ("fechatter", "fechatter-server", Unproven.AUDIENCE),
-        (["x", ["fechatter-web"]], "fechatter-server", Unproven.AUDIENCE),
-        ([], "fechatter-server", Unproven.AUDIENCE),
-        ({"fechatter-web": 1}, "fechatter-server", Unproven.AUDIENCE),
-        (None, "fechatter-server", Unproven.AUDIENCE),
-        (..., "fechatter-server", Unproven.AUDIENCE),
-        ("fechatter-web", "fechatter-server2", Unproven.ISSUER),
-        ("fechatter-web", ["fechatter-server"], Unproven.ISSUER),
-        ("fechatter-web", None, Unproven.ISSUER),
-        ("fechatter-web", ..., Unproven.ISSUER),
+        ("fechatter", "fechatter-server", TokenRejection.AUDIENCE),
+        (["x", ["fechatter-web"]], "fechatter-server", TokenRejection.AUDIENCE),
+        ([], "fechatter-server", TokenRejection.AUDIENCE),
+        ({"fechatter-web": 1}, "fechatter-server", TokenRejection.AUDIENCE),
+        (None, "fechatter-server", TokenRejection.AUDIENCE),
+        (..., "fechatter-server", TokenRejection.AUDIENCE),
+        ("fechatter-web", "fechatter-server2", TokenRejection.ISSUER),
+        ("fechatter-web", ["fechatter-server"], TokenRejection.ISSUER),
+        ("fechatter-web", None, TokenRejection.ISSUER),
+        ("fechatter-web", ..., TokenRejection.ISSUER),
     ],
 )
 def test_audience_and_issuer_must_be_those_configured_whoever_checks_the_signature(
-    key_file: str, aud: Any, iss: Any, why: Unproven | None
+    key_file: str, aud: Any, iss: Any, why: TokenRejection | None
 ) -> None:
     token = signed(claims(aud=aud, iss=iss))
     meant = {"audience": "fechatter-web", "issuer": "fechatter-server"}
@@ -314,8 +314,8 @@ DEEP = b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
     ids=lambda payload: repr(payload[:20]),
 )
 def test_claims_that_are_no_json_object_are_none_even_when_signed(key_file: str, payload: bytes) -> None:
-    assert asked(identifier(key_file), signed(payload)) is Unproven.MALFORMED
-    assert asked(trusting(), unsigned(payload)) is Unproven.MALFORMED
+    assert asked(identifier(key_file), signed(payload)) is TokenRejection.MALFORMED
+    assert asked(trusting(), unsigned(payload)) is TokenRejection.MALFORMED
 
 
 def test_a_number_beyond_all_numbers_ends_nothing(key_file: str) -> None:
@@ -351,8 +351,8 @@ def test_a_number_beyond_all_numbers_ends_nothing(key_file: str) -> None:
     ids=lambda token: token[:20],
 )
 def test_what_is_no_token_harms_nobody(key_file: str, token: str) -> None:
-    assert asked(identifier(key_file), token) is Unproven.MALFORMED
-    assert asked(trusting(), token) is Unproven.MALFORMED
+    assert asked(identifier(key_file), token) is TokenRejection.MALFORMED
+    assert asked(trusting(), token) is TokenRejection.MALFORMED
 
 
 def test_a_token_longer_than_any_sane_one_is_not_read_even_when_it_is_good(key_file: str) -> None:
@@ -365,7 +365,7 @@ def test_a_token_longer_than_any_sane_one_is_not_read_even_when_it_is_good(key_f
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40) | st.just("e30.e30.e30"))
 def test_no_query_whatever_makes_it_fail(query: str) -> None:
     for text in (query, f"{signed(CLAIMS, ANOTHER)}{query}", query + signed(CLAIMS, ANOTHER)):
-        assert isinstance(asked(trusting(), text.replace("#", "")), Holder | Unproven)
+        assert isinstance(asked(trusting(), text.replace("#", "")), Holder | TokenRejection)
 
 
 json_values = st.recursive(
@@ -384,7 +384,7 @@ def test_no_claims_whatever_make_it_fail(key_file: str, body: dict[str, Any]) ->
     token = signed(json.dumps(body, allow_nan=True).replace("Infinity", "1e999").encode())
     for who in (identifier(key_file, audience="a"), identifier(key_file), trusting(), trusting(issuer="i")):
         found = asked(who, token)
-        assert isinstance(found, Holder | Unproven)
+        assert isinstance(found, Holder | TokenRejection)
         if isinstance(found, Holder):
             assert found.lives(NOW) is None or 0 <= found.lives(NOW) < 1e12
 
@@ -400,7 +400,7 @@ def test_nothing_of_a_token_is_told() -> None:
 
 
 def test_an_operator_hears_only_of_what_may_be_the_configurations_fault() -> None:
-    assert {why.name for why in Unproven if why.may_be_ours} == {
+    assert {why.name for why in TokenRejection if why.may_be_ours} == {
         "ALGORITHM",
         "SIGNATURE",
         "AUDIENCE",

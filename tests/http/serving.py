@@ -82,7 +82,7 @@ class Serving:
         await asyncio.sleep(0)  # sockets are closed in the turn in which the end is told
         self._poller.close()
         if kind is None:
-            left = [sleeper for tick in self.frontend.alarms._sleepers.values() for sleeper in tick]
+            left = [sleeper for tick in self.frontend.timers._sleepers.values() for sleeper in tick]
             assert not left, f"deadlines of what is gone: {left}"
 
     async def client(self) -> RawClient:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import BodyInvalid, RequestInvalid
-from sse_keepalive_proxy.http.body import Pulled
+from sse_keepalive_proxy.http.body import BufferedBody
 from sse_keepalive_proxy.http.request_reader import RequestReader
 
 MAX_HEAD = 4096
@@ -44,7 +44,7 @@ def reader() -> RequestReader:
     return RequestReader(Source(), MAX_HEAD)
 
 
-def body_of(pulled: Pulled | None) -> bytes | None:
+def body_of(pulled: BufferedBody | None) -> bytes | None:
     """All of a body that is whole."""
     if pulled is None:
         return None
@@ -176,7 +176,7 @@ def test_coding_without_data_has_an_end() -> None:
 
 def test_a_source_is_paused_while_much_waits_and_goes_on_when_it_was_taken() -> None:
     source = Source()
-    body = Pulled(source)
+    body = BufferedBody(source)
     body.data(b"x" * (256 << 10))
     assert source.asked == []
     body.data(b"y")
@@ -192,7 +192,7 @@ def test_a_source_is_paused_while_much_waits_and_goes_on_when_it_was_taken() -> 
 
 
 def test_what_came_before_a_failure_is_read_before_it() -> None:
-    body = Pulled(Source())
+    body = BufferedBody(Source())
     body.data(b"good")
     body.failed(BodyInvalid("broke"))
     body.failed(BodyInvalid("and once more"))
@@ -207,7 +207,7 @@ def test_what_came_before_a_failure_is_read_before_it() -> None:
 
 def test_a_body_that_nobody_wants_is_thrown_away_and_still_has_an_end() -> None:
     source = Source()
-    body = Pulled(source)
+    body = BufferedBody(source)
     body.data(b"x" * (300 << 10))
     body.drop()
     assert source.asked == ["pause", "resume"]

@@ -15,7 +15,7 @@ import pytest
 from sse_keepalive_proxy.demo.frames import rfc3339
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
-from sse_keepalive_proxy.net import timers as alarms
+from sse_keepalive_proxy.net import timers
 from tests.support import sse_reference
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
@@ -331,7 +331,7 @@ SHAPES = {
 async def test_a_stream_that_comes_byte_by_byte_with_pings_between_means_what_it_meant(
     shape: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alarms, "_GRAIN", 0.001)
+    monkeypatch.setattr(timers, "_GRAIN", 0.001)
     body = SHAPES[shape]
 
     async def trickle(connection: UpstreamConnection) -> None:

@@ -132,30 +132,30 @@ class ClientSide(asyncio.Transport):
             self._paused = False
             self._protocol.resume_writing()
         if self._closing:
-            self._lose()
+            self._force_close()
 
     def close(self) -> None:
         if not self._closing:
             self._closing = True
             if not self.waiting:
-                self._lose()
+                self._force_close()
 
     def abort(self) -> None:
         self.aborted = self._closing = True
         self.waiting = b""
-        self._lose()
+        self._force_close()
 
     def leave(self, error: Exception | None = None) -> None:
         """The client is gone."""
         self._closing = True
         self.waiting = b""
-        self._lose(error)
+        self._force_close(error)
 
     def _leave(self, count: int) -> None:
         self.taken += self.waiting[:count]
         self.waiting = self.waiting[count:]
 
-    def _lose(self, error: Exception | None = None) -> None:
+    def _force_close(self, error: Exception | None = None) -> None:
         if not self.lost and self._protocol is not None:
             self.lost = True
             self._stage.clock.call_later(0, self._protocol.connection_lost, error)
@@ -484,7 +484,7 @@ def check_end(stage: Stage) -> None:
         return
     assert stage.closed == {reason.value: 1}
     assert stage.client.lost
-    assert not any(stage.route.alarms._sleepers.values())
+    assert not any(stage.route.timers._sleepers.values())
     assert len(stage.streams) == 0
     left_first = reason in ("client_gone", "client_stalled")
     if stage.chunked and not left_first:

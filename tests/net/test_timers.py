@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.net.timers import Alarms
+from sse_keepalive_proxy.net.timers import TimerWheel
 from tests.support.clock import ManualClock
 from tests.support.running import on_each_loop, soon
 
@@ -41,10 +41,10 @@ def test_every_sleeper_is_woken_once_never_early_and_at_most_a_grain_late(waits:
     clock = ManualClock(START)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio, "get_running_loop", lambda: clock)
-        alarms = Alarms()
+        timers = TimerWheel()
     sleepers = [(Sleeper(clock), START + wait) for wait in waits]
     for sleeper, at in sleepers:
-        alarms.set(sleeper, at)
+        timers.schedule(sleeper, at)
     clock.advance(60)
     for sleeper, at in sleepers:
         (woken,) = sleeper.woken
@@ -54,15 +54,15 @@ def test_every_sleeper_is_woken_once_never_early_and_at_most_a_grain_late(waits:
 
 def test_a_deadline_on_the_grain_is_met_to_the_moment(clock: ManualClock) -> None:
     sleeper = Sleeper(clock)
-    Alarms().set(sleeper, START + 10)
+    TimerWheel().set(sleeper, START + 10)
     clock.advance(20)
     assert sleeper.woken == [START + 10]
 
 
 def test_an_earlier_deadline_rings_first_though_it_was_set_later(clock: ManualClock) -> None:
-    alarms, late, early = Alarms(), Sleeper(clock), Sleeper(clock)
-    alarms.set(late, START + 10)
-    alarms.set(early, START + 1)
+    timers, late, early = TimerWheel(), Sleeper(clock), Sleeper(clock)
+    timers.schedule(late, START + 10)
+    timers.schedule(early, START + 1)
     clock.advance(5)
     assert (early.woken, late.woken) == ([START + 1], [])
     clock.advance(5)
@@ -70,50 +70,50 @@ def test_an_earlier_deadline_rings_first_though_it_was_set_later(clock: ManualCl
 
 
 def test_what_is_unset_does_not_ring_and_its_neighbours_do(clock: ManualClock) -> None:
-    alarms, gone, stays = Alarms(), Sleeper(clock), Sleeper(clock)
-    alarms.set(gone, START + 1)
-    alarms.set(stays, START + 1)
-    alarms.unset(gone, START + 1)
+    timers, gone, stays = TimerWheel(), Sleeper(clock), Sleeper(clock)
+    timers.schedule(gone, START + 1)
+    timers.schedule(stays, START + 1)
+    timers.cancel(gone, START + 1)
     clock.advance(2)
     assert (gone.woken, stays.woken) == ([], [START + 1])
 
 
 def test_to_unset_what_was_never_set_or_has_rung_is_harmless(clock: ManualClock) -> None:
-    alarms, sleeper = Alarms(), Sleeper(clock)
-    alarms.unset(sleeper, START + 1)
-    alarms.set(sleeper, START + 1)
+    timers, sleeper = TimerWheel(), Sleeper(clock)
+    timers.cancel(sleeper, START + 1)
+    timers.schedule(sleeper, START + 1)
     clock.advance(2)
-    alarms.unset(sleeper, START + 1)
+    timers.cancel(sleeper, START + 1)
     assert sleeper.woken == [START + 1]
 
 
 def test_a_sleeper_that_is_woken_can_set_its_next_deadline(clock: ManualClock) -> None:
-    alarms = Alarms()
-    sleeper = Sleeper(clock, lambda: alarms.set(sleeper, clock() + 1))
-    alarms.set(sleeper, START + 1)
+    timers = TimerWheel()
+    sleeper = Sleeper(clock, lambda: timers.schedule(sleeper, clock() + 1))
+    timers.schedule(sleeper, START + 1)
     clock.advance(3.5)
     assert sleeper.woken == [START + 1, START + 2, START + 3]
 
 
 def test_a_sleeper_that_is_woken_can_take_another_ones_deadline_back(clock: ManualClock) -> None:
-    alarms, other = Alarms(), Sleeper(clock)
-    sleeper = Sleeper(clock, lambda: alarms.unset(other, START + 2))
-    alarms.set(sleeper, START + 1)
-    alarms.set(other, START + 2)
+    timers, other = TimerWheel(), Sleeper(clock)
+    sleeper = Sleeper(clock, lambda: timers.cancel(other, START + 2))
+    timers.schedule(sleeper, START + 1)
+    timers.schedule(other, START + 2)
     clock.advance(3)
     assert (sleeper.woken, other.woken) == ([START + 1], [])
 
 
 def test_a_deadline_in_the_past_rings_at_once(clock: ManualClock) -> None:
     sleeper = Sleeper(clock)
-    Alarms().set(sleeper, START - 5)
+    TimerWheel().set(sleeper, START - 5)
     clock.advance(0)
     assert sleeper.woken == [START]
 
 
 @on_each_loop
 async def test_a_deadline_can_be_set_while_one_that_is_due_at_once_has_not_rung() -> None:
-    alarms, now = Alarms(), asyncio.get_running_loop().time
+    timers, now = TimerWheel(), asyncio.get_running_loop().time
     rung: list[str] = []
 
     class Named:
@@ -123,8 +123,8 @@ async def test_a_deadline_can_be_set_while_one_that_is_due_at_once_has_not_rung(
         def wake(self) -> None:
             rung.append(self._name)
 
-    alarms.set(Named("at once"), now() - 1)
-    alarms.set(Named("before that"), now() - 2)  # uvloop's timer of the first has no time to ask for
-    alarms.set(Named("later"), now() + 0.1)
+    timers.schedule(Named("at once"), now() - 1)
+    timers.schedule(Named("before that"), now() - 2)  # uvloop's timer of the first has no time to ask for
+    timers.schedule(Named("later"), now() + 0.1)
     await soon(lambda: len(rung) == 3)
     assert rung == ["before that", "at once", "later"]
