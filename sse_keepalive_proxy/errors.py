@@ -102,7 +102,11 @@ class EventTooLarge(ProxyError):
 
 
 class RequestInvalid(ProxyError):
-    """A client's bytes are not the head of an HTTP/1.1 request."""
+    """A client's bytes are no request that is taken. `status` and the message are the answer to it."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class RequestBodyError(ProxyError):

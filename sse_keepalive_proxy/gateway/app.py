@@ -6,8 +6,10 @@ import asyncio
 import os
 from dataclasses import replace
 
+from aiohttp import web
+
 from sse_keepalive_proxy.config import Route, Settings
-from sse_keepalive_proxy.gateway.answer import answer, log_access
+from sse_keepalive_proxy.gateway.answer import log_access
 from sse_keepalive_proxy.gateway.cors import Cors, preflight_method
 from sse_keepalive_proxy.gateway.expiring_set import ExpiringSet
 from sse_keepalive_proxy.gateway.forward import Forward
@@ -16,10 +18,9 @@ from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.gateway.routes import RouteTable, host_name
 from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
 from sse_keepalive_proxy.http.attempts import Target
-from sse_keepalive_proxy.http.connection import Connection, ConnectionLimits, Frontend
+from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend
 from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.http.request import Refusal, admit
-from sse_keepalive_proxy.http.request_reader import Request
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import peer_address, scheme
@@ -121,13 +122,12 @@ class Proxy:
         self._context.metrics.answered(NO_ROUTE, "other", status)
         access.line("refused", {"status": status, "reason": reason, "client": peer})
 
-    async def _handle(self, connection: Connection, request: Request) -> bool:
-        context = self._context
-        peer, most = peer_address(connection.transport), context.limits.max_request_header
-        incoming = admit(request, peer=peer, scheme=scheme(connection.transport), max_head=most)
+    async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
+        context, peer = self._context, peer_address(connection.transport)
+        incoming = admit(request, peer=peer, scheme=scheme(connection.transport))
         if isinstance(incoming, Refusal):
             self._refused(incoming.status, incoming.text, peer)
-            return answer(connection, request, incoming.status, incoming.text, keep_alive=False)
+            return connection.respond(incoming.status, incoming.text, keep_alive=False)
         host = host_name(incoming.host.decode("latin-1"))
         asked = preflight_method(incoming.method, incoming.headers)
         if asked is not None:
@@ -139,9 +139,7 @@ class Proxy:
             client = context.trust.client(incoming.peer, incoming.headers)
             context.metrics.answered(NO_ROUTE, incoming.method, 404)
             log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
-            return answer(
-                connection, incoming, 404, "no route takes this request", keep_alive=incoming.keep_alive
-            )
+            return connection.respond(404, "no route takes this request")
         return await Forward(context, connection, incoming, route).run()
 
 

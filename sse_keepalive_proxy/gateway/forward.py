@@ -20,7 +20,7 @@ from sse_keepalive_proxy.errors import (
     UpstreamError,
     UpstreamInvalid,
 )
-from sse_keepalive_proxy.gateway.answer import answer, log_access
+from sse_keepalive_proxy.gateway.answer import log_access
 from sse_keepalive_proxy.gateway.cors import Cors
 from sse_keepalive_proxy.gateway.passthrough import first_line, pass_back, send_body
 from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
@@ -36,7 +36,7 @@ from sse_keepalive_proxy.http.attempts import (
     is_readable,
     is_stream,
 )
-from sse_keepalive_proxy.http.connection import Connection
+from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.http.request import Incoming
@@ -63,7 +63,7 @@ class Forward:
     )  # fmt: skip
 
     def __init__(
-        self, context: Context, connection: Connection, incoming: Incoming, route: ReadyRoute
+        self, context: Context, connection: ClientConnection, incoming: Incoming, route: ReadyRoute
     ) -> None:
         self._context, self._connection, self._incoming, self._route = context, connection, incoming, route
         self._begun_at = asyncio.get_running_loop().time()
@@ -111,9 +111,7 @@ class Forward:
         """Answer a CORS preflight in upstream's place."""
         self._count(204)
         fields = cors.preflight(self._incoming.headers)
-        return answer(
-            self._connection, self._incoming, 204, "", fields=fields, keep_alive=self._incoming.keep_alive
-        )
+        return self._connection.respond(204, "", fields=fields)
 
     async def _answered(self) -> bool:
         streaming = self._streaming
@@ -161,14 +159,8 @@ class Forward:
         )
 
     def _send_body(self, exchange: Exchange) -> None:
-        body, length, limit = (
-            self._incoming.body,
-            self._incoming.length,
-            self._context.limits.max_request_body,
-        )
-        if body is None:
-            raise AssertionError("only a request that has a body sends one")
-        self._pump = spawn(send_body(body, exchange, length=length, limit=limit))
+        incoming, limit = self._incoming, self._context.limits.max_request_body
+        self._pump = spawn(send_body(incoming.content, exchange, length=incoming.length, limit=limit))
         self._pump.add_done_callback(self._pumped)
 
     def _pumped(self, pump: asyncio.Task[RequestBodyError | None]) -> None:
@@ -181,7 +173,7 @@ class Forward:
         if not self._incoming.http10:
             fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
             with contextlib.suppress(ConnectionError):  # the connection itself tells when its client has gone
-                self._connection.write(encode_head(first_line(head), fields))
+                self._connection.write_interim(encode_head(first_line(head), fields))
 
     # Towards the client.
 
@@ -257,9 +249,7 @@ class Forward:
     ) -> bool:
         self._count(status, text)
         line = f'route "{self._route.name}": {text}'
-        keep_alive = keep_alive and self._incoming.keep_alive
-        owned = self._own(list(fields))
-        return answer(self._connection, self._incoming, status, line, fields=owned, keep_alive=keep_alive)
+        return self._connection.respond(status, line, fields=self._own(list(fields)), keep_alive=keep_alive)
 
     def _count(self, status: int, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - self._begun_at

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from aiohttp import StreamReader
+
 from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError, RequestBodyError
 from sse_keepalive_proxy.http.body import BufferedBody
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk
-from sse_keepalive_proxy.http.connection import Connection
+from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.http.request import Incoming
@@ -23,7 +25,7 @@ _NO_BODY = frozenset({204, 304})
 
 
 async def send_body(
-    body: BufferedBody, exchange: Exchange, *, length: int | None, limit: int | None
+    body: StreamReader, exchange: Exchange, *, length: int | None, limit: int | None
 ) -> RequestBodyError | None:
     """Stream a request's body to upstream: as it is when its `length` is known, else chunked.
 
@@ -32,7 +34,7 @@ async def send_body(
     """
     sent = 0
     try:
-        while data := await body.read():
+        while data := await body.readany():
             sent += len(data)
             if limit is not None and sent > limit:
                 raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
@@ -48,7 +50,7 @@ async def send_body(
 
 
 async def pass_back(
-    connection: Connection,
+    connection: ClientConnection,
     incoming: Incoming,
     exchange: Exchange,
     head: ResponseHead,
@@ -63,7 +65,7 @@ async def pass_back(
     headers, chunked, sized = _framed(incoming, head)
     headers = own(headers)
     # A connection whose request is still on its way carries no other one.
-    keep_alive = incoming.keep_alive and (sized or chunked) and incoming.whole
+    keep_alive = (sized or chunked) and connection.keeps_alive
     if not keep_alive:
         headers.append((b"Connection", b"close"))
     elif incoming.http10:

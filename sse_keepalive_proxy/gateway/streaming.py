@@ -16,7 +16,7 @@ from sse_keepalive_proxy.gateway.identity import LEEWAY, TokenRejection
 from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import EVENT_STREAM, Answer, abandon, first_answer
-from sse_keepalive_proxy.http.connection import Connection
+from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.headers import Header, encode_head, stream_head
 from sse_keepalive_proxy.http.request import Incoming
 from sse_keepalive_proxy.http.response import ResponseHead
@@ -48,7 +48,7 @@ class Streaming:
     def __init__(
         self,
         context: Context,
-        connection: Connection,
+        connection: ClientConnection,
         incoming: Incoming,
         route: ReadyRoute,
         stream_route: StreamRoute,

@@ -1,22 +1,90 @@
-"""Chunked coding as it is written (RFC 9112 7.1)."""
+"""Chunked coding (RFC 9112 7.1): written for both sides, and taken off a client's body."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-__all__ = ["LAST_CHUNK", "chunk", "size_line"]
+from sse_keepalive_proxy.errors import BodyInvalid
+
+__all__ = ["LAST_CHUNK", "ChunkedDecoder", "chunk", "size_line"]
 
 LAST_CHUNK = b"0\r\n\r\n"
 
 _SIZES: Final = [b"%x\r\n" % size for size in range(2048)]
-"""Those of most events: to look one up and join the pieces takes half as long as to format them."""
+"""The size lines of most events: a look-up and a join take half as long as formatting."""
+
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_TRAILER: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
+_NO_TRAILERS: Final = frozenset({b"content-length", b"transfer-encoding"})
+_CODING_PER_BYTE: Final = 16
+"""Bytes of coding that a byte of data may cost. Endless chunk extensions and trailers are an attack."""
 
 
 def size_line(size: int) -> bytes:
-    """The line in front of a chunk of `size` bytes."""
+    """Return the line in front of a chunk of `size` bytes."""
     return _SIZES[size] if size < len(_SIZES) else b"%x\r\n" % size
 
 
 def chunk(data: bytes) -> bytes:
-    """`data` as one chunk. Never of nothing: that would be the last one."""
+    """Return `data` as one chunk. `data` is never empty: an empty chunk would be the last one."""
     return size_line(len(data)) + data + b"\r\n"
+
+
+class ChunkedDecoder:
+    """Take the chunked coding off one body, strictly: no bare CR or LF, no blank around a size.
+
+    Extensions and trailers are checked and dropped. They may take `allowance` bytes, and 16 for each byte of
+    data. `complete` is true from the end of the body on.
+    """
+
+    __slots__ = ("_coding", "_in_trailers", "_left", "_line", "complete")
+
+    def __init__(self, allowance: int) -> None:
+        self._coding = allowance  # bytes of coding that may still come
+        self._line = b""  # an unfinished line
+        self._left = 0  # bytes of the chunk that are still to come, with its CRLF
+        self._in_trailers = self.complete = False
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take the next bytes. Return the data in them, and the bytes after the end of the body.
+
+        Raises `BodyInvalid`.
+        """
+        found: list[bytes] = []
+        at = 0
+        while at < len(data) and not self.complete:
+            if self._left > 2:
+                piece = data[at : at + self._left - 2]
+                self._left -= len(piece)
+                self._coding += _CODING_PER_BYTE * len(piece)
+                at += len(piece)
+                found.append(piece)
+            else:
+                end = data.find(b"\n", at) + 1 or len(data)
+                self._line += data[at:end]
+                self._coding -= end - at
+                at = end
+                if self._coding < 0:
+                    raise BodyInvalid("the request's body has more chunked coding than data")
+                if self._line.endswith(b"\n"):
+                    line, self._line = self._line, b""
+                    self._read_line(line)
+        return b"".join(found), data[at:]
+
+    def _read_line(self, line: bytes) -> None:
+        if self._left:
+            self._left = 0
+            if line == b"\r\n":
+                return
+        elif self._in_trailers:
+            self.complete = line == b"\r\n"
+            trailer = _TRAILER.fullmatch(line)
+            if self.complete or (trailer is not None and trailer[1].lower() not in _NO_TRAILERS):
+                return
+        elif (found := _SIZE_LINE.fullmatch(line)) is not None:
+            size = int(found[1], 16)
+            self._in_trailers = not size
+            self._left = size + 2 if size else 0
+            return
+        raise BodyInvalid("the request's body is not valid")

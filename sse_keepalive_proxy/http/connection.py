@@ -1,8 +1,9 @@
-"""A client's connection: requests off it, one after the other, and answers on it, until it is handed over.
+"""A client's connection: aiohttp's server protocol, with the bounds that it lacks.
 
-`request` reads a request; what to answer, `Frontend`'s handler decides. Here are the bounds of a connection:
-its deadlines, how many there are, how long a refused request's body is still read. `hand_over` gives the
-transport to another protocol, and nothing of this stays with it.
+aiohttp parses, starts the handler for each request and keeps the connection. Here are the bounds: how large
+and how slow a request head may be, how many connections there are, how long a body may pause. aiohttp gets one
+request at a time, whole heads only, and bodies without anything that could reach the next request.
+`hand_over` gives the transport to another protocol, and nothing of aiohttp stays with it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
-from sse_keepalive_proxy.errors import BodyInvalid, RequestInvalid
-from sse_keepalive_proxy.http.request_reader import Request, RequestReader
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from sse_keepalive_proxy.errors import BodyInvalid, BodyTooLate, RequestBodyError, RequestInvalid
+from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
+from sse_keepalive_proxy.http.head import CHUNKED, MOST_FIELDS, NOT_HTTP, HeadReader, announced_body
 from sse_keepalive_proxy.http.responses import plain_error, retry_after
-from sse_keepalive_proxy.net.interfaces import Protocol, Transport
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
-from sse_keepalive_proxy.net.tasks import spawn
-from sse_keepalive_proxy.net.tcp import has_left, peer_address, prepare
+from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare
 from sse_keepalive_proxy.net.timers import TimerWheel
 
-__all__ = ["Connection", "ConnectionLimits", "Frontend", "Handler"]
+__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler"]
 
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
@@ -31,16 +35,19 @@ _KEEPALIVE_TIMEOUT = 3630.0
 """Seconds an idle connection is kept: longer than cloudflared's 90 and the CDN's 900 (FACTS 2)."""
 
 _SEND_TIMEOUT = 60.0
-"""Seconds a client may take nothing of an answer, as nginx's `send_timeout`; a stream has its own."""
+"""Seconds a client may take nothing of an answer, as nginx's `send_timeout`. A stream has its own."""
+
+_BODY_TIMEOUT = 60.0
+"""Seconds between two reads of a request's body, as nginx's `client_body_timeout`."""
 
 _LOOK_AT_PEER = 1.0
-"""Seconds between two looks whether a client is still there, while nothing is read from it."""
+"""Seconds between two looks whether a client is still there, while its connection is not read."""
 
 _LINGERING = 2.0
-"""Seconds a refused request's body is still read, so that the answer is not lost to a reset."""
+"""Seconds for which a refused request is still read, so that its answer is not lost to a reset."""
 
 _MOST_LINGERING = 50
-"""Connections without room that are read on all the same. More at once may lose their answer to a reset."""
+"""Connections without room that are still read. More at a time may lose their answer to a reset."""
 
 _FAILED = "the proxy failed; its log says why"
 
@@ -49,8 +56,8 @@ _FAILED = "the proxy failed; its log says why"
 class ConnectionLimits:
     """Bounds of every connection. Sizes are bytes, times seconds.
 
-    `room` tells how many more there may be, less than none when there are too many. `refused` is told status,
-    reason and peer of what is refused here, before there is a request that could be routed.
+    `room()` returns how many more connections there may be; it is negative when there are too many.
+    `refused(status, reason, peer)` is called for what is refused before there is a request to be routed.
     """
 
     max_head: int
@@ -59,28 +66,55 @@ class ConnectionLimits:
     refused: Callable[[int, str, str], None]
 
 
-class Connection:
+class _Written(web.StreamResponse):
+    """The response that a handler returns to aiohttp. Everything of it has been written already."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._stays = keep_alive
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return self._stays
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write nothing."""
+
+
+class ClientConnection(web.RequestHandler):
     """One client's connection until it is closed or handed over. `transport` is None from then on."""
 
     __slots__ = (
-        "_closing", "_drained", "_frontend", "_held", "_lingers", "_reader", "_task", "_wakes_at",
-        "transport",
+        "_answer_task", "_answers", "_began", "_body_at", "_body_error", "_body_left", "_decoder",
+        "_frontend", "_head_reader", "_held", "_wakes_at",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend) -> None:
+        super().__init__(frontend.server, loop=frontend.loop, **frontend.options)
         self._frontend = frontend
-        self.transport: Transport | None = None
-        self._reader: RequestReader | None = self._next_reader()  # None: the request is whole
-        self._task: asyncio.Task[None] | None = None  # the answer to it
-        self._held = b""  # what came behind it
-        self._closing = self._lingers = False
-        self._drained: asyncio.Future[None] | None = None
+        self._head_reader: HeadReader | None = HeadReader(frontend.limits.max_head)  # None: the head is whole
+        self._body_left = 0  # bytes of a sized body that are still to come
+        self._decoder: ChunkedDecoder | None = None  # of a chunked body that is not whole
+        self._body_error: RequestBodyError | None = None
+        self._body_at = 0.0  # when the body's last bytes came
+        self._held = b""  # what came after the request that is being answered
+        self._answer_task: asyncio.Task[Any] | None = None
+        self._answers: web.BaseRequest | None = None  # the request that is being answered
+        self._began = False  # whether its answer has begun
         self._wakes_at: float | None = None
 
-    # What the handler asks for.
+    # For handlers.
 
     def write(self, data: bytes) -> None:
         """Send a part of an answer. Raises ConnectionError when the client has gone."""
+        self._began = True
+        self.write_interim(data)
+
+    def write_interim(self, data: bytes) -> None:
+        """Send a 1xx head, which is no answer yet. Raises ConnectionError when the client has gone."""
         if self.transport is None or self.transport.is_closing():
             raise ConnectionError("the client has gone")
         self.transport.write(data)
@@ -89,197 +123,246 @@ class Connection:
         """Wait until the client has taken enough for more to be written. Raises ConnectionError when it never
         will.
         """
-        if self._drained is not None:
-            await self._drained
-        if self.transport is None:
+        if self.transport is None or self._answers is None:
             raise ConnectionError("the client has gone")
+        await self._answers.writer.drain()
 
-    def hand_over(self, protocol: Protocol) -> tuple[Transport, bytes]:
-        """Give the transport to `protocol`. Also returns the bytes that came behind the request.
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether this connection may carry another request once this one is answered, as things are now."""
+        request = self._answers
+        return (
+            request is not None
+            and request.keep_alive
+            and request.content.at_eof()
+            and self._frontend.idle_grace is None
+        )
+
+    def respond(
+        self, status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = True
+    ) -> bool:
+        """Write one line of text as the whole answer, or nothing with a status that has no body. Return
+        whether the connection is kept, where `keep_alive` allows it.
+
+        Raises ConnectionError when the client has gone.
+        """
+        keep_alive = keep_alive and self.keeps_alive
+        response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
+        if self._answers is not None and self._answers.method == "HEAD":
+            response = response[: response.index(b"\r\n\r\n") + 4]
+        self.write(response)
+        return keep_alive
+
+    def hand_over(self, protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, bytes]:
+        """Give the transport to `protocol`. Return it with the bytes that came after the request.
 
         Raises ConnectionError when the client has gone.
         """
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionError("the client has gone")
-        self._leave()
+        held, self._held = self._held, b""
         transport.set_protocol(protocol)
+        self.transport = self._answer_task = None
+        self.connection_lost(None)  # aiohttp lets everything go
         transport.resume_reading()
-        return transport, self._held
+        return transport, held
 
-    # What the frontend asks for.
+    # For the frontend.
 
     @property
     def answering(self) -> bool:
         """Whether a request is being answered."""
-        return self._task is not None
+        return self._head_reader is None
 
-    def close(self) -> None:
-        """Take no further request: close now, or behind the answer that is under way."""
-        self._closing = True
-        if self._task is None and not self._lingers:
-            self._end()
-
-    def cut(self) -> asyncio.Task[None] | None:
-        """Close now, whatever is under way; returns what will be over soon."""
-        if self.transport is not None:
-            self.transport.abort()
-        if self._task is not None:
-            self._task.cancel()
-        return self._task
-
-    # asyncio's protocol.
-
-    def connection_made(self, transport: Transport) -> None:
-        self.transport = transport
-        self._frontend.connections.add(self)
-        room = self._frontend.limits.room()
-        if room >= 0:
-            self._wake_in(self._frontend.limits.head_timeout)
-            return
-        self._refuse(503, "this proxy has no room for another connection (limits.max_connections)")
-        if room < -_MOST_LINGERING:
-            self._end()
-
-    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        self._leave()
-        self._read_no_more()
-        if self._task is not None:
-            self._task.cancel()
-        self.resume_writing()
-
-    def eof_received(self) -> None:
-        """A client that sends no more is gone: the transport closes by itself."""
-
-    def pause_writing(self) -> None:
-        self._drained = asyncio.get_running_loop().create_future()
-
-    def resume_writing(self) -> None:
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
-
-    def data_received(self, data: bytes) -> None:
-        reader = self._reader
-        if reader is None:
-            if not self._lingers:
-                self._held += data
-                self.pause()
-            return
-        begins = not reader.head_size
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Have the handler answer `request`, and say whether the connection is kept."""
+        self._answer_task, self._answers, self._began = asyncio.current_task(), request, False
+        if self._body_error is not None:
+            request.content.set_exception(self._body_error)
+        keep = False
         try:
-            self._held = reader.feed(data)
-        except RequestInvalid:
-            self._refuse(400, "this is not a valid HTTP/1.1 request")
-            return
-        except BodyInvalid as error:
-            if reader.request is not None and reader.request.body is not None:
-                reader.request.body.failed(error)
-            self._read_no_more()
-        if reader.request is None:
-            if reader.head_size > self._frontend.limits.max_head:
-                text = f"the request head is larger than {self._frontend.limits.max_head} bytes"
-                self._refuse(431, text)
-            elif begins and not self._lingers:
-                self._wake_in(self._frontend.limits.head_timeout)
-            return
-        if reader.whole:
-            self._read_no_more()
-        if self._task is None and not self._lingers:
-            self._wake_in(None)
-            self._task = spawn(self._answer(reader.request))
-        elif self._lingers and self._reader is None:
-            self._end()
-        if self._held:
-            self.pause()
-
-    # A body's source.
-
-    def pause(self) -> None:
-        """Read nothing. A client that leaves meanwhile must be noticed all the same (law 8)."""
-        if self.transport is not None and self.transport.is_reading():
-            self.transport.pause_reading()
-            self._wake_in(_LOOK_AT_PEER)
-
-    def resume(self) -> None:
-        """Read on."""
-        if self.transport is not None and not self.transport.is_reading():
-            self.transport.resume_reading()
-
-    # Inside.
-
-    def _next_reader(self) -> RequestReader:
-        return RequestReader(self, self._frontend.limits.max_head)
-
-    def _read_no_more(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.drop()
-
-    async def _answer(self, request: Request) -> None:
-        keep_alive = False
-        try:
-            keep_alive = await self._frontend.handler(self, request)
+            keep = await self._frontend.handler(self, request)
         except ConnectionError:
             pass  # the client has gone, or its answer can only be cut
         except Exception:
             logger.exception("a request failed inside the proxy; please report this")
-            self._tell(500, _FAILED)
-        self._task = None
+            if not self._began:
+                self._tell(500, _FAILED)
+        finally:
+            self._answer_task = self._answers = None
         if self.transport is None:
-            return
-        if request.whole and keep_alive and not self._closing:
+            return self._frontend.last
+        if keep and request.content.at_eof():
             self._go_on()
-        elif request.whole and not self._held:
-            self._end()
+            return self._frontend.kept
+        if self._held or not request.content.is_eof():
+            self._linger()
+        return self._frontend.last
+
+    def drain(self) -> None:
+        """Close when idle for the grace that the frontend gives from now on."""
+        if self._head_reader is not None and not self._head_reader.size:
+            self._wake_in(self._frontend.idle_grace)
+
+    def cut(self) -> None:
+        """Close now, whatever is under way."""
+        if self.transport is not None:
+            self.transport.abort()
+        if self._answer_task is not None:
+            self._answer_task.cancel()
+
+    # asyncio's protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        frontend, connected = self._frontend, cast(asyncio.Transport, transport)
+        frontend.connections.add(self)
+        room = frontend.limits.room()
+        if room >= 0:
+            super().connection_made(transport)
+            wait, grace = frontend.limits.head_timeout, frontend.idle_grace
+            self._wake_in(wait if grace is None else min(wait, grace))
+            return
+        frontend.connections.discard(self)
+        text = "this proxy has no room for another connection (limits.max_connections)"
+        frontend.limits.refused(503, text, peer_address(connected))
+        connected.write(plain_error(503, text, fields=[retry_after()]))
+        if room < -_MOST_LINGERING:
+            connected.close()
         else:
-            self._linger(request)
+            _Lingering(frontend, connected, None)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._wake_in(None)
+        self._frontend.connections.discard(self)
+        super().connection_lost(exc)
+        if self._answer_task is not None:
+            self._answer_task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if not data:  # aiohttp goes on with what it has put aside
+            super().data_received(data)
+            return
+        if self._head_reader is not None:
+            try:
+                rest = self._read_head(self._head_reader, data)
+            except RequestInvalid as error:
+                self._refuse(error.status, str(error))
+                return
+            if rest is None:
+                return
+            data = rest
+        if data and (self._body_left or self._decoder is not None):
+            data = self._read_body(data)
+        if data and self._body_error is None:
+            self._held += data
+            self._pause()
+
+    def pause_reading(self) -> None:
+        """aiohttp holds enough of a body."""
+        super().pause_reading()
+        self._wake_in(_LOOK_AT_PEER)
+
+    # aiohttp's own.
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 (it is made up)
+        status: int = 500,  # noqa: ARG002
+        exc: BaseException | None = None,  # noqa: ARG002 (its text repeats the request)
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        """Answer a head that aiohttp's parser refuses."""
+        self._refuse(400, NOT_HTTP)
+        return self._frontend.last
+
+    # Inside.
+
+    def _read_head(self, reader: HeadReader, data: bytes) -> bytes | None:
+        """Return what follows the head; None when it is not whole. Raises `RequestInvalid`."""
+        begins = not reader.size
+        rest = reader.feed(data)
+        if rest is None:
+            if begins:
+                self._wake_in(self._frontend.limits.head_timeout)
+            return None
+        self._head_reader = None
+        announced = announced_body(reader.head)
+        if announced:
+            if announced == CHUNKED:
+                self._decoder = ChunkedDecoder(self._frontend.limits.max_head)
+            else:
+                self._body_left = announced
+            self._body_at = self._frontend.loop.time()
+        self._wake_in(_BODY_TIMEOUT if announced else None)
+        super().data_received(reader.head)
+        return rest
+
+    def _read_body(self, data: bytes) -> bytes:
+        """Return what follows the body."""
+        self._body_at = self._frontend.loop.time()
+        if self._decoder is None:
+            piece, rest = data[: self._body_left], data[self._body_left :]
+            self._body_left -= len(piece)
+        else:
+            try:
+                piece, rest = self._decoder.feed(data)
+            except BodyInvalid as error:
+                self._fail_body(error)
+                return b""
+            piece = chunk(piece) if piece else b""
+            if self._decoder.complete:
+                self._decoder = None
+                piece += LAST_CHUNK
+        if not self._body_left and self._decoder is None:
+            self._wake_in(None)
+        if piece:
+            super().data_received(piece)
+        return rest
+
+    def _fail_body(self, error: RequestBodyError) -> None:
+        """Let who reads the body get `error`. Nothing more is read of it."""
+        self._body_error, self._decoder, self._body_left = error, None, 0
+        self._wake_in(None)
+        if self._answers is not None:
+            self._answers.content.set_exception(error)
 
     def _go_on(self) -> None:
-        """The next request."""
-        self._reader = self._next_reader()
-        self._wake_in(_KEEPALIVE_TIMEOUT)
+        """Take the next request."""
+        self._head_reader = HeadReader(self._frontend.limits.max_head)
+        self._wake_in(self._frontend.idle_grace)
         held, self._held = self._held, b""
-        self.resume()
+        if self.transport is not None:
+            self.transport.resume_reading()
         if held:
             self.data_received(held)
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer what is no request, and close once it was read or has had its time."""
+        """Answer what is no request, and close."""
         self._tell(status, text)
-        self._read_no_more()
-        self._linger(None)
+        self._linger()
 
     def _tell(self, status: int, text: str) -> None:
         self._frontend.limits.refused(status, text, peer_address(self.transport))
         if self.transport is not None:
-            fields = [retry_after()] if status == 503 else []
-            self.transport.write(plain_error(status, text, fields=fields))
+            self.transport.write(plain_error(status, text))
 
-    def _linger(self, request: Request | None) -> None:
-        """Close for the client now, and read on for a while, as nginx does: a socket that is closed with
-        bytes unread resets its connection, and with it the answer.
-        """
-        if self.transport is None or not self.transport.can_write_eof():
-            self._end()
-            return
-        self._lingers = True
-        if request is not None and request.body is not None:
-            request.body.drop()
-        self.transport.write_eof()
-        self.resume()
-        self._wake_in(_LINGERING)
+    def _linger(self) -> None:
+        """Read what the client still sends for a while, and then close."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            sized = self._body_left if self._decoder is None and self._head_reader is None else None
+            self.transport = self._answer_task = None
+            self.connection_lost(None)
+            _Lingering(self._frontend, transport, sized or None)
 
-    def _end(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
+    def _pause(self) -> None:
+        """Read nothing. A client that leaves meanwhile is noticed all the same (law 8)."""
+        if self.transport is not None and self.transport.is_reading():
+            self.transport.pause_reading()
+            self._wake_in(_LOOK_AT_PEER)
 
-    def _leave(self) -> None:
-        self._wake_in(None)
-        self.transport = None
-        self._frontend.connections.discard(self)
-
-    # Time: one deadline at a time, of what is waited for.
+    # Time: there is one deadline, of what is waited for.
 
     def _wake_in(self, seconds: float | None) -> None:
         timers = self._frontend.timers
@@ -291,56 +374,114 @@ class Connection:
 
     def wake(self) -> None:
         """The deadline has come."""
-        self._wakes_at, transport = None, self.transport
+        self._wakes_at, transport, reader = None, self.transport, self._head_reader
         if transport is None:
             return
-        if self._lingers:
-            transport.abort()
-        elif self._task is not None:
-            self._look_at_peer(transport)
-        elif self._reader is not None and self._reader.head_size:
+        if reader is not None and reader.size:
             self._refuse(408, f"the request head took longer than {self._frontend.limits.head_timeout:g} s")
-        else:
+        elif not transport.is_reading():
+            transport.abort() if has_left(transport) else self._wake_in(_LOOK_AT_PEER)
+        elif has_unread(transport):
+            self._wake_in(_LOOK_AT_PEER)  # the loop is late, the client is not
+        elif reader is not None:
             transport.close()
-
-    def _look_at_peer(self, transport: Transport) -> None:
-        if transport.is_reading():
-            return
-        if has_left(transport):
-            transport.abort()
-        else:
-            self._wake_in(_LOOK_AT_PEER)
+        elif self._body_left or self._decoder is not None:
+            left = self._body_at + _BODY_TIMEOUT - self._frontend.timers.now()
+            if left > 0:
+                self._wake_in(left)
+            else:
+                self._fail_body(BodyTooLate(f"nothing of the request's body came for {_BODY_TIMEOUT:g} s"))
 
 
-Handler = Callable[[Connection, Request], Awaitable[bool]]
-"""Answers a request. Returns whether its connection may carry another one; raises ConnectionError when the
-client has gone, or its answer has begun and cannot be whole.
+class _Lingering(asyncio.Protocol):
+    """Reads and drops what a client still sends after its answer, as nginx does: a socket that is closed with
+    bytes unread resets its connection, and with it the answer.
+    """
+
+    answering = False
+
+    def __init__(self, frontend: Frontend, transport: asyncio.Transport, left: int | None) -> None:
+        """`left` is how many bytes are still to come; None when that is not known."""
+        self._frontend, self._left = frontend, left
+        self.transport = transport
+        self._closes_at = frontend.timers.now() + _LINGERING
+        frontend.connections.add(self)
+        frontend.timers.schedule(self, self._closes_at)
+        transport.set_protocol(self)
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left <= 0:
+                self.transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        self._frontend.timers.cancel(self, self._closes_at)
+        self._frontend.connections.discard(self)
+
+    def drain(self) -> None:
+        """It ends by itself."""
+
+    def cut(self) -> None:
+        """Close now."""
+        self.transport.abort()
+
+    def wake(self) -> None:
+        """Its time is over."""
+        self.transport.abort()
+
+
+Handler = Callable[[ClientConnection, web.BaseRequest], Awaitable[bool]]
+"""Answers a request. Returns whether its connection may carry another one. Raises ConnectionError when the
+client has gone, or when its answer has begun and cannot be whole.
 """
 
 
 class Frontend:
-    """Makes a `Connection` for every client, and has `handler` answer every request."""
+    """Makes a `ClientConnection` for every client, and has `handler` answer every request."""
 
     def __init__(self, handler: Handler, limits: ConnectionLimits) -> None:
         self.handler, self.limits = handler, limits
+        self.loop = asyncio.get_running_loop()
         self.timers = TimerWheel()
-        self.connections: set[Connection] = set()  # those handed over are not among them
+        self.connections: set[ClientConnection | _Lingering] = set()  # those handed over are not among them
+        self.idle_grace: float | None = None  # seconds, from the drain on
+        self.server = web.Server(self._answer)
+        self.kept, self.last = _Written(keep_alive=True), _Written(keep_alive=False)
+        self.options: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,
+            "keepalive_timeout": _KEEPALIVE_TIMEOUT,
+            "lingering_time": 0,  # `_Lingering` does it
+            "logger": logger,
+            "max_field_size": limits.max_head,
+            "max_headers": MOST_FIELDS,
+            "max_line_size": limits.max_head,
+            "tcp_keepalive": False,  # inherited, see `net.tcp.prepare`
+        }
 
-    def __call__(self) -> Connection:
-        return Connection(self)
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(self)
 
     def listen(self, poller: Poller, sock: socket.socket) -> Listener:
         """Serve whoever connects to `sock`, whose options its connections inherit."""
         prepare(sock, _SEND_TIMEOUT)
         return Listener(poller, sock, self)
 
-    def close(self) -> None:
-        """Close every connection that waits for a request, and any other behind its answer."""
+    def drain(self, idle_grace: float) -> None:
+        """Have every connection end after its next answer, or when it is idle for `idle_grace` seconds."""
+        self.idle_grace = idle_grace
         for connection in list(self.connections):
-            connection.close()
+            connection.drain()
 
     async def cut(self) -> None:
-        """Close every connection now; what was being answered is over then."""
-        under_way = [task for connection in list(self.connections) if (task := connection.cut()) is not None]
-        if under_way:
-            await asyncio.wait(under_way, timeout=0.1)
+        """Close every connection now. What was being answered is over when this returns."""
+        for connection in list(self.connections):
+            connection.cut()
+        await self.server.shutdown(0.1)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await cast(ClientConnection, request.protocol).answer(request)

@@ -1,4 +1,4 @@
-"""A request as the proxy means it: checked again after the HTTP parser, then never doubted.
+"""A request as the proxy means it: checked again after aiohttp's parser, then never doubted.
 
 The parser (llhttp, strict) refuses most smuggling shapes. What it lets through and a second reader
 could take otherwise is refused here (law 13), so that exactly one clean request, written anew from
@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from sse_keepalive_proxy.http.body import BufferedBody
+from aiohttp import EMPTY_PAYLOAD, HttpVersion10, StreamReader, web
+
 from sse_keepalive_proxy.http.headers import Header, connection_tokens
-from sse_keepalive_proxy.http.request_reader import Request
 from sse_keepalive_proxy.http.response import by_name
 
 __all__ = ["Incoming", "Refusal", "admit"]
@@ -34,9 +34,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Incoming:
-    """One request. `target` is as received (origin-form); `host` as the client named it. `keep_alive`:
-    whether its connection may carry another one.
-    """
+    """One request. `target` is as received (origin-form), `host` as the client named it."""
 
     method: str
     target: str
@@ -48,18 +46,12 @@ class Incoming:
     peer: str
     scheme: bytes
     upgrade: bool
-    keep_alive: bool
-    body: BufferedBody | None = None
+    content: StreamReader = field(default=EMPTY_PAYLOAD, repr=False, compare=False)
     named: dict[bytes, list[bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.named:
             self.named = by_name(self.headers)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of it has come."""
-        return self.body is None or self.body.whole
 
     @property
     def path(self) -> str:
@@ -73,24 +65,19 @@ class Incoming:
         return self.method == "GET" and not self.has_body and accepts == [b"text/event-stream"]
 
 
-def admit(request: Request, *, peer: str, scheme: bytes, max_head: int) -> Incoming | Refusal:
+def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> Incoming | Refusal:
     """The request of `peer`, which came by `scheme`, or why it is refused."""
-    headers = tuple(request.headers)
-    http10 = request.version == "1.0"
-    if not http10 and request.version != "1.1":
-        return Refusal(400, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    headers = request.raw_headers
+    http10 = request.version == HttpVersion10
     if request.method == "CONNECT":
         return Refusal(501, "CONNECT is not supported")
     values = b"".join([value for _, value in headers])
-    size = len(request.target) + len(values) + sum([len(name) + 4 for name, _ in headers])
-    if size > max_head:
-        return Refusal(431, f"the request head is larger than {max_head} bytes")
     if not _VALUE.fullmatch(values):
         return Refusal(400, "a header field holds a control character")
     named = by_name(headers)
     if not http10 and b"host" not in named:
         return Refusal(400, "an HTTP/1.1 request has a Host header")
-    placed = _place(request.method, request.target, named.get(b"host", []))
+    placed = _place(request.method, request.raw_path, named.get(b"host", []))
     if isinstance(placed, Refusal):
         return placed
     target, host = placed
@@ -109,9 +96,7 @@ def admit(request: Request, *, peer: str, scheme: bytes, max_head: int) -> Incom
         peer=peer,
         scheme=scheme,
         upgrade=not http10 and not (chunked or length) and _wants_websocket(request.method, named),
-        # Where in a read a chunked body ends only its parser knows: what is behind it is not taken.
-        keep_alive=request.keep_alive and not chunked,
-        body=request.body,
+        content=request.content,
         named=named,
     )
 
@@ -138,7 +123,7 @@ def _framing(named: dict[bytes, list[bytes]], *, http10: bool) -> tuple[bool, in
     codings = named.get(b"transfer-encoding", [])
     lengths = named.get(b"content-length", [])
     if codings:
-        if http10 or lengths:
+        if http10 or lengths or codings == [b""]:
             return Refusal(400, "Transfer-Encoding has no place in this request")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             return Refusal(501, "the only transfer coding spoken here is chunked")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 
 from sse_keepalive_proxy.errors import UpstreamError
@@ -160,5 +161,6 @@ class StreamRoute:
         error = b"" if refusal is None else self.frames.error(*refusal)
         if (reason in _NOT_OURS and not error) or form is not ConfirmForm.EVENT:
             return error
-        retry = random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)
+        drained = math.ceil(self.registry.drain_rest(self.now()) * 1000)  # nobody comes back to a drain
+        retry = drained + random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)
         return error + self.frames.closing(reason, retry)

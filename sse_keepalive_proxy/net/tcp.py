@@ -13,7 +13,7 @@ from typing import Final
 
 from sse_keepalive_proxy.net.interfaces import Transport
 
-__all__ = ["has_left", "peer_address", "prepare", "reset", "scheme", "untaken", "watch"]
+__all__ = ["has_left", "has_unread", "peer_address", "prepare", "reset", "scheme", "untaken", "watch"]
 
 _LONGEST = (1 << 31) - 1
 """Milliseconds that TCP_USER_TIMEOUT can hold: 24 days."""
@@ -83,6 +83,17 @@ def has_left(transport: Transport) -> bool:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _LEFT
     except OSError:
         return True
+
+
+def has_unread(transport: Transport) -> bool:
+    """Return whether bytes of the peer wait in the kernel for the next read."""
+    sock = _tcp(transport)
+    if sock is None:
+        return False
+    try:
+        return any(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
+    except OSError:
+        return False
 
 
 def peer_address(transport: Transport | None) -> str:

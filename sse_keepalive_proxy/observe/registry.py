@@ -7,6 +7,7 @@ too. It leaves when its connection is gone, or when its request turns out to be 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -15,6 +16,10 @@ from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import KeepaliveForm
 
 __all__ = ["Flow", "OpenStream", "Registry", "snapshot"]
+
+
+_LATECOMER = 1.0
+"""Seconds that a stream has at most which comes when a drain is nearly over."""
 
 
 class Flow(Protocol):
@@ -83,7 +88,7 @@ class Registry:
         self._streams: dict[int, OpenStream] = {}
         self._connecting: set[int] = set()
         self._clients: dict[str, int] = {}
-        self._drain_at: Callable[[], float] | None = None
+        self._drain_ends_at: float | None = None
         self.leaving = asyncio.Event()  # set once every stream has been told to end
 
     def __len__(self) -> int:
@@ -113,16 +118,23 @@ class Registry:
             if which(stream.route_name):
                 stream.leave(at(), reason)
 
-    def drain(self, at: Callable[[], float]) -> None:
-        """End every stream at its own `at()`, those too that are still to come."""
-        self._drain_at = at
+    def drain(self, now: float, until: float) -> None:
+        """End every stream at a moment of its own between `now` and `until`, or up to a second later where it
+        is still to come. Times are the loop's.
+        """
+        self._drain_ends_at = until
         self.leaving.set()
-        self.leave(lambda _: True, at, CloseReason.DRAIN)
+        self.leave(lambda _: True, lambda: random.uniform(now, until), CloseReason.DRAIN)  # noqa: S311
+
+    def drain_rest(self, now: float) -> float:
+        """Return the seconds until the last stream has left, 0 without a drain."""
+        return 0.0 if self._drain_ends_at is None else max(self._drain_ends_at - now, 0.0)
 
     def add(self, stream: OpenStream) -> None:
         """Count `stream` from now on, as connecting."""
-        if self._drain_at is not None:
-            stream.leave(self._drain_at(), CloseReason.DRAIN)
+        if self._drain_ends_at is not None:
+            last = max(self._drain_ends_at, stream.opened_at + _LATECOMER)
+            stream.leave(random.uniform(stream.opened_at, last), CloseReason.DRAIN)  # noqa: S311
         self._streams[id(stream)] = stream
         self._connecting.add(id(stream))
         self._clients[stream.client] = self._clients.get(stream.client, 0) + 1

@@ -157,7 +157,7 @@ class Server:
 
     def _stop_listening(self) -> None:
         """Refuse new connections. The file of a Unix socket goes while it is still ours: once nobody listens,
-        a successor may put its own in its place.
+        a successor may put its own in its place. Harmless when repeated.
         """
         while self._bound:
             forget(self._bound.pop())
@@ -165,20 +165,22 @@ class Server:
             self._listeners.pop().close()
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Take nothing new, end streams at block boundaries, spread; be gone by `drain.timeout`, or at
+        """End the streams at block boundaries, spread over `drain.spread`, and every connection after its next
+        answer. Listen until the last stream has gone. Return when nothing is left, by `drain.timeout`, or at
         once when `hurry` is set.
         """
         self.phase = Phase.DRAINING
         self._reloader.stop()
         drain, proxy = self._settings.drain, self._proxy
         logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
-        self._stop_listening()
         now = self._loop.time()
-        self.streams.drain(lambda: now + random.uniform(0, drain.spread))  # noqa: S311 (spreads clients)
+        self.streams.drain(now, now + drain.spread)
         if proxy is not None:
-            proxy.frontend.close()
+            proxy.frontend.drain(drain.idle_grace)
             cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)
             while proxy.busy and self._loop.time() < now + drain.timeout and not hurry.is_set():
+                if not len(self.streams):
+                    self._stop_listening()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(hurry.wait(), _LOOK)
             cut_at.cancel()

@@ -300,7 +300,8 @@ async def test_a_drain_behind_it_says_so() -> None:
         await proxy.event_source() as client,
     ):
         await client.wait_for(b":ok")
-        proxy.server.streams.drain(asyncio.get_running_loop().time)
+        now = asyncio.get_running_loop().time()
+        proxy.server.streams.drain(now, now)
         await client.wait_response()
         assert closing(client) == [closed("drain")]
         await upstream.wait_all_closed()

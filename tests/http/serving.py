@@ -7,8 +7,9 @@ import socket
 from collections.abc import Callable
 from typing import Self
 
-from sse_keepalive_proxy.http.connection import Connection, ConnectionLimits, Frontend, Handler
-from sse_keepalive_proxy.http.request_reader import Request
+from aiohttp import web
+
+from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend, Handler
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import open_poller
 from tests.support.http1 import response
@@ -18,13 +19,13 @@ from tests.support.running import soon
 __all__ = ["Held", "Serving", "echo"]
 
 
-async def echo(connection: Connection, request: Request) -> bool:
+async def echo(connection: ClientConnection, request: web.BaseRequest) -> bool:
     """Take the whole body, answer with the target and the body, and keep the connection if it may be."""
     body = b""
-    while request.body is not None and (data := await request.body.read()):
+    while data := await request.content.readany():
         body += data
-    connection.write(response(body=request.target.encode() + body))
-    return request.keep_alive
+    connection.write(response(body=request.raw_path.encode() + body))
+    return connection.keeps_alive
 
 
 class Held:
@@ -35,15 +36,15 @@ class Held:
         self.go = asyncio.Event()
         self._keep_alive = keep_alive
 
-    async def __call__(self, connection: Connection, asked: Request) -> bool:
-        self.story.append(f"begin {asked.target}")
+    async def __call__(self, connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        self.story.append(f"begin {asked.raw_path}")
         try:
             await self.go.wait()
         except asyncio.CancelledError:
-            self.story.append(f"cancelled {asked.target}")
+            self.story.append(f"cancelled {asked.raw_path}")
             raise
-        connection.write(response(body=asked.target.encode()))
-        self.story.append(f"end {asked.target}")
+        connection.write(response(body=asked.raw_path.encode()))
+        self.story.append(f"end {asked.raw_path}")
         return self._keep_alive
 
 
@@ -89,7 +90,7 @@ class Serving:
         """A new connection to it."""
         return await RawClient.connect(port=self.port)
 
-    async def served(self) -> Connection:
+    async def served(self) -> ClientConnection:
         """The one connection that there is, once it is there."""
         await soon(lambda: len(self.frontend.connections) == 1)
         (connection,) = self.frontend.connections

@@ -159,7 +159,7 @@ async def test_a_drain_ends_the_tries_with_the_real_status() -> None:
     ):
         await upstream.connection(2)
         assert client.received == b""
-        proxy.server.streams.drain(lambda: now() + 60)
+        proxy.server.streams.drain(now(), now() + 60)
         await client.wait_response()
         assert (client.response.status, client.body) == (503, b"come again\n")
 

@@ -7,10 +7,10 @@ about connections in `tests/integration/test_limits.py`.
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
 from sse_keepalive_proxy.http import connection as module
-from sse_keepalive_proxy.http.connection import Connection
-from sse_keepalive_proxy.http.request_reader import Request
+from sse_keepalive_proxy.http.connection import ClientConnection
 from tests.http.serving import Held, Serving
 from tests.support.http1 import request
 from tests.support.running import on_each_loop, soon
@@ -72,7 +72,7 @@ async def test_a_connection_is_closed_behind_the_answer_when_the_handler_says_so
 
 @on_each_loop
 async def test_a_handler_that_fails_is_answered_500_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async def broken(connection: Connection, asked: Request) -> bool:
+    async def broken(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         raise RuntimeError("planned")
 
     async with Serving(broken) as serving, await serving.client() as client:
@@ -89,7 +89,7 @@ async def test_a_handler_that_fails_is_answered_500_and_logged(caplog: pytest.Lo
 
 @on_each_loop
 async def test_an_answer_that_cannot_be_whole_is_cut() -> None:
-    async def cut(connection: Connection, asked: Request) -> bool:
+    async def cut(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
         raise ConnectionError("upstream broke")
 
@@ -133,7 +133,7 @@ async def test_a_head_without_an_end_is_refused_once_it_is_too_large() -> None:
     async with Serving(max_head=100) as serving, await serving.client() as client:
         client.send(b"GET / HTTP/1.1\r\nX: " + b"y" * 80)
         served = await serving.served()
-        await soon(lambda: served._reader is not None and served._reader.head_size == 99)
+        await soon(lambda: served._head_reader is not None and served._head_reader.size == 99)
         assert client.received == b""
         client.send(b"yy")
         assert await client.wait_end() is Ending.EOF
@@ -220,11 +220,11 @@ async def test_a_head_has_its_time_from_its_first_byte_however_many_follow() -> 
     async with Serving() as serving, await serving.client() as client:
         served = await serving.served()
         client.send(b"GET / HTTP/1.1\r\n")
-        await soon(lambda: served._reader is not None and served._reader.head_size)
+        await soon(lambda: served._head_reader is not None and served._head_reader.size)
         deadline = served._wakes_at
         assert deadline is not None
         client.send(b"X: y\r\n")
-        await soon(lambda: served._reader is not None and served._reader.head_size == 22)
+        await soon(lambda: served._head_reader is not None and served._head_reader.size == 22)
         assert served._wakes_at == deadline
 
 
@@ -239,7 +239,7 @@ async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_
         await soon(lambda: not served.answering)
         idle_until = served._wakes_at
         client.send(b"GET / HTTP/1.1\r\n")
-        await soon(lambda: served._reader is not None and served._reader.head_size)
+        await soon(lambda: served._head_reader is not None and served._head_reader.size)
         assert served._wakes_at is not None
         assert idle_until is not None
         assert served._wakes_at < idle_until

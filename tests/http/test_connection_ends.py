@@ -9,11 +9,11 @@ import asyncio
 import gc
 
 import pytest
+from aiohttp import web
 
 from sse_keepalive_proxy.errors import BodyInvalid
 from sse_keepalive_proxy.http import connection as module
-from sse_keepalive_proxy.http.connection import Connection
-from sse_keepalive_proxy.http.request_reader import Request, RequestReader
+from sse_keepalive_proxy.http.connection import ClientConnection
 from tests.http.serving import Held, Serving, echo
 from tests.support.http1 import request, response
 from tests.support.running import on_each_loop, soon
@@ -31,7 +31,7 @@ UPLOAD = b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 async def test_a_body_that_nobody_takes_waits_in_its_client_and_goes_on_when_it_is_taken() -> None:
     go, asked_for = asyncio.Event(), []
 
-    async def slow(connection: Connection, asked: Request) -> bool:
+    async def slow(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         asked_for.append(asked)
         await go.wait()
         return await echo(connection, asked)
@@ -53,7 +53,7 @@ async def test_a_body_that_nobody_takes_waits_in_its_client_and_goes_on_when_it_
 async def test_a_body_that_breaks_off_is_told_to_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LINGERING", SHORT)
 
-    async def reading(connection: Connection, asked: Request) -> bool:
+    async def reading(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         assert asked.body is not None
         assert await asked.body.read() == b"abc"
         with pytest.raises(BodyInvalid):
@@ -71,7 +71,7 @@ async def test_a_body_that_breaks_off_is_told_to_who_reads_it(monkeypatch: pytes
 # An answer before the body is whole.
 
 
-async def early(connection: Connection, asked: Request) -> bool:
+async def early(connection: ClientConnection, asked: web.BaseRequest) -> bool:
     """An answer that waits for no body."""
     connection.write(response("413 Content Too Large", b"enough"))
     return True
@@ -95,7 +95,7 @@ async def test_an_early_answer_arrives_though_its_client_goes_on_sending(
 @pytest.mark.parametrize("fails", [False, True], ids=["Connection: close", "500"])
 @on_each_loop
 async def test_a_last_answer_arrives_though_its_client_goes_on_asking(fails: bool) -> None:
-    async def last(connection: Connection, asked: Request) -> bool:
+    async def last(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         if fails:
             raise RuntimeError("planned")
         connection.write(response(body=b"bye"))
@@ -152,7 +152,7 @@ class Taker(asyncio.Protocol):
 async def test_a_connection_is_handed_over_with_what_came_behind_its_request() -> None:
     go, taker, rests = asyncio.Event(), Taker(), []
 
-    async def handing(connection: Connection, asked: Request) -> bool:
+    async def handing(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         await go.wait()
         transport, rest = connection.hand_over(taker)
         rests.append(rest)
@@ -179,7 +179,7 @@ async def test_a_connection_is_handed_over_with_what_came_behind_its_request() -
 async def test_neither_written_nor_handed_over_once_the_client_has_gone() -> None:
     refusals: list[str] = []
 
-    async def late(connection: Connection, asked: Request) -> bool:
+    async def late(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         try:
             await asyncio.Event().wait()
         finally:
@@ -206,7 +206,7 @@ async def test_neither_written_nor_handed_over_once_the_client_has_gone() -> Non
 async def test_a_large_answer_waits_for_its_client() -> None:
     piece, count, written = b"x" * 100_000, 200, []
 
-    async def large(connection: Connection, asked: Request) -> bool:
+    async def large(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(piece) * count))
         for _ in range(count):
             connection.write(piece)

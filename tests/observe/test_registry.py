@@ -137,10 +137,16 @@ def test_only_the_streams_of_the_named_routes_are_told_to_leave_each_at_its_own_
 def test_a_drain_is_for_all_and_for_those_still_to_come() -> None:
     registry = filled(Registry(10, None), here := Stream())
     assert not registry.leaving.is_set()
-    registry.drain(lambda: 7.0)
+    assert registry.drain_rest(1000.0) == 0.0
+    registry.drain(1000.0, 1010.0)
     assert registry.leaving.is_set()
-    filled(registry, late := Stream())
-    assert here.told == late.told == [(7.0, CloseReason.DRAIN)]
+    filled(registry, late := Stream(opened_at=1004.0), latest := Stream(opened_at=1020.0))
+    for stream, earliest, last in ((here, 1000.0, 1010.0), (late, 1004.0, 1010.0), (latest, 1020.0, 1021.0)):
+        ((at, reason),) = stream.told
+        assert earliest <= at <= last
+        assert reason is CloseReason.DRAIN
+    assert registry.drain_rest(1003.0) == 7.0
+    assert registry.drain_rest(1011.0) == 0.0
 
 
 # How a stream is shown.

@@ -157,6 +157,11 @@ class Drain(Section):
         description="Over how long the closing of open streams is spread. "
         "It keeps clients from coming back all at once, and must not exceed `timeout`.",
     )
+    idle_grace: ShortDuration = Field(
+        default=2.0,
+        description="How long a kept connection may stay idle during a drain before it is closed. "
+        "Until then a request on it is answered, with `Connection: close`.",
+    )
 
 
 class Upstream(Section):
