@@ -36,7 +36,7 @@ RANKS = {
     "cli": 9,
 }
 IMPURE = {"asyncio", "aiohttp", "time", "random", "socket", "ssl", "logging", "prometheus_client", "os"}
-LONGEST = 350
+LONGEST = 500
 
 
 def name_of(path: Path) -> str:

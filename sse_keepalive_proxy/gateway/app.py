@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 
 from aiohttp import web
 
@@ -16,7 +15,7 @@ from sse_keepalive_proxy.gateway.forward import Forward
 from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.gateway.routes import RouteTable, host_name
-from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
+from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend
 from sse_keepalive_proxy.http.dialer import Dialer
@@ -46,17 +45,15 @@ class Proxy:
     def __init__(
         self, settings: Settings, metrics: Metrics, streams: Registry, poller: Poller, descriptors: int
     ) -> None:
-        self._context = Context(
-            limits=settings.limits,
+        self._process = Process(
             metrics=metrics,
             streams=streams,
             dialer=Dialer(poller),
-            trust=Trust(settings.trusted_proxies, settings.client_address),
             refused=ExpiringSet(_MOST_REFUSED, _REFUSED_FOR, asyncio.get_running_loop().time),
             key=os.urandom(32),
         )
         self._descriptors = descriptors
-        self._routes = self._made_ready(settings)
+        self._in_force = self._made_ready(settings)
         limits = settings.limits
         self.frontend = Frontend(
             self._handle,
@@ -71,59 +68,61 @@ class Proxy:
 
         Raises `ConfigurationError`; nothing has changed then.
         """
-        trust = Trust(settings.trusted_proxies, settings.client_address)
-        self._routes = self._made_ready(settings)
-        self._context = replace(self._context, limits=settings.limits, trust=trust)
+        self._in_force = self._made_ready(settings)
 
     @property
     def busy(self) -> bool:
         """Whether any client is still connected."""
-        return bool(self.frontend.connections or len(self._context.streams) or self._context.spliced)
+        return bool(self.frontend.connections or len(self._process.streams) or self._process.spliced)
 
     def cut_upgraded(self) -> None:
         """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
-        for cut in list(self._context.spliced):
+        for cut in list(self._process.spliced):
             cut()
 
-    def _made_ready(self, settings: Settings) -> RouteTable[ReadyRoute]:
+    def _made_ready(self, settings: Settings) -> InForce:
         # What can fail comes first: a route that is not taken up must leave no metrics behind.
         identifiers = [_identifier(route) for route in settings.routes]
-        return RouteTable(
+        routes = RouteTable(
             self._ready(route, settings, identifier)
             for route, identifier in zip(settings.routes, identifiers, strict=True)
         )
+        return InForce(settings.limits, Trust(settings.trusted_proxies, settings.client_address), routes)
 
     def _ready(self, route: Route, settings: Settings, identifier: Identifier | None) -> ReadyRoute:
-        upstream, context = settings.upstreams[route.upstream], self._context
+        upstream, process = settings.upstreams[route.upstream], self._process
         policy = route.stream.policy if route.stream is not None else None
-        metrics = context.metrics.route(route.name)
+        metrics = process.metrics.route(route.name)
         timeout = upstream.response_timeout if policy is None else policy.open_timeout
         return ReadyRoute(
             name=route.name,
             match=route.match,
-            target=Target(context.dialer, upstream.address, upstream.connect_timeout, timeout),
+            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout),
             metrics=metrics,
-            stream=None if policy is None else StreamRoute(route.name, policy, metrics, context.streams),
+            stream=None if policy is None else StreamRoute(route.name, policy, metrics, process.streams),
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
             identifier=identifier,
         )
 
     def _room(self) -> int:
-        """How many more connections fit, by the configuration and by the descriptors: each may come to need a
-        second one, to upstream. Less than none when there are too many.
+        """Return how many more connections fit, by the configuration and by the descriptors: each may come to
+        need a second one, to upstream. It is negative when there are too many.
         """
-        context = self._context
-        own = len(context.streams) - context.streams.connecting
-        clients = len(self.frontend.connections) + own + len(context.spliced)
-        return min(context.limits.max_connections, self._descriptors // 2) - clients
+        streams = self._process.streams
+        clients = (
+            len(self.frontend.connections)
+            + (len(streams) - streams.connecting)  # these have left the frontend
+            + len(self._process.spliced)
+        )
+        return min(self._in_force.limits.max_connections, self._descriptors // 2) - clients
 
     def _refused(self, status: int, reason: str, peer: str) -> None:
         """Count and log what cannot be routed. It is no request that could be shown."""
-        self._context.metrics.answered(NO_ROUTE, "other", status)
+        self._process.metrics.answered(NO_ROUTE, "other", status)
         access.line("refused", {"status": status, "reason": reason, "client": peer})
 
     async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
-        context, peer = self._context, peer_address(connection.transport)
+        process, in_force, peer = self._process, self._in_force, peer_address(connection.transport)
         incoming = admit(request, peer=peer, scheme=scheme(connection.transport))
         if isinstance(incoming, Refusal):
             self._refused(incoming.status, incoming.text, peer)
@@ -131,16 +130,16 @@ class Proxy:
         host = host_name(incoming.host.decode("latin-1"))
         asked = preflight_method(incoming.method, incoming.headers)
         if asked is not None:
-            route = self._routes.find(method=asked.decode("latin-1"), path=incoming.path, host=host)
+            route = in_force.routes.find(method=asked.decode("latin-1"), path=incoming.path, host=host)
             if route is not None and route.cors is not None:
-                return Forward(context, connection, incoming, route).preflight(route.cors)
-        route = self._routes.find(method=incoming.method, path=incoming.path, host=host)
+                return Forward(process, in_force, connection, incoming, route).preflight(route.cors)
+        route = in_force.routes.find(method=incoming.method, path=incoming.path, host=host)
         if route is None:
-            client = context.trust.client(incoming.peer, incoming.headers)
-            context.metrics.answered(NO_ROUTE, incoming.method, 404)
+            client = in_force.trust.client(incoming.peer, incoming.headers)
+            process.metrics.answered(NO_ROUTE, incoming.method, 404)
             log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
             return connection.respond(404, "no route takes this request")
-        return await Forward(context, connection, incoming, route).run()
+        return await Forward(process, in_force, connection, incoming, route).run()
 
 
 def _identifier(route: Route) -> Identifier | None:

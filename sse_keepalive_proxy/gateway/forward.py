@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from sse_keepalive_proxy.errors import (
     AnswerCut,
@@ -23,24 +22,16 @@ from sse_keepalive_proxy.errors import (
 from sse_keepalive_proxy.gateway.answer import log_access
 from sse_keepalive_proxy.gateway.cors import Cors
 from sse_keepalive_proxy.gateway.passthrough import first_line, pass_back, send_body
-from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
-from sse_keepalive_proxy.gateway.streaming import Streaming
+from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
+from sse_keepalive_proxy.gateway.stream_request import StreamRequest
 from sse_keepalive_proxy.gateway.upstream_request import request_head
 from sse_keepalive_proxy.gateway.websocket import splice
-from sse_keepalive_proxy.http.attempts import (
-    EVENT_STREAM,
-    Answer,
-    abandon,
-    ask,
-    error_response,
-    is_readable,
-    is_stream,
-)
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, error_response
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.http.request import Incoming
-from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.observe.line import redact_target
 
@@ -55,32 +46,44 @@ _BODY_STATUS: dict[type[RequestBodyError], int] = {BodyInvalid: 400, BodyTooLate
 
 
 class Forward:
-    """One admitted request on its way through one route."""
+    """One admitted request on its way through one route, by the limits and the trust of `in_force`."""
 
     __slots__ = (
-        "_begun_at", "_body_whole", "_client", "_connection", "_context", "_head", "_incoming", "_is_plain",
-        "_pump", "_route", "_streaming",
+        "_attempt", "_begun_at", "_body_whole", "_client", "_connection", "_incoming", "_is_plain", "_limit",
+        "_process", "_pump", "_route", "_stream_request",
     )  # fmt: skip
 
     def __init__(
-        self, context: Context, connection: ClientConnection, incoming: Incoming, route: ReadyRoute
+        self,
+        process: Process,
+        in_force: InForce,
+        connection: ClientConnection,
+        incoming: Incoming,
+        route: ReadyRoute,
     ) -> None:
-        self._context, self._connection, self._incoming, self._route = context, connection, incoming, route
+        self._process, self._connection, self._incoming, self._route = process, connection, incoming, route
+        self._limit = in_force.limits.max_request_body
         self._begun_at = asyncio.get_running_loop().time()
-        self._client = client = context.trust.client(incoming.peer, incoming.headers)
+        self._client = client = in_force.trust.client(incoming.peer, incoming.headers)
         stream = route.stream
-        self._head = request_head(incoming, route.target.address, context.trust, stream=stream is not None)
-        self._is_plain = stream is None  # until its answer tells
+        self._is_plain = stream is None  # until its answer shows it
         self._pump: asyncio.Task[RequestBodyError | None] | None = None
         self._body_whole: asyncio.Future[bool] | None = None
         if incoming.has_body:
             self._body_whole = asyncio.get_running_loop().create_future()
-        self._streaming = (
-            None if stream is None else Streaming(context, connection, incoming, route, stream, client)
+        self._attempt = Attempt(
+            route.target,
+            request_head(incoming, route.target.address, in_force.trust, stream=stream is not None),
+            head_only=incoming.method == "HEAD",
+            interim=self._pass_interim,
+            sent=self._send_body if incoming.has_body else None,
+        )
+        self._stream_request = (
+            None if stream is None else StreamRequest(process, connection, incoming, route, stream, client)
         )
 
     async def run(self) -> bool:
-        """Answer; returns whether the connection may carry another request. Whatever happens, the request is
+        """Answer. Return whether the connection may carry another request. Whatever happens, the request is
         counted once and nothing is left open.
         """
         metrics = self._route.metrics
@@ -104,8 +107,8 @@ class Forward:
             metrics.requests_in_flight -= 1
             if self._pump is not None:
                 self._pump.cancel()
-            if self._streaming is not None:
-                self._streaming.leave()
+            if self._stream_request is not None:
+                self._stream_request.release()
 
     def preflight(self, cors: Cors) -> bool:
         """Answer a CORS preflight in upstream's place."""
@@ -114,53 +117,30 @@ class Forward:
         return self._connection.respond(204, "", fields=fields)
 
     async def _answered(self) -> bool:
-        streaming = self._streaming
-        if streaming is not None and (refused := streaming.enter(self._head)) is not None:
-            status, text, fields = refused
-            return self._refuse(status, text, fields=fields)
-        limit = self._context.limits.max_request_body
+        stream_request, limit = self._stream_request, self._limit
+        if stream_request is not None:
+            refused = stream_request.reserve(self._attempt.head)
+            if refused is not None:
+                status, text, fields = refused
+                return self._refuse(status, text, fields=fields)
         if limit is not None and (self._incoming.length or 0) > limit:
             raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
-        if streaming is not None and (early := streaming.early) is not None:
-            return await self._answered_early(streaming, early.after)
-        return await self._respond(await (self._once() if streaming is None else streaming.open(self._once)))
-
-    async def _answered_early(self, streaming: Streaming, after: float) -> bool:
-        """The same where the client gets its head after so many seconds, even if upstream has not answered.
-        A body has to be whole by then: the connection is about to be taken over.
-        """
-        opening = spawn(streaming.open(self._once))
-        try:
-            await asyncio.wait({opening}, timeout=after)
-            if (whole := self._body_whole) is not None and not opening.done():
-                either: set[asyncio.Future[Any]] = {opening, whole}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if whole.done() and not whole.result():
-                    await asyncio.wait({opening})  # which fails with what is wrong
-        except asyncio.CancelledError:
-            abandon(opening)
-            raise
-        if opening.done():
+        if stream_request is None:
+            return await self._respond(await self._attempt.make())
+        early = stream_request.early
+        if early is None:
+            return await self._respond(await stream_request.open(self._attempt))
+        opening = spawn(stream_request.open(self._attempt))
+        if await early.answered(opening, self._body_whole):
             return await self._respond(opening.result())
-        streaming.commit_early(opening)
+        stream_request.commit_early(opening, early)
         return False
 
     # Towards upstream.
 
-    async def _once(self, within: float | None = None) -> Answer:
-        incoming = self._incoming
-        return await ask(
-            self._route.target,
-            self._head,
-            within=within,
-            head_only=incoming.method == "HEAD",
-            interim=self._pass_interim,
-            sent=self._send_body if incoming.has_body else None,
-        )
-
     def _send_body(self, exchange: Exchange) -> None:
-        incoming, limit = self._incoming, self._context.limits.max_request_body
-        self._pump = spawn(send_body(incoming.content, exchange, length=incoming.length, limit=limit))
+        incoming = self._incoming
+        self._pump = spawn(send_body(incoming.content, exchange, length=incoming.length, limit=self._limit))
         self._pump.add_done_callback(self._pumped)
 
     def _pumped(self, pump: asyncio.Task[RequestBodyError | None]) -> None:
@@ -172,7 +152,9 @@ class Forward:
         """A 1xx goes to the client as it is (RFC 9110 15.2), unless it would not understand it."""
         if not self._incoming.http10:
             fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
-            with contextlib.suppress(ConnectionError):  # the connection itself tells when its client has gone
+            with contextlib.suppress(
+                ConnectionError
+            ):  # the connection itself notices that its client has gone
                 self._connection.write_interim(encode_head(first_line(head), fields))
 
     # Towards the client.
@@ -190,14 +172,14 @@ class Forward:
                 raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
             return self._switch(exchange, head)
         self._is_plain = head.media_type != EVENT_STREAM
-        if self._streaming is not None:
-            if is_stream(head) and self._incoming.method != "HEAD":
-                if is_readable(head):
+        if self._stream_request is not None:
+            if head.is_event_stream and self._incoming.method != "HEAD":
+                if not head.is_encoded:
                     await self._whole_body()
-                    self._streaming.commit(Answer(exchange, head), first_line(head))
+                    self._stream_request.commit(Answer(exchange, head), first_line(head))
                     return False
-                self._streaming.encoded()
-            self._streaming.leave()  # no stream after all
+                self._stream_request.encoded()
+            self._stream_request.release()  # no stream after all
         try:
             written = await pass_back(self._connection, self._incoming, exchange, head, self._own)
         except ProxyError as error:
@@ -228,7 +210,7 @@ class Forward:
 
     def _switch(self, exchange: Exchange, head: ResponseHead) -> bool:
         """A 101: the two connections are spliced from here on."""
-        spliced = self._context.spliced
+        spliced = self._process.spliced
         fields = [*end_to_end(head.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         done: list[Callable[[], None]] = []
 
@@ -253,7 +235,7 @@ class Forward:
 
     def _count(self, status: int, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - self._begun_at
-        self._context.metrics.answered(self._route.name, self._incoming.method, status)
+        self._process.metrics.answered(self._route.name, self._incoming.method, status)
         if self._is_plain:
             self._route.metrics.request_duration_seconds.observe(seconds)
         log_access(self._incoming, self._client, self._route.name, status, seconds, reason)

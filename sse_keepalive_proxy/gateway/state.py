@@ -1,4 +1,4 @@
-"""What requests share: with all others, and with those of their route."""
+"""What requests share: what lives as long as the process, and what a configuration brings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sse_keepalive_proxy.gateway.cors import Cors
 from sse_keepalive_proxy.gateway.expiring_set import ExpiringSet
 from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
+from sse_keepalive_proxy.gateway.routes import RouteTable
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.live.route import StreamRoute
@@ -17,7 +18,7 @@ from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 
-__all__ = ["Context", "ReadyRoute"]
+__all__ = ["InForce", "Process", "ReadyRoute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,23 @@ class ReadyRoute:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What all requests share. `limits` and `trust` are a configuration's, the rest is the process's.
-
-    `refused`: credentials whose early commit was not borne out, as fingerprints made with `key`. `spliced`
-    cuts each upgraded connection. `warned`: what has been said once and need not be said again.
-    """
+class InForce:
+    """The configuration in force, made ready. A reload puts another one in its place."""
 
     limits: Limits
     trust: Trust
+    routes: RouteTable[ReadyRoute]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What lives as long as the process.
+
+    `refused`: credentials whose early commit was not borne out, as fingerprints made with `key`. `spliced`:
+    for each upgraded connection the function that cuts it. `warned`: what has been said once and need not be
+    said again.
+    """
+
     metrics: Metrics
     streams: Registry
     dialer: Dialer

@@ -1,8 +1,8 @@
 """A client's connection: aiohttp's server protocol, with the bounds that it lacks.
 
 aiohttp parses, starts the handler for each request and keeps the connection. Here are the bounds: how large
-and how slow a request head may be, how many connections there are, how long a body may pause. aiohttp gets one
-request at a time, whole heads only, and bodies without anything that could reach the next request.
+and how slow a request head may be, how many connections there are, how long a body may pause. aiohttp gets
+one request at a time, whole heads only, and bodies without anything that could reach the next request.
 `hand_over` gives the transport to another protocol, and nothing of aiohttp stays with it.
 """
 

@@ -11,10 +11,11 @@ from email.utils import parsedate_to_datetime
 
 import httptools
 
-__all__ = ["SWITCHING_PROTOCOLS", "Header", "ResponseHead", "by_name", "fault"]
+__all__ = ["EVENT_STREAM", "SWITCHING_PROTOCOLS", "Header", "ResponseHead", "by_name", "fault"]
 
 Header = tuple[bytes, bytes]
 
+EVENT_STREAM = b"text/event-stream"
 SWITCHING_PROTOCOLS = 101
 _NOTHING = [b""]
 _MOST_DIGITS = 9
@@ -49,6 +50,16 @@ class ResponseHead:
     def media_type(self) -> bytes:
         """The media type of the content, lower case, without its parameters."""
         return self.get(b"content-type").partition(b";")[0].strip().lower()
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether this answer is an event stream that the proxy keeps alive, however it is encoded."""
+        return 200 <= self.status < 300 and self.status not in (204, 205) and self.media_type == EVENT_STREAM
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the content has a coding, so that nothing can stand between its blocks."""
+        return self.get(b"content-encoding").lower() not in (b"", b"identity")
 
     @property
     def retry_after(self) -> float:

@@ -15,14 +15,14 @@ from sse_keepalive_proxy.net.interfaces import Protocol as TransportProtocol
 from sse_keepalive_proxy.net.interfaces import Transport
 from sse_keepalive_proxy.net.tcp import reset, untaken, watch
 
-__all__ = ["Downstream", "Listener", "TakeOver"]
+__all__ = ["Downstream", "DownstreamCallbacks", "TakeOver"]
 
 TakeOver = Callable[[TransportProtocol], Transport]
 """Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
 
 
-class Listener(Protocol):
-    """The stream that is told what its client does."""
+class DownstreamCallbacks(Protocol):
+    """The stream, which hears what its client does."""
 
     def client_blocked(self) -> None:
         """Bytes wait for the client."""
@@ -44,12 +44,12 @@ class Downstream:
     body needs chunked coding; it may let `write_timeout` seconds pass without taking a byte.
     """
 
-    __slots__ = ("_chunked", "_held", "_listener", "_transport", "_written")
+    __slots__ = ("_callbacks", "_chunked", "_held", "_transport", "_written")
 
     def __init__(
-        self, listener: Listener, take_over: TakeOver, *, chunked: bool, write_timeout: float
+        self, callbacks: DownstreamCallbacks, take_over: TakeOver, *, chunked: bool, write_timeout: float
     ) -> None:
-        self._listener, self._chunked = listener, chunked
+        self._callbacks, self._chunked = callbacks, chunked
         self._held = b""
         self._written = 0
         self._transport = take_over(self)
@@ -117,13 +117,13 @@ class Downstream:
 
     def eof_received(self) -> None:
         """A half-close counts as leaving; the transport closes by itself."""
-        self._listener.client_left()
+        self._callbacks.client_left()
 
     def pause_writing(self) -> None:
-        self._listener.client_blocked()
+        self._callbacks.client_blocked()
 
     def resume_writing(self) -> None:
-        self._listener.client_unblocked()
+        self._callbacks.client_unblocked()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._listener.client_lost(exc)
+        self._callbacks.client_lost(exc)

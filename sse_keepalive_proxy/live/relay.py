@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError
 from sse_keepalive_proxy.live.downstream import Downstream
-from sse_keepalive_proxy.live.reconnect import Reopening
+from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Command, Fault
@@ -44,20 +44,20 @@ class Relay:
     """The sink of a stream's upstream, and what has passed through it. `down` is its client, if any."""
 
     __slots__ = (
-        "_control", "_framer", "_least", "_lf_given", "_looks", "_now", "_opened_at", "_reopening", "_route",
-        "comments", "down", "event_at", "events", "id_seen", "life", "sent_synthetic", "sent_upstream",
-        "upstream_bytes",
+        "_control", "_framer", "_least", "_lf_given", "_looks", "_now", "_opened_at", "_reconnection",
+        "_route", "comments", "down", "event_at", "events", "id_seen", "life", "sent_synthetic",
+        "sent_upstream", "upstream_bytes",
     )  # fmt: skip
     __deletable__ = ("_control",)  # says so to the compiler
 
     def __init__(
-        self, control: Control, route: StreamRoute, life: Lifecycle, reopening: Reopening | None
+        self, control: Control, route: StreamRoute, life: Lifecycle, reconnection: Reconnection | None
     ) -> None:
-        self._control, self._route, self.life, self._reopening = control, route, life, reopening
+        self._control, self._route, self.life, self._reconnection = control, route, life, reconnection
         self._now = route.now
         self._opened_at = life.written_at
-        if reopening is not None:
-            life.reopens = reopening.allowed
+        if reconnection is not None:
+            life.reopens = reconnection.allowed
         self._framer = Framer(route.policy.max_event)
         self._least, self._looks = route.inspection.least, route.inspection.needed
         self._lf_given = self.id_seen = False
@@ -120,9 +120,9 @@ class Relay:
 
     def _read(self, blocks: bytes) -> None:
         """What fields of upstream change: how pings end, and how it is asked again."""
-        if self._reopening is not None:
-            known = self._reopening.read(blocks)
-            self.life.reopens, self.life.retry = self._reopening.allowed, self._reopening.wait
+        if self._reconnection is not None:
+            known = self._reconnection.read(blocks)
+            self.life.reopens, self.life.retry = self._reconnection.allowed, self._reconnection.wait
         elif self.id_seen:
             return
         else:

@@ -7,44 +7,58 @@ Deadlines are lazy: bytes never touch them.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamError
 from sse_keepalive_proxy.http.attempts import Answer
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live import stream_log
 from sse_keepalive_proxy.live.downstream import Downstream, TakeOver
-from sse_keepalive_proxy.live.reconnect import Refusal, Reopening
+from sse_keepalive_proxy.live.early_commit import EarlyCommit
+from sse_keepalive_proxy.live.reconnect import LateStatus, Reconnection
 from sse_keepalive_proxy.live.relay import Relay
-from sse_keepalive_proxy.live.route import BROKEN, REFUSED, StreamRoute, log_fields
+from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.line import now_rfc3339
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.frames import OK
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm
+from sse_keepalive_proxy.stream.policy import ConfirmForm, StallAction
 from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Stream"]
 
-logger = logging.getLogger("sse_keepalive_proxy.stream")
+_CUT = frozenset({CloseReason.UPSTREAM_RESET, CloseReason.CLIENT_STALLED, CloseReason.CLIENT_GONE})
+"""Endings without a last chunk: two that must not look like the end of a whole body, one that nobody hears.
+"""
+
+_LATE = frozenset(
+    {
+        CloseReason.UPSTREAM_RESET,
+        CloseReason.UPSTREAM_REFUSED,
+        CloseReason.UPSTREAM_STATUS,
+        CloseReason.UNAUTHORIZED,
+        CloseReason.GIVE_UP,
+    }
+)
+"""Endings in which upstream has the last word: after an early commit, a status that came too late."""
 
 
 class Stream:
     """Ends with exactly one `close_reason`, or with none when it never began.
 
     Made while upstream is asked (`connecting`), so that limits and metrics see it; `begin` takes the client,
-    `commit` or `commit_early` gives it its response. `reopening` is how upstream can be asked again, if it
+    `commit` or `commit_early` gives it its response. `reconnection` is how upstream can be asked again, if it
     can be. `claims` are the client's, for a confirm that is still to come.
     """
 
     __slots__ = (
-        "_events_before", "_exchange", "_form", "_loop", "_paused", "_refusal", "_reopening", "_settle",
-        "_wakes_at", "claims", "client", "flow", "life", "opened_at", "ping_form", "pings",
-        "reconnects", "route", "route_name", "stalls", "stream_id", "target",
+        "_early", "_events_before", "_exchange", "_form", "_head", "_late", "_loop", "_paused",
+        "_reconnection", "_wakes_at", "claims", "client", "down", "flow", "life", "opened_at", "ping_form",
+        "pings", "reconnects", "route", "route_name", "stalls", "stream_id", "target",
     )  # fmt: skip
 
     def __init__(
@@ -54,18 +68,20 @@ class Stream:
         stream_id: str,
         client: str,
         target: str,
-        reopening: Reopening | None = None,
+        reconnection: Reconnection | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.route, self.route_name, self.ping_form = route, route.name, route.ping_form
         self.stream_id, self.client, self.target = stream_id, client, target
         self.opened_at = self._loop.time()
         self.life = Lifecycle(route.policy, self.opened_at, random.random)
-        self.flow = Relay(self, route, self.life, reopening)
-        self._reopening = reopening
+        self.flow = Relay(self, route, self.life, reconnection)
+        self.down: Downstream | None = None  # the client, as long as it is connected
+        self._reconnection = reconnection
         self._exchange: Exchange | None = None
-        self._settle: Callable[[Answer | None], None] | None = None
-        self._refusal: Refusal | None = None
+        self._head = b""  # of the response, until it is written
+        self._early: EarlyCommit | None = None  # until upstream has answered behind it
+        self._late: LateStatus | None = None
         self.claims: Mapping[str, Any] | None = None
         self._wakes_at: float | None = None
         self._form: ConfirmForm | None = None
@@ -80,13 +96,14 @@ class Stream:
         """
         self._form, policy = form, self.route.policy
         try:
-            self.flow.down = Downstream(self, take_over, chunked=chunked, write_timeout=policy.write_timeout)
+            self.down = Downstream(self, take_over, chunked=chunked, write_timeout=policy.write_timeout)
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.route.metrics.streams_opened += 1
             self.route.metrics.confirm_failures += 1
             self.client_lost(None) if isinstance(error, ConnectionError) else self.fail(error)
             return False
-        if self.flow.down.waiting:  # of an earlier answer; its writer was told, not we
+        self.flow.down = self.down
+        if self.down.waiting:  # of an earlier answer: its writer heard of it
             self.client_blocked()
         if policy.max_age is not None:
             age = policy.max_age * (1 - 0.2 * random.random())  # noqa: S311 (spreads clients)
@@ -95,50 +112,31 @@ class Stream:
 
     def commit(self, head: bytes, exchange: Exchange) -> None:
         """Upstream has answered with a stream: write `head` and the confirm, and relay from here on."""
+        self._head = head
         try:
-            self._open(exchange, head)
+            self._open(exchange)
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)
 
-    def commit_early(
-        self, head: bytes, opening: asyncio.Task[Answer], settle: Callable[[Answer | None], None]
-    ) -> None:
-        """Write `head` while `opening` goes on. `settle` is told its answer, None for a refusal."""
-        self._settle = settle
-        self.life.handle(messages.CommitEarly(), self._loop.time())
-        self._commit(head, confirm=False)
+    def commit_early(self, head: bytes, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
+        """Write `head` while `opening` goes on."""
+        self._head, self._early = head, early
+        self._tell(messages.CommitEarly())
         self.flow.flush()
-        if self._reopening is not None:
-            self._reopening.await_answer(opening, self)
-        self._arm()
+        if self._reconnection is not None:
+            self._reconnection.await_answer(opening, self)
 
-    def _open(self, exchange: Exchange, head: bytes = b"", *, resumed: bool = False) -> None:
+    def _open(self, exchange: Exchange, *, resumed: bool = False) -> None:
         """Upstream's body comes from `exchange` from now on."""
         policy, now = self.route.policy, self._loop.time()
         if self.life.opened_at is None:
             self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
         self._exchange, self._events_before = exchange, self.flow.events
         wait = policy.confirm.wait if policy.confirm and self._form is ConfirmForm.EVENT else 0.0
-        for command in self.life.handle(messages.Opened(wait, resumed), now):
-            if isinstance(command, messages.Commit):
-                self._commit(head, confirm=command.confirm)
-            else:
-                self._do((command,))
+        self._do(self.life.handle(messages.Opened(wait, resumed), now))
         exchange.attach(self.flow, paused=self._paused)
         self.flow.flush()
         self._arm()
-
-    def _commit(self, head: bytes, *, confirm: bool) -> None:
-        self.route.metrics.streams_opened += 1
-        frames, form, first = self.route.frames, self._form, OK
-        if confirm and form is ConfirmForm.EVENT:
-            first = frames.confirm(claims=self.claims, **self._moment())
-        self.flow.begin_with(head, frames.first(form, first))
-        if confirm:
-            self.claims = None
-        if form is not None and (confirm or form is ConfirmForm.COMMENT):
-            self.route.metrics.confirms_sent[form] += 1
-        self.route.opened(self, self.target)
 
     # Upstream, lost and found.
 
@@ -166,7 +164,7 @@ class Stream:
             exchange.close()
 
     def _start_over(self, reason: CloseReason) -> None:
-        self.route.lost(self, self.target, reason)
+        stream_log.lost(self, reason)
         self.flow.start_over()
 
     def reopened(self, answer: Answer) -> None:
@@ -176,24 +174,24 @@ class Stream:
             return
         again = self.life.state is State.RECONNECTING
         try:
-            self._exchange, self._refusal = answer.exchange, None
-            settle, self._settle = self._settle, None  # a stream lives long: its request need not
-            if settle is not None:
-                settle(answer)
+            self._exchange, self._late = answer.exchange, None
+            early, self._early = self._early, None  # a stream lives long: its request need not
+            if early is not None:
+                early.accepted()
             if again:
                 self.reconnects += 1
                 self.route.metrics.upstream_reconnects[ReconnectResult.REOPENED] += 1
-            resumed = again and self._reopening is not None and self._reopening.resumes
+            resumed = again and self._reconnection is not None and self._reconnection.resumes
             self._open(answer.exchange, resumed=resumed)
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)
 
     def not_reopened(
-        self, failed: messages.NotOpened, refusal: Refusal, cause: UpstreamError | ResponseHead
+        self, failed: messages.NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead
     ) -> None:
         """It did not answer, or not with a stream."""
-        self.route.not_back(self, self.target, cause, refusal[1], again=refusal == self._refusal)
-        self._refusal = refusal
+        stream_log.not_reopened(self, cause, late[1], repeated=late == self._late)
+        self._late = late
         again = self.life.state is State.RECONNECTING
         self._tell(failed)
         if again:
@@ -204,8 +202,8 @@ class Stream:
 
     def client_blocked(self) -> None:
         """Bytes wait for the client."""
-        if self.flow.down is not None:
-            self._tell(messages.Blocked(self.flow.down.taken))
+        if self.down is not None:
+            self._tell(messages.Blocked(self.down.taken))
         self.apply_backpressure()
 
     def client_unblocked(self) -> None:
@@ -226,6 +224,7 @@ class Stream:
         # A TimeoutError is TCP_USER_TIMEOUT's: the kernel may notice a stalled client before we do.
         stalled = isinstance(exc, TimeoutError)
         self._tell(messages.Fault(CloseReason.CLIENT_STALLED) if stalled else messages.ClientGone())
+        self.down = None
         self.flow.retire()
         self._arm()
         self.route.registry.remove(self)
@@ -236,13 +235,13 @@ class Stream:
 
     def cut(self) -> None:
         """End this stream now, whatever still waits for its client."""
-        if self.flow.down is not None:
+        if self.down is not None:
             self._tell(messages.Fault(CloseReason.DRAIN))
-            self.flow.down.abort()
+            self.down.abort()
 
     def apply_backpressure(self) -> None:
         """Pause upstream while more than `max_buffer` waits for the client."""
-        down, exchange = self.flow.down, self._exchange
+        down, exchange = self.down, self._exchange
         if self._paused or down is None or exchange is None:
             return
         if down.waiting > self.route.policy.max_buffer:
@@ -273,13 +272,12 @@ class Stream:
                     self._let_go()
                     self._start_over(CloseReason.STALLED)
                 case messages.Reopen():
-                    if self._reopening is not None:
-                        self._reopening.start(self)
+                    if self._reconnection is not None:
+                        self._reconnection.start(self)
                 case messages.Announce():
-                    flow.inject(route.recovered(self, self.target, command, self._form, flow.id_seen))
+                    self._announce(command)
                 case messages.Stalled(silent_for=silent_for):
-                    self.stalls += 1
-                    flow.inject(route.stalled(self.stream_id, silent_for, self._form, flow.id_seen))
+                    self._stalled(silent_for)
                 case messages.Recovered(silent_for=silent_for):
                     route.metrics.recovered(silent_for)
                 case messages.SilenceEnded(seconds=seconds):
@@ -287,16 +285,29 @@ class Stream:
                 case messages.Close(reason=reason):
                     self._close(reason)
                 case messages.Abort():
-                    if flow.down is not None:
-                        flow.down.reset()
-                case messages.Commit():
-                    raise AssertionError("a stream is committed once, in commit() or commit_early()")
+                    if self.down is not None:
+                        self.down.reset()
+                case messages.Commit(confirm=confirm):
+                    self._commit(confirm=confirm)
 
     def fail(self, error: BaseException) -> None:
         """An exception that nothing foresaw ends this stream and no other."""
-        text = "a stream failed inside the proxy; please report this"
-        logger.error(text, extra=log_fields(self, self.target), exc_info=error)
+        stream_log.failed(self, error)
         self._tell(messages.Fault(CloseReason.INTERNAL))
+
+    def _commit(self, *, confirm: bool) -> None:
+        """Write the response head, with the first bytes of the body."""
+        head, self._head = self._head, b""
+        self.route.metrics.streams_opened += 1
+        frames, form, first = self.route.frames, self._form, OK
+        if confirm and form is ConfirmForm.EVENT:
+            first = frames.confirm(claims=self.claims, **self._moment())
+        self.flow.begin_with(head, frames.first(form, first))
+        if confirm:
+            self.claims = None
+        if form is not None and (confirm or form is ConfirmForm.COMMENT):
+            self.route.metrics.confirms_sent[form] += 1
+        stream_log.opened(self)
 
     def _confirm(self) -> None:
         if self._form is ConfirmForm.EVENT:
@@ -304,29 +315,50 @@ class Stream:
             self.route.metrics.confirms_sent[ConfirmForm.EVENT] += 1
         self.claims = None
 
+    def _announce(self, back: messages.Announce) -> None:
+        stream_log.recovered(self, back)
+        policy = self.route.policy.reconnect
+        if policy is not None and policy.announce:
+            frame = self.route.frames.recovered(
+                event=self._form is ConfirmForm.EVENT,
+                reason=back.reason,
+                gap=back.gap,
+                resumed=back.resumed,
+                after_id=self.flow.id_seen,
+            )
+            self.flow.inject(frame)
+
+    def _stalled(self, silent_for: float) -> None:
+        self.stalls += 1
+        stream_log.stalled(self, silent_for)
+        policy = self.route.policy.stall
+        if policy is not None and policy.action is StallAction.NOTIFY:
+            event, after_id = self._form is ConfirmForm.EVENT, self.flow.id_seen
+            self.flow.inject(self.route.frames.stalled(event=event, silent_for=silent_for, after_id=after_id))
+
     def _close(self, reason: CloseReason) -> None:
         self._let_go()
-        if self._reopening is not None and self._reopening.cancel() and reason is CloseReason.GIVE_UP:
+        if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
-        late = reason in REFUSED and self.life.opened_at is None
-        down, refusal = self.flow.down, self._refusal if late else None
-        if down is not None:
-            told = self.route.farewell(reason, self._form, refusal)
-            self.flow.inject(told)
+        late = self._late if reason in _LATE and self.life.opened_at is None else None
+        if self.down is not None:
+            farewell = self.route.farewell(reason, self._form, late)
+            self.flow.inject(farewell)
             if reason is CloseReason.CLIENT_STALLED:
-                down.reset()
+                self.down.reset()
             else:
-                down.end(whole=reason not in BROKEN or bool(told))
-        if self._settle is not None and refusal is not None:
-            self._settle(None)
-        self.route.closed(self, reason, self._loop.time(), refusal)
+                self.down.end(whole=reason not in _CUT or bool(farewell))
+        early, self._early = self._early, None
+        if early is not None and late is not None:
+            early.refused()
+        stream_log.closed(self, reason, self._loop.time(), late)
 
     def _moment(self) -> dict[str, str]:
         return {"stream_id": self.stream_id, "now": now_rfc3339()}
 
     def _arm(self) -> None:
         """Be woken at the next deadline. An earlier alarm stays: it will find out."""
-        down, timers = self.flow.down, self.route.timers
+        down, timers = self.down, self.route.timers
         over = down is None or (self.life.close_reason is not None and not down.waiting)  # or about to be
         due = None if over else self.life.next_deadline()
         if self._wakes_at is not None:
@@ -340,7 +372,7 @@ class Stream:
     def wake(self) -> None:
         """The alarm rings."""
         now, self._wakes_at = max(self._loop.time(), self._wakes_at or 0.0), None
-        taken = self.flow.down.taken if self.flow.down is not None and self.life.blocked else 0
+        taken = self.down.taken if self.down is not None and self.life.blocked else 0
         try:
             self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
             if self.life.confirm_at is None and self.life.opened_at is not None:

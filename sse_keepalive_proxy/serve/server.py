@@ -165,9 +165,9 @@ class Server:
             self._listeners.pop().close()
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """End the streams at block boundaries, spread over `drain.spread`, and every connection after its next
-        answer. Listen until the last stream has gone. Return when nothing is left, by `drain.timeout`, or at
-        once when `hurry` is set.
+        """End the streams at block boundaries, spread over `drain.spread`, and every connection after its
+        next answer. Listen until the last stream has gone. Return when nothing is left, by `drain.timeout`,
+        or at once when `hurry` is set.
         """
         self.phase = Phase.DRAINING
         self._reloader.stop()

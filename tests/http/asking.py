@@ -23,5 +23,4 @@ def incoming(target: str = "/events", headers: Sequence[Header] = ()) -> Incomin
         peer="192.0.2.1",
         scheme=b"http",
         upgrade=False,
-        keep_alive=True,
     )

@@ -51,8 +51,8 @@ def streams(proxy: Instance) -> list[Stream]:
 
 def waiting(stream: Stream) -> int:
     """Bytes in this process for the client."""
-    assert stream.flow.down is not None
-    return stream.flow.down.waiting
+    assert stream.down is not None
+    return stream.down.waiting
 
 
 async def asleep(proxy: Instance, **how: int) -> RawClient:
@@ -268,10 +268,10 @@ async def test_vanished_peers_are_left_to_the_kernel_to_find_and_no_event_waits_
     ):
         await client.wait_for(b":ok")
         (stream,) = streams(proxy)
-        assert stream.flow.down is not None
+        assert stream.down is not None
         assert stream._exchange is not None
         assert stream._exchange._transport is not None
-        downstream = stream.flow.down._transport.get_extra_info("socket")
+        downstream = stream.down._transport.get_extra_info("socket")
         up = stream._exchange._transport.get_extra_info("socket")
         assert downstream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
         assert up.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -20,7 +20,7 @@ from sse_keepalive_proxy.http.attempts import Answer, Target
 from sse_keepalive_proxy.http.chunked import chunk
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
-from sse_keepalive_proxy.live.reconnect import Reopening
+from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.net.interfaces import Protocol
@@ -214,11 +214,11 @@ class UpstreamSide:
 
 
 class Attempts:
-    """What a stream asks of a `Reopening`: a real one but for the asking, which the test does."""
+    """What a stream asks of a `Reconnection`: a real one but for the asking, which the test does."""
 
     def __init__(self, policy: StreamPolicy, known: bytes, *, always: bool) -> None:
         nobody = cast(Target, None)
-        self.real = Reopening(nobody, policy.reconnect, b"GET / HTTP/1.1\r\n", known, always=always)
+        self.real = Reconnection(nobody, policy.reconnect, b"GET / HTTP/1.1\r\n", known, always=always)
         self.under_way = False
         self.started = 0
 
@@ -274,12 +274,12 @@ class Stage:
         self.in_the_kernel = b""
         self.client = ClientSide(self, waiting)
         self.attempts, self.sent = attempts, [early]
-        reopening = cast(Any, attempts)
+        reconnection = cast(Any, attempts)
         with running(self.clock):
             self.upstream = UpstreamSide(early)
             self.route = StreamRoute("events", policy, self.metrics.route("events"), self.streams)
             self.stream = Stream(
-                self.route, stream_id="1", client="127.0.0.1", target="/events", reopening=reopening
+                self.route, stream_id="1", client="127.0.0.1", target="/events", reconnection=reconnection
             )
         self.stream.claims = claims
         self.streams.add(self.stream)

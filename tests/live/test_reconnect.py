@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
+from sse_keepalive_proxy.errors import UpstreamInvalid, UpstreamRefused, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live.reconnect import no_answer, no_stream
+from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
+from sse_keepalive_proxy.stream.policy import Reconnect
 from sse_keepalive_proxy.stream.states import State
+from tests.http.test_response import STREAM, head
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
 from tests.support.raw_client import RawClient
@@ -375,3 +383,44 @@ async def test_a_fault_of_ours_in_an_attempt_ends_that_stream_as_internal(
         await client.wait_response()
         await proxy.until_closed("internal")
         assert "ZeroDivisionError" in caplog.text
+
+
+# What an answer means.
+
+
+@pytest.mark.parametrize(
+    ("answer", "meaning"),
+    [
+        (head(200, STREAM), None),
+        (head(200, STREAM, (b"Content-Encoding", b"identity")), None),
+        (head(200, STREAM, (b"Content-Encoding", b"gzip")), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(204), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(301), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(401), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
+        (head(403), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
+        (head(404), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(503), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
+        (head(503, (b"Retry-After", b"1")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
+        (head(503, (b"Retry-After", b"7")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 7)),
+    ],
+)
+def test_what_an_answer_means_behind_a_client_whose_response_has_begun(
+    answer: ResponseHead, meaning: NotOpened | None
+) -> None:
+    assert no_stream(answer, Reconnect(), 2.0) == meaning
+
+
+def test_without_a_policy_no_answer_is_asked_for_again() -> None:
+    assert no_stream(head(503), None, 0.0) == NotOpened(CloseReason.UPSTREAM_STATUS, again=False)
+
+
+def test_every_fault_is_worth_another_attempt_and_a_broken_answer_is_told_from_none() -> None:
+    faults: Sequence[tuple[type[Exception], CloseReason]] = [
+        (UpstreamReset, CloseReason.UPSTREAM_RESET),
+        (UpstreamRefused, CloseReason.UPSTREAM_REFUSED),
+        (UpstreamTimeout, CloseReason.UPSTREAM_REFUSED),
+        (UpstreamInvalid, CloseReason.UPSTREAM_REFUSED),
+    ]
+    for kind, reason in faults:
+        error = cast(UpstreamReset, kind("x"))
+        assert no_answer(error, 3.0) == NotOpened(reason, again=True, at_least=3.0)

@@ -250,8 +250,8 @@ def test_what_the_kernel_says_of_a_lost_client_tells_one_that_left_from_one_that
 
 def test_a_half_close_is_leaving() -> None:
     stage = Stage()
-    assert stage.stream.flow.down is not None
-    assert not stage.stream.flow.down.eof_received()  # asyncio closes the transport then
+    assert stage.stream.down is not None
+    assert not stage.stream.down.eof_received()  # asyncio closes the transport then
     assert stage.upstream.closed
     stage.clock.advance(0)
     assert stage.closed == {"client_gone": 1}

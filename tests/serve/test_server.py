@@ -21,7 +21,14 @@ from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.programs import free_port, running, wait_for_port
 from tests.support.proxy_process import running_proxy
 from tests.support.raw_client import RawClient
-from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, response, stream_head
+from tests.support.raw_upstream import (
+    GOT_REQUEST,
+    RawUpstream,
+    UpstreamConnection,
+    chunk,
+    response,
+    stream_head,
+)
 from tests.support.running import on_each_loop, on_loop, settings_of
 from tests.support.sockets import Ending
 

@@ -149,7 +149,7 @@ class Running:
     @property
     def upstream_connections(self) -> int:
         """How many connections to upstreams are open, as the proxy counts them."""
-        return self.proxy._context.dialer.open_connections
+        return self.proxy._process.dialer.open_connections
 
     @property
     def address(self) -> str:

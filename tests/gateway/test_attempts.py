@@ -1,18 +1,17 @@
-"""The first opening: what is tried before a client has a status, what passes at once, what answers mean."""
+"""The first opening: what is tried again before a client has a status, and what passes at once."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import pytest
 
-from sse_keepalive_proxy.errors import UpstreamInvalid, UpstreamRefused, UpstreamReset, UpstreamTimeout
-from sse_keepalive_proxy.http.attempts import Answer, first_answer, is_stream, no_answer, no_stream
-from sse_keepalive_proxy.http.response import ResponseHead
-from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
+from sse_keepalive_proxy.errors import UpstreamRefused
+from sse_keepalive_proxy.gateway.attempts import first_answer
+from sse_keepalive_proxy.http.attempts import Answer, Attempt
 from sse_keepalive_proxy.stream.policy import Reconnect
 from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
@@ -264,7 +263,7 @@ class Refusing:
         self.at: list[float] = []
         self.told: list[str] = []
 
-    async def once(self, within: float | None) -> Answer:
+    async def make(self, within: float | None = None) -> Answer:
         self.hook()
         self.given.append(within)
         self.at.append(asyncio.get_running_loop().time())
@@ -275,7 +274,10 @@ class Refusing:
         leaving = leaving or asyncio.Event()
         with pytest.raises(UpstreamRefused) as last:
             await first_answer(
-                self.once, policy, failed=lambda cause: self.told.append(str(cause)), leaving=leaving
+                cast(Attempt, self),
+                policy,
+                failed=lambda cause: self.told.append(str(cause)),
+                leaving=leaving,
             )
         return str(last.value)
 
@@ -316,70 +318,3 @@ async def test_a_drain_ends_the_wait_with_one_last_attempt() -> None:
     upstream.hook = told_to_end
     error = await upstream.asked(Reconnect(first_within=3600.0, delay=3600.0, max_delay=3600.0), leaving)
     assert error == "attempt 2"
-
-
-# What an answer means.
-
-STREAM = (b"Content-Type", b"text/event-stream")
-
-
-def head(status: int, *fields: tuple[bytes, bytes]) -> ResponseHead:
-    return ResponseHead(status, b"", fields)
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (head(200, STREAM), True),
-        (head(201, (b"content-type", b"Text/Event-Stream ; charset=utf-8")), True),
-        (head(200, STREAM, (b"Content-Encoding", b"gzip")), True),
-        (head(204, STREAM), False),
-        (head(205, STREAM), False),
-        (head(301, STREAM), False),
-        (head(404, STREAM), False),
-        (head(500, STREAM), False),
-        (head(200, (b"content-type", b"text/event-streams")), False),
-        (head(200, (b"content-type", b"application/json")), False),
-        (head(200), False),
-    ],
-)
-def test_a_stream_is_a_2xx_with_that_type_and_a_body(answer: ResponseHead, expected: bool) -> None:
-    assert is_stream(answer) == expected
-
-
-@pytest.mark.parametrize(
-    ("answer", "meaning"),
-    [
-        (head(200, STREAM), None),
-        (head(200, STREAM, (b"Content-Encoding", b"identity")), None),
-        (head(200, STREAM, (b"Content-Encoding", b"gzip")), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
-        (head(204), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
-        (head(301), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
-        (head(401), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
-        (head(403), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
-        (head(404), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
-        (head(503), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
-        (head(503, (b"Retry-After", b"1")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
-        (head(503, (b"Retry-After", b"7")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 7)),
-    ],
-)
-def test_what_an_answer_means_behind_a_client_whose_response_has_begun(
-    answer: ResponseHead, meaning: NotOpened | None
-) -> None:
-    assert no_stream(answer, Reconnect(), 2.0) == meaning
-
-
-def test_without_a_policy_no_answer_is_asked_for_again() -> None:
-    assert no_stream(head(503), None, 0.0) == NotOpened(CloseReason.UPSTREAM_STATUS, again=False)
-
-
-def test_every_fault_is_worth_another_attempt_and_a_broken_answer_is_told_from_none() -> None:
-    faults: Sequence[tuple[type[Exception], CloseReason]] = [
-        (UpstreamReset, CloseReason.UPSTREAM_RESET),
-        (UpstreamRefused, CloseReason.UPSTREAM_REFUSED),
-        (UpstreamTimeout, CloseReason.UPSTREAM_REFUSED),
-        (UpstreamInvalid, CloseReason.UPSTREAM_REFUSED),
-    ]
-    for kind, reason in faults:
-        error = cast(UpstreamReset, kind("x"))
-        assert no_answer(error, 3.0) == NotOpened(reason, again=True, at_least=3.0)

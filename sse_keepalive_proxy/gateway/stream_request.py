@@ -1,5 +1,5 @@
-"""A request of a stream route until its stream has begun: a place among the streams, the first opening of
-upstream, the early commit, the head and the confirm.
+"""A request of a stream route until its stream has begun: its place among the streams, the first opening of
+upstream, who asks, the response head.
 """
 
 from __future__ import annotations
@@ -8,66 +8,78 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from sse_keepalive_proxy.errors import UpstreamError
+from sse_keepalive_proxy.gateway.attempts import first_answer
 from sse_keepalive_proxy.gateway.credentials import fingerprint
 from sse_keepalive_proxy.gateway.identity import LEEWAY, TokenRejection
-from sse_keepalive_proxy.gateway.state import Context, ReadyRoute
+from sse_keepalive_proxy.gateway.state import Process, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
-from sse_keepalive_proxy.http.attempts import EVENT_STREAM, Answer, abandon, first_answer
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, abandon
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.headers import Header, encode_head, stream_head
 from sse_keepalive_proxy.http.request import Incoming
-from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
 from sse_keepalive_proxy.http.responses import retry_after
-from sse_keepalive_proxy.live.reconnect import Reopening
+from sse_keepalive_proxy.live.early_commit import EarlyCommit
+from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.stream.frames import confirm_form
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import EarlyCommit, ReconnectWhen
+from sse_keepalive_proxy.stream.policy import ReconnectWhen
 
-__all__ = ["Refused", "Streaming"]
+__all__ = ["StreamRefused", "StreamRequest"]
 
 logger = logging.getLogger("sse_keepalive_proxy.gateway")
 
 _QUICK_TUNNEL = b".trycloudflare.com"
 _EARLY_FIELDS = [(b"Content-Type", EVENT_STREAM)]
 
-Refused = tuple[int, str, tuple[Header, ...]]
-"""Why a stream is not even asked for: status, words, further fields."""
+StreamRefused = tuple[int, str, tuple[Header, ...]]
+"""Why upstream is not even asked for a stream: status, words, further fields."""
 
 
-class Streaming:
+class StreamRequest:
     """One request on its way to become a stream."""
 
-    __slots__ = ("_client", "_connection", "_context", "_incoming", "_route", "_stream", "_stream_route")
+    __slots__ = (
+        "_client",
+        "_connection",
+        "_has_begun",
+        "_incoming",
+        "_process",
+        "_route",
+        "_stream",
+        "_stream_route",
+    )
 
     def __init__(
         self,
-        context: Context,
+        process: Process,
         connection: ClientConnection,
         incoming: Incoming,
         route: ReadyRoute,
         stream_route: StreamRoute,
         client: str,
     ) -> None:
-        self._context, self._connection, self._incoming = context, connection, incoming
+        self._process, self._connection, self._incoming = process, connection, incoming
         self._route, self._stream_route, self._client = route, stream_route, client
         self._stream: Stream | None = None
+        self._has_begun = False  # the stream leaves the registry by itself then
 
     # A place.
 
-    def enter(self, head: bytes) -> Refused | None:
-        """Take a place among the streams; why there is none. `head` is the request's for upstream."""
-        incoming, context = self._incoming, self._context
+    def reserve(self, head: bytes) -> StreamRefused | None:
+        """Take a place among the streams. Return why there is none. `head` is the request's for upstream."""
+        incoming, streams = self._incoming, self._process.streams
         if incoming.method == "HEAD" and self._stream_route.policy.refuse_head:
             return 405, "HEAD is refused here", ((b"Allow", b"GET"),)
         if incoming.method == "GET" and incoming.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
             self._through_quick_tunnel()
-        rejected = context.streams.refusal(self._client)
+        rejected = streams.refusal(self._client)
         if rejected is not None:
             self._route.metrics.streams_rejected[rejected] += 1
             text = f"there is no room for another stream (limits.{rejected})"
@@ -77,28 +89,28 @@ class Streaming:
             stream_id=f"{random.getrandbits(64):016x}",
             client=self._client,
             target=redact_target(incoming.target),
-            reopening=self._reopening(head),
+            reconnection=self._reconnection(head),
         )
-        context.streams.add(self._stream)
+        streams.add(self._stream)
         return None
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back, unless a stream has begun."""
-        if self._stream is not None:
-            self._context.streams.remove(self._stream)
+        if self._stream is not None and not self._has_begun:
+            self._process.streams.remove(self._stream)
             self._stream = None
 
     def _through_quick_tunnel(self) -> None:
         self._route.metrics.quick_tunnel_requests += 1
-        if self._route.name not in self._context.warned:
-            self._context.warned.add(self._route.name)
+        if self._route.name not in self._process.warned:
+            self._process.warned.add(self._route.name)
             logger.warning(
                 "a stream was asked for through a Quick Tunnel (*.trycloudflare.com), which holds every GET "
                 "until it ends, whatever we send: use a named tunnel",
                 extra=self._where(),
             )
 
-    def _reopening(self, head: bytes) -> Reopening | None:
+    def _reconnection(self, head: bytes) -> Reconnection | None:
         """How upstream can be asked again: never with a body, only where the policy says so."""
         policy, incoming = self._stream_route.policy.reconnect, self._incoming
         always = policy is not None and policy.when is ReconnectWhen.ALWAYS
@@ -108,21 +120,22 @@ class Streaming:
             return self._asking(bare, known, always=always)
         return self._asking(always=False) if self._may_commit_early() else None
 
-    def _asking(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reopening:
+    def _asking(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reconnection:
         policy = self._stream_route.policy.reconnect
-        return Reopening(self._route.target, policy, bare, known, always=always)
+        return Reconnection(self._route.target, policy, bare, known, always=always)
 
     # The first opening.
 
-    async def open(self, once: Callable[[float | None], Awaitable[Answer]]) -> Answer:
-        """Upstream's answer, asked for again where an EventSource would give up for good over a wrong one.
+    async def open(self, attempt: Attempt) -> Answer:
+        """Return upstream's answer. Where an EventSource would give up for good over a wrong one, ask again.
+
         Raises `UpstreamError`.
         """
         policy = self._stream_route.policy.reconnect
         if policy is None or policy.first_within is None or not self._incoming.is_event_source:
-            return await once(None)
+            return await attempt.make()
         return await first_answer(
-            once, policy, failed=self._failed_once, leaving=self._context.streams.leaving
+            attempt, policy, failed=self._failed_once, leaving=self._process.streams.leaving
         )
 
     def _failed_once(self, cause: UpstreamError | ResponseHead) -> None:
@@ -135,45 +148,45 @@ class Streaming:
 
     @property
     def early(self) -> EarlyCommit | None:
-        """The early commit of this request, unless its credential was refused behind one before (law 6)."""
-        if not self._may_commit_early() or self._fingerprint() in self._context.refused:
+        """The early commit of this request; None where its credential was refused after one (law 6)."""
+        policy = self._stream_route.policy.early_commit
+        if policy is None or not self._may_commit_early() or self._fingerprint() in self._process.refused:
             return None
-        return self._stream_route.policy.early_commit
+        return EarlyCommit(policy.after, self._accepted_late, self._refused_late)
 
     def _may_commit_early(self) -> bool:
-        early, incoming = self._stream_route.policy.early_commit, self._incoming
-        if early is None or incoming.method == "HEAD" or incoming.upgrade:  # neither can get a body
+        policy, incoming = self._stream_route.policy.early_commit, self._incoming
+        if policy is None or incoming.method == "HEAD" or incoming.upgrade:  # neither can get a body
             return False
-        return incoming.method in early.methods
+        return incoming.method in policy.methods
 
     def _fingerprint(self) -> bytes:
         places = self._stream_route.policy.credential
-        return fingerprint(self._context.key, self._route.name, self._incoming, places, self._client)
+        return fingerprint(self._process.key, self._route.name, self._incoming, places, self._client)
 
-    def commit_early(self, opening: asyncio.Task[Answer]) -> None:
+    def commit_early(self, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
         """Answer 200 while upstream is still being asked."""
         stream = self._begin()
         if stream is None:
             abandon(opening)
         else:
-            head = self._head(b"HTTP/1.1 200 OK", _EARLY_FIELDS)
-            stream.commit_early(head, opening, lambda answer: self._settle(stream, answer))
+            stream.commit_early(self._head(b"HTTP/1.1 200 OK", _EARLY_FIELDS), opening, early)
         self._count(200)
 
-    def _settle(self, stream: Stream, answer: Answer | None) -> None:
-        """Upstream has answered behind an early commit: with a stream, or (None) not."""
-        if answer is None:
-            self._context.refused.add(self._fingerprint())
-        else:
-            self._context.refused.discard(self._fingerprint())
-            self._identify(stream)
+    def _accepted_late(self) -> None:
+        self._process.refused.discard(self._fingerprint())
+        if self._stream is not None:
+            self._identify(self._stream)
+
+    def _refused_late(self) -> None:
+        self._process.refused.add(self._fingerprint())
 
     # The stream.
 
     def commit(self, answer: Answer, first_line: bytes) -> None:
         """Upstream has accepted: the client gets the head and the confirm."""
         if self._may_commit_early():
-            self._context.refused.discard(self._fingerprint())
+            self._process.refused.discard(self._fingerprint())
         if self._stream is not None:
             self._identify(self._stream)  # first: a fault of ours can still be answered
         stream = self._begin()
@@ -185,15 +198,15 @@ class Streaming:
 
     def _begin(self) -> Stream | None:
         """The stream with its client's connection to itself; None when the client has gone."""
-        stream, self._stream = self._stream, None  # it leaves the registry by itself from now on
-        connection, incoming = self._connection, self._incoming
-        if stream is None:
+        stream, connection, incoming = self._stream, self._connection, self._incoming
+        if stream is None or self._has_begun:
             raise AssertionError("a stream begins once, and has a place by then")
+        self._has_begun = True
         form = confirm_form(self._stream_route.policy.confirm, event_source=incoming.is_event_source)
         chunked = not incoming.http10
         if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], form, chunked=chunked):
             return None
-        self._context.streams.begun(stream)
+        self._process.streams.begun(stream)
         return stream
 
     def _head(self, first_line: bytes, headers: Sequence[Header]) -> bytes:
@@ -231,8 +244,8 @@ class Streaming:
 
     def _unproven(self, why: TokenRejection) -> None:
         told = f"{self._route.name}: {why.name}"
-        if why.may_be_ours and told not in self._context.warned:
-            self._context.warned.add(told)
+        if why.may_be_ours and told not in self._process.warned:
+            self._process.warned.add(told)
             logger.warning(
                 "upstream accepted a request whose token is not believed here, so that it has no claims: %s",
                 why.value,
@@ -240,7 +253,7 @@ class Streaming:
             )
 
     def _count(self, status: int) -> None:
-        self._context.metrics.answered(self._route.name, self._incoming.method, status)
+        self._process.metrics.answered(self._route.name, self._incoming.method, status)
 
     def _where(self) -> dict[str, dict[str, str]]:
         target = redact_target(self._incoming.target)

@@ -1,0 +1,96 @@
+"""What the log says of a stream, and what is counted along with it. Targets are redacted before they come
+here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from sse_keepalive_proxy.errors import UpstreamError
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live.reconnect import LateStatus
+from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.observe.access import access
+from sse_keepalive_proxy.observe.registry import OpenStream, snapshot
+from sse_keepalive_proxy.stream.messages import Announce, CloseReason
+
+__all__ = ["closed", "failed", "lost", "not_reopened", "opened", "recovered", "stalled"]
+
+logger = logging.getLogger("sse_keepalive_proxy.stream")
+
+
+class LoggedStream(OpenStream, Protocol):
+    """A stream with its route, and the target of its request."""
+
+    route: StreamRoute
+    target: str
+
+
+def opened(stream: LoggedStream) -> None:
+    """Log that the response head and the first bytes are on their way."""
+    access.line("stream open", _fields(stream))
+
+
+def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStatus | None) -> None:
+    """Log and count the end. `late` is the status that came too late for the client, if any."""
+    stream.route.metrics.closed(stream, reason, now - stream.opened_at)
+    known = snapshot(stream, now)
+    del known["state"]
+    why = {} if late is None else {"refusal": late[1]}
+    access.line("stream closed", {"reason": reason.value, **why, **known})
+
+
+def stalled(stream: LoggedStream, silent_for: float) -> None:
+    """Log and count that upstream gives no sign of life."""
+    stream.route.metrics.upstream_stalls += 1
+    logger.warning(
+        "upstream stalled: no sign of life; look at upstream, the client is kept alive by pings",
+        extra={"fields": {"id": stream.stream_id, "route": stream.route_name, "silent_s": round(silent_for)}},
+    )
+
+
+def lost(stream: LoggedStream, reason: CloseReason) -> None:
+    """Log that upstream is gone, and will be asked again."""
+    fields = {**_fields(stream), "reason": reason.value}
+    logger.info("upstream lost; it is asked again, the client is kept", extra={"fields": fields})
+
+
+def not_reopened(
+    stream: LoggedStream, cause: UpstreamError | ResponseHead, why: str, *, repeated: bool
+) -> None:
+    """Count that an attempt has failed, and log `why`, unless it is what the attempt before said."""
+    if isinstance(cause, UpstreamError):
+        stream.route.metrics.upstream_error(cause)
+        why = str(cause)
+    elif cause.is_event_stream:
+        stream.route.metrics.uninspectable_streams += 1
+    if not repeated:
+        text = "upstream gives no stream to a client that waits for it: %s"
+        logger.warning(text, why, extra={"fields": _fields(stream)})
+
+
+def recovered(stream: LoggedStream, back: Announce) -> None:
+    """Log that upstream is back."""
+    fields = {
+        **_fields(stream),
+        "reason": back.reason.value,
+        "gap_s": round(back.gap, 3),
+        "resumed": back.resumed,
+    }
+    logger.info("upstream is back", extra={"fields": fields})
+
+
+def failed(stream: LoggedStream, error: BaseException) -> None:
+    """Log a fault of the proxy's own."""
+    text = "a stream failed inside the proxy; please report this"
+    logger.error(text, extra={"fields": _fields(stream)}, exc_info=error)
+
+
+def _fields(stream: LoggedStream) -> dict[str, str]:
+    return {
+        "id": stream.stream_id,
+        "route": stream.route_name,
+        "client": stream.client,
+        "target": stream.target,
+    }
