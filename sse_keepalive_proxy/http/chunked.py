@@ -15,6 +15,7 @@ _SIZES: Final = [b"%x\r\n" % size for size in range(2048)]
 """The size lines of most events: a look-up and a join take half as long as formatting."""
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_UNFINISHED_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}(?:\r|;[\t\x20-\x7e\x80-\xff]*\r?)?")
 _TRAILER: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
 _NO_TRAILERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _CODING_PER_BYTE: Final = 16
@@ -70,7 +71,17 @@ class ChunkedDecoder:
                 if self._line.endswith(b"\n"):
                     line, self._line = self._line, b""
                     self._read_line(line)
+                elif not self._in_trailers and not self._may_become_good():
+                    raise BodyInvalid("the request's body is not valid")
         return b"".join(found), data[at:]
+
+    def _may_become_good(self) -> bool:
+        """Return whether an unfinished line can still be what is expected: who waits for the rest of a body that
+        is broken already waits in vain.
+        """
+        if self._left:
+            return b"\r\n".startswith(self._line)
+        return _UNFINISHED_SIZE.fullmatch(self._line) is not None
 
     def _read_line(self, line: bytes) -> None:
         if self._left:

@@ -378,7 +378,7 @@ async def test_a_fault_of_ours_in_an_attempt_ends_that_stream_as_internal(
         await proxy.event_source() as client,
     ):
         await client.wait_for(EVENT)
-        monkeypatch.setattr("sse_keepalive_proxy.live.reconnect.ask", broken)
+        monkeypatch.setattr("sse_keepalive_proxy.live.reconnect.Attempt.make", broken)
         go.set()
         await client.wait_response()
         await proxy.until_closed("internal")

@@ -343,10 +343,11 @@ async def test_a_stream_that_upstream_accepts_while_it_drains_is_told_of_the_end
 
 
 @on_each_loop
-async def test_idle_connections_and_half_a_request_hold_nothing_up() -> None:
+async def test_idle_connections_have_a_grace_and_half_a_request_is_answered() -> None:
+    drain = "drain: {timeout: 60s, spread: 10ms, idle_grace: 50ms}"
     async with (
-        RawUpstream([GOT_REQUEST, response("200 OK", b"")]) as upstream,
-        Instance(config(upstream, before="drain: {timeout: 60s, spread: 10ms}")) as proxy,
+        RawUpstream([GOT_REQUEST, response("200 OK", b"here")]) as upstream,
+        Instance(config(upstream, before=drain)) as proxy,
         await proxy.client() as used,
         await proxy.client() as unused,
         await proxy.client() as half,
@@ -356,9 +357,14 @@ async def test_idle_connections_and_half_a_request_hold_nothing_up() -> None:
         half.send(request("/")[:-2])
         await proxy.until(lambda: proxy.idle and len(proxy.proxy.frontend.connections) == 3)
         async with asyncio.timeout(10), Draining(proxy) as draining:
+            for client in (used, unused):
+                assert await client.wait_end() is Ending.EOF
+            assert not draining.task.done()
+            half.send(b"\r\n")
+            assert await half.wait_end() is Ending.EOF
             await draining.task
-        for client in (used, unused, half):
-            await client.wait_end()
+        assert half.body == b"here"
+        assert half.response.header("connection") == "close"
 
 
 @on_each_loop
@@ -424,7 +430,7 @@ def test_while_the_process_drains_it_is_not_ready_and_a_second_signal_stops_it_a
                 assert proxy.admin("/readyz") == (503, "draining\n")
                 assert proxy.admin("/livez") == (200, "alive\n")
                 assert proxy.metric("sse_proxy_streams_closed_total", route="events", reason="drain") <= 5
-                assert await refused(proxy.port)
+                assert not await refused(proxy.port)
                 proxy.send_signal(signal.SIGINT)
                 assert proxy.wait(15) == 0
                 assert proxy.log.count("second signal: stopping at once") == 1
