@@ -76,8 +76,8 @@ class ChunkedDecoder:
         return b"".join(found), data[at:]
 
     def _may_become_good(self) -> bool:
-        """Return whether an unfinished line can still be what is expected: who waits for the rest of a body that
-        is broken already waits in vain.
+        """Return whether an unfinished line can still be what is expected: who waits for the rest of a body
+        that is broken already waits in vain.
         """
         if self._left:
             return b"\r\n".startswith(self._line)
