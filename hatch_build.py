@@ -31,7 +31,7 @@ COMPILED = [
         ),
         "live": ("downstream", "relay", "route", "stream"),
         "net": ("connect", "listener", "poller", "tasks", "tcp", "timers", "transport"),
-        "observe": ("access", "line", "metrics", "registry", "route_metrics"),
+        "observe": ("line", "metrics", "registry", "route_metrics"),
         "stream": ("lifecycle", "messages"),
         "wire": ("block", "framing"),
     }.items()

@@ -1,15 +1,10 @@
-"""Before any test: what is compiled must be what is written. In all of them: access lines are heard."""
+"""Before any test: what is compiled must be what is written."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from sse_keepalive_proxy.observe.access import access
 
 PACKAGE = Path(__file__).parent.parent / "sse_keepalive_proxy"
 
@@ -27,16 +22,3 @@ def pytest_sessionstart() -> None:
         pytest.exit(
             f"{names} changed since it was compiled: run `pip install -e '.[dev]'` again", returncode=2
         )
-
-
-@pytest.fixture(autouse=True)
-def access_lines() -> Iterator[None]:
-    """The access log stands in `caplog`, so that what no log may hold is looked for there too."""
-    logger = logging.getLogger("sse_keepalive_proxy.access")
-
-    def write(message: str, fields: dict[str, Any]) -> None:
-        logger.info(message, extra={"fields": fields})
-
-    before = access.to(write)
-    yield
-    access.to(before)

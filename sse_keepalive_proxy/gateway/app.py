@@ -23,7 +23,7 @@ from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import peer_address, scheme
-from sse_keepalive_proxy.observe.access import access
+from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 
@@ -119,7 +119,7 @@ class Proxy:
     def _refused(self, status: int, reason: str, peer: str) -> None:
         """Count and log what cannot be routed. It is no request that could be shown."""
         self._process.metrics.answered(NO_ROUTE, "other", status)
-        access.line("refused", {"status": status, "reason": reason, "client": peer})
+        log_line("refused", {"status": status, "reason": reason, "client": peer})
 
     async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
         process, in_force, peer = self._process, self._in_force, peer_address(connection.transport)

@@ -16,6 +16,8 @@ __all__ = ["now_rfc3339", "one_line", "redact_target", "text_line"]
 
 _HIDDEN = "***"
 _MAX_TARGET = 512
+"""Characters of a target that are looked at, and that are shown."""
+
 _BARE = re.compile(r"[!#-~]+")
 """What needs no quotes: printable ASCII without a space or a quote."""
 
@@ -25,14 +27,23 @@ _NUMBERS = frozenset({int, float, bool})
 _PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
 """A value inside a path: of a matrix parameter (`;session=`), or of a query whose `?` came encoded."""
 
+_NAME = re.compile(r"(?:[A-Za-z_.\[\]-]{0,32}|[\w.\[\]-]{1,16})", re.ASCII)
+"""What may be the name of a parameter. Longer ones, and long ones with digits, may be a token."""
+
 
 def redact_target(target: str) -> str:
     """A request target that may be shown: its path, and of its query only the names.
 
     A part of the query without a name or without a value is hidden whole: it may be a bare token, padded
-    with `=` as base64 is. Longer than 512 characters, the target is cut.
+    with `=` as base64 is. So is a name that looks like a token, and in the path what stands before an `@`.
+    Of a target longer than 512 characters the rest is not looked at, and the part that the cut goes through
+    is hidden.
     """
-    path, mark, query = target.partition("?")
+    path, mark, query = target[:_MAX_TARGET].partition("?")
+    if len(target) > _MAX_TARGET and not mark:
+        path = f"{path[: path.rfind('/') + 1]}{_HIDDEN}"
+    if "@" in path or "%40" in path:
+        path = "/".join(map(_hide_userinfo, path.split("/")))
     if "=" in path or "%3" in path:
         path = _PATH_VALUE.sub(rf"\1{_HIDDEN}", path)
     if not mark:
@@ -42,7 +53,15 @@ def redact_target(target: str) -> str:
 
 def _redact_part(part: str) -> str:
     name, _, value = part.partition("=")
-    return f"{name}={_HIDDEN}" if value.strip("=") else _HIDDEN
+    if not value.strip("="):
+        return _HIDDEN
+    return f"{name if _NAME.fullmatch(name) else _HIDDEN}={_HIDDEN}"
+
+
+def _hide_userinfo(segment: str) -> str:
+    """`user:password@host` without what stands before its last `@`, which may be encoded."""
+    end = max(segment.rfind("@"), segment.rfind("%40"))
+    return segment if end < 1 else _HIDDEN + segment[end:]
 
 
 def now_rfc3339() -> str:
