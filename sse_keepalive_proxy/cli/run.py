@@ -20,8 +20,9 @@ from sse_keepalive_proxy.cli.common import (
 from sse_keepalive_proxy.config import CONFIG_VARIABLE, UPSTREAM_VARIABLE, Overrides, Settings
 from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
 from sse_keepalive_proxy.observe import log
-from sse_keepalive_proxy.serve.reload import Source, say
+from sse_keepalive_proxy.serve.reload import say
 from sse_keepalive_proxy.serve.server import run as serve
+from sse_keepalive_proxy.serve.source import Source
 
 __all__ = ["add_to"]
 

@@ -22,6 +22,7 @@ from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller
+from sse_keepalive_proxy.net.tasks import in_slices
 from sse_keepalive_proxy.net.tcp import peer_address, scheme
 from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
@@ -35,11 +36,10 @@ _REFUSED_FOR = 600.0
 
 
 class Proxy:
-    """Answers every request of every client by `settings`, until others are adopted.
+    """Answers every request of every client by the settings that it adopts; before, no route takes any.
 
     `descriptors`: how many file descriptors the connections of both sides may use together.
-    `frontend` is the protocol factory of the listening sockets. Raises `ConfigurationError` for what only
-    shows when a route is made ready.
+    `frontend` is the protocol factory of the listening sockets.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Proxy:
             key=os.urandom(32),
         )
         self._descriptors = descriptors
-        self._in_force = self._made_ready(settings)
+        self._in_force = _in_force(settings, RouteTable())
         limits = settings.limits
         self.frontend = Frontend(
             self._handle,
@@ -62,13 +62,14 @@ class Proxy:
             ),
         )
 
-    def adopt(self, settings: Settings) -> None:
-        """Answer requests by `settings` from now on; those in flight keep what they began with. The limits
-        of the frontend (`max_request_header`, `request_header_timeout`) must be the ones it has.
+    async def adopt(self, settings: Settings) -> None:
+        """Make the routes ready, a few in each turn of the event loop, and answer requests by `settings` from
+        then on; those in flight keep what they began with. The limits of the frontend (`max_request_header`,
+        `request_header_timeout`) must be the ones it has.
 
-        Raises `ConfigurationError`; nothing has changed then.
+        Raises `ConfigurationError` for what only shows now; nothing has changed then.
         """
-        self._in_force = self._made_ready(settings)
+        self._in_force = _in_force(settings, await self._made_ready(settings))
 
     @property
     def busy(self) -> bool:
@@ -80,16 +81,17 @@ class Proxy:
         for cut in list(self._process.spliced):
             cut()
 
-    def _made_ready(self, settings: Settings) -> InForce:
+    async def _made_ready(self, settings: Settings) -> RouteTable[ReadyRoute]:
         # What can fail comes first: a route that is not taken up must leave no metrics behind.
-        identifiers = [_identifier(route) for route in settings.routes]
-        routes = RouteTable(
-            self._ready(route, settings, identifier)
-            for route, identifier in zip(settings.routes, identifiers, strict=True)
+        identified: list[tuple[Route, Identifier | None]] = []
+        await in_slices(
+            settings.routes, lambda part: identified.extend((each, _identifier(each)) for each in part)
         )
-        return InForce(settings.limits, Trust(settings.trusted_proxies, settings.client_address), routes)
+        table: RouteTable[ReadyRoute] = RouteTable()
+        await in_slices(identified, lambda part: table.extend(self._ready(settings, *each) for each in part))
+        return table
 
-    def _ready(self, route: Route, settings: Settings, identifier: Identifier | None) -> ReadyRoute:
+    def _ready(self, settings: Settings, route: Route, identifier: Identifier | None) -> ReadyRoute:
         upstream, process = settings.upstreams[route.upstream], self._process
         policy = route.stream.policy if route.stream is not None else None
         metrics = process.metrics.route(route.name)
@@ -140,6 +142,10 @@ class Proxy:
             log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
             return connection.respond(404, "no route takes this request")
         return await Forward(process, in_force, connection, incoming, route).run()
+
+
+def _in_force(settings: Settings, routes: RouteTable[ReadyRoute]) -> InForce:
+    return InForce(settings.limits, Trust(settings.trusted_proxies, settings.client_address), routes)
 
 
 def _identifier(route: Route) -> Identifier | None:

@@ -19,7 +19,8 @@ from sse_keepalive_proxy.observe.admin import Phase, admin_app
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
-from sse_keepalive_proxy.serve.reload import Reloader, Source
+from sse_keepalive_proxy.serve.reload import Reloader
+from sse_keepalive_proxy.serve.source import Source
 from sse_keepalive_proxy.stream.messages import CloseReason
 
 __all__ = ["Server", "run"]
@@ -93,6 +94,7 @@ class Server:
 
     async def _listen(self) -> None:
         self._proxy = Proxy(self._settings, self.metrics, self.streams, self._poller, self._descriptors)
+        await self._proxy.adopt(self._settings)
         for address in self._settings.listen:
             sockets = bind(address, "listen")
             self._bound.append(address)
@@ -124,13 +126,13 @@ class Server:
                     extra={"fields": {key: wanted, "allowed": self._room}},
                 )
 
-    def _adopt(self, settings: Settings) -> None:
+    async def _adopt(self, settings: Settings) -> None:
         """Serve by `settings` from now on; streams that are open keep what they began with, but for those of
         a route that has no streams any more. Raises `ConfigurationError`, having changed nothing.
         """
         if self._proxy is None:
             raise AssertionError("only who serves can serve by something else")
-        self._proxy.adopt(settings)
+        await self._proxy.adopt(settings)
         before, self._settings = self._settings, settings
         told = settings.logging
         if told != before.logging:
@@ -170,7 +172,7 @@ class Server:
         or at once when `hurry` is set.
         """
         self.phase = Phase.DRAINING
-        self._reloader.stop()
+        await self._reloader.stop()
         drain, proxy = self._settings.drain, self._proxy
         logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
         now = self._loop.time()
