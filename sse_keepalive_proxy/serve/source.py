@@ -36,7 +36,7 @@ _PIECE = 100
 _SIZE = 8
 """Bytes in front of each piece, which say how many follow."""
 
-_NICENESS = 10
+_NICENESS = 5
 """The child gives way to the proxy where they share a core."""
 
 

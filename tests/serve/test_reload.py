@@ -7,13 +7,20 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Iterator
+import pickle
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import sse_keepalive_proxy.serve.watch as watching
 from sse_keepalive_proxy.config import Loaded, Overrides, Settings, load
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
+from sse_keepalive_proxy.gateway.app import Proxy
+from sse_keepalive_proxy.gateway.state import ReadyRoute
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.serve.reload import Reloader
@@ -25,7 +32,7 @@ from tests.support.clock import ManualClock
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, response, stream_head
-from tests.support.running import on_each_loop
+from tests.support.running import on_each_loop, on_loop
 
 NOWHERE = "http://127.0.0.1:1"
 SILENT = [GOT_REQUEST, stream_head()]
@@ -266,6 +273,65 @@ async def test_without_a_file_there_is_nothing_to_reload_and_one_line_says_so(
 
 
 @on_each_loop
+async def test_however_many_ask_while_it_is_read_it_is_read_once_more(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    told.reading = asyncio.Event()
+    for _ in range(3):
+        told.reloader.reload()
+        await asyncio.sleep(0.01)
+    told.write(config(NOWHERE, "max_event: 2MiB"))
+    told.reading.set()
+    await told.settled()
+    assert told.results() == (2, 0, 1)
+    assert told.adopted[-1] == load(told.path, environ={}).settings
+
+
+@on_each_loop
+async def test_who_asks_while_the_files_are_looked_at_is_not_forgotten(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    told.clock.advance(1)  # the look has begun, and finds nothing
+    assert told.reloader._task is not None
+    await told.reload()
+    assert told.results() == (1, 0, 1)
+
+
+@on_each_loop
+async def test_what_is_being_read_when_the_drain_begins_never_takes_effect(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    told.reading = asyncio.Event()
+    told.reloader.reload()
+    await asyncio.sleep(0.01)
+    await told.reloader.stop()
+    told.reading.set()
+    await told.settled()
+    assert (told.adopted, told.results(), gc.isenabled()) == ([], (0, 0, 1), True)
+
+
+@on_each_loop
+async def test_files_are_looked_into_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, digests = threading.get_ident(), list[int]()
+
+    def digest(path: Path) -> bytes:
+        digests.append(threading.get_ident())
+        return path.read_bytes()
+
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    monkeypatch.setattr(watching, "_digest", digest)
+    told.write(config(NOWHERE, "max_event: 2MiB"))
+    await told.advance(3)
+    await told.reload()
+    assert told.results() == (2, 0, 1)
+    assert digests
+    assert here not in digests
+
+
+@on_each_loop
 async def test_flags_and_the_environment_are_those_of_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,6 +542,72 @@ async def test_what_is_hardly_meant_is_said_as_at_the_start(
     assert ("WARNING", f"{path}:1: upstreams.spare: no route uses this upstream") in lines(caplog)
 
 
+# Thousands of routes, and streams that flow.
+
+
+class Turns:
+    """How much of a reload was done in one turn of the event loop, and in how many turns."""
+
+    def __init__(self) -> None:
+        self.most: Counter[str] = Counter()
+        self.count = 0
+        self._now: Counter[str] = Counter()
+
+    def done(self, what: str, count: int) -> None:
+        if not self._now:
+            asyncio.get_running_loop().call_soon(self._over)
+        self._now[what] += count
+
+    def _over(self) -> None:
+        self.count += 1
+        self.most |= self._now
+        self._now = Counter()
+
+
+def test_a_reload_of_thousands_of_routes_is_done_a_few_at_a_time_and_events_flow_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 3000
+    routes = "\n".join(
+        f"- {{name: r{each}, match: {{path: /r{each}}}, upstream: up, stream: {{}}}}" for each in range(count)
+    )
+
+    async def story() -> None:
+        async with (
+            RawUpstream(SILENT) as upstream,
+            Reloading(tmp_path, config(upstream)) as proxy,
+            await proxy.event_source() as client,
+        ):
+            await client.wait_for(b"connection_confirmed")
+            peer = await upstream.connection()
+            turns, unpack, ready = Turns(), pickle.loads, Proxy._ready
+
+            def unpacked(data: bytes) -> tuple[str, Sequence[Any]]:
+                kind, values = unpack(data)
+                turns.done("unpacked", len(values))
+                return kind, values
+
+            def made_ready(*args: Any) -> ReadyRoute:
+                turns.done("made ready", 1)
+                return ready(*args)
+
+            monkeypatch.setattr("sse_keepalive_proxy.serve.source.pickle.loads", unpacked)
+            monkeypatch.setattr(Proxy, "_ready", made_ready)
+            proxy.write(config(upstream, routes=routes))
+            proxy.server.reload()
+            events = 0
+            while not proxy.metric("config_reloads_total", result="success"):
+                peer.transport.write(chunk(b"data: %d\n\n" % events))
+                await client.wait_for(b"data: %d\n\n" % events)
+                await asyncio.sleep(0.005)
+                events += 1
+            assert turns.most == {"unpacked": 100, "made ready": 50}
+            assert turns.count >= count / 100 + count / 50
+            assert events > 20
+
+    on_loop("uvloop", story(), within=120)
+
+
 # What takes effect in a server, and for whom.
 
 
@@ -484,18 +616,18 @@ class Reloading(Instance):
 
     def __init__(self, folder: Path, text: str) -> None:
         self._path = folder / "config.yaml"
-        self._write(text)
+        self.write(text)
         source = Source(self._path, environ={}, overrides=Overrides())
         self.server = Server(source.load().settings, source)
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
         admin = "" if "admin:" in text else "admin: off\n"
         self._path.write_text(f"listen: 127.0.0.1:0\n{admin}{text}")
 
     async def reload(self, text: str, result: str = "success") -> None:
         """Go by `text` from now on, or, with `failure`, do not."""
         before = self.metric("config_reloads_total", result=result)
-        self._write(text)
+        self.write(text)
         self.server.reload()
         await self.until(lambda: self.metric("config_reloads_total", result=result) > before)
         assert self.metric("config_reloads_total", result=result) == before + 1
