@@ -571,7 +571,7 @@ async def test_a_stall_is_1_in_the_gauge_and_0_again_after_an_event() -> None:
         comment.set()
         await client.wait_for(b": no event")
         assert proxy.metric("upstream_stalled_streams") == 1  # a comment is no sign of life by default
-        assert proxy.metric("upstream_oldest_stall_seconds") > oldest
+        await proxy.until(lambda: proxy.metric("upstream_oldest_stall_seconds") > oldest)
         assert proxy.metric("upstream_stall_recoveries_total") == 0
         event.set()
         await client.wait_for(EVENT)
