@@ -291,7 +291,8 @@ async def test_however_many_ask_while_it_is_read_it_is_read_once_more(tmp_path: 
 async def test_who_asks_while_the_files_are_looked_at_is_not_forgotten(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
     await told.start()
-    told.clock.advance(1)  # the look has begun, and finds nothing
+    told.clock.advance(1)
+    await asyncio.sleep(0)  # the look has begun, and finds nothing
     assert told.reloader._task is not None
     await told.reload()
     assert told.results() == (1, 0, 1)

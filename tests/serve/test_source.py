@@ -90,14 +90,15 @@ async def test_a_child_that_is_killed_is_a_problem_with_its_status(tmp_path: Pat
 
 @on_each_loop
 async def test_what_is_not_waited_for_any_more_is_ended(tmp_path: Path) -> None:
-    reading = asyncio.create_task(
-        load_in_child(source_of(tmp_path, config(NOWHERE, routes=many(2000))), "text")
-    )
-    await soon(children, lambda: "no child")
+    source = source_of(tmp_path, config(NOWHERE, routes=many(2000)))
+    reading = asyncio.create_task(load_in_child(source, "text"))
+    await soon(lambda: children() and os.getpgid(children()[0]) != os.getpgrp(), lambda: "no child")
+    os.kill(children()[0], signal.SIGSTOP)  # it will not end by itself
+    await asyncio.sleep(0.05)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    await soon(lambda: not children(), lambda: "the child lives on")
+    assert children() == []
 
 
 @on_each_loop
