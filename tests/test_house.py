@@ -114,6 +114,14 @@ def test_ci_and_make_run_the_test_command_of_the_readme() -> None:
     assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
 
 
+def test_readme_tutorial_and_make_start_the_demo_alike() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in readme.splitlines() if line.endswith("sse-keepalive-proxy demo"))
+    assert command in (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8").splitlines()
+    assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    assert " -q" not in command, "pip says what it does meanwhile"
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
