@@ -74,10 +74,13 @@ def test_a_compile_that_fails_ends_the_build(tmp_path: Path) -> None:
 
 
 def pythons() -> Iterator[tuple[tuple[int, ...], Path]]:
-    """The versions of CPython that the package claims and this machine has, this one included."""
+    """The versions of CPython that the package claims and this machine has with their headers."""
     claimed = re.findall(r"Python :: 3\.(\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    script = "import ensurepip, sys, venv; print(sys.executable, *sys.version_info[:2])"
+    script = (
+        "import ensurepip, os, sys, sysconfig, venv; os.stat(sysconfig.get_path('include') + '/Python.h');"
+        "print(sys.executable, *sys.version_info[:2])"
+    )
     for minor in claimed:
         named = shutil.which(f"python3.{minor}")
         for candidate in ([Path(named)] if named else []) + [*pyenv.glob(f"versions/3.{minor}.*/bin/python")]:
