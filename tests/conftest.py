@@ -20,5 +20,7 @@ def pytest_sessionstart() -> None:
     if stale:
         names = ", ".join(sorted(source.name for source in stale))
         pytest.exit(
-            f"{names} changed since it was compiled: run `pip install -e '.[dev]'` again", returncode=2
+            f"{names} changed since it was compiled: run `pip install -e '.[dev]'` again "
+            "(with SSE_PROXY_COMPILE=1 to compile again, else it is interpreted)",
+            returncode=2,
         )

@@ -21,6 +21,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports run from left to right only; what shares a rank does not know of each other, unless allowed below.
 RANKS = {
+    "build": 0,
+    "environment": 0,
     "errors": 0,
     "net": 1,
     "wire": 1,
@@ -110,6 +112,14 @@ def test_ci_and_make_run_the_test_command_of_the_readme() -> None:
     command = next(line for line in readme.splitlines() if line.endswith("-m pytest"))
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+
+
+def test_readme_tutorial_and_make_start_the_demo_alike() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in readme.splitlines() if line.endswith("sse-keepalive-proxy demo"))
+    assert command in (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8").splitlines()
+    assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    assert " -q" not in command, "pip says what it does meanwhile"
 
 
 def test_the_readme_stays_short() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
-from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands, load_or_say, report
-from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides, to_yaml
+from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands
+from sse_keepalive_proxy.environment import CONFIG_VARIABLE
 
 __all__ = ["add_to"]
 
@@ -30,6 +29,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 when valid, 78 when not, 2 when no file was named."""
+    from dataclasses import replace
+
+    from sse_keepalive_proxy.cli.configuration import load_or_say, report
+    from sse_keepalive_proxy.config import Overrides, to_yaml
+
     loaded = load_or_say(args.config, Overrides(), "check: nothing to check: give -c FILE")
     if isinstance(loaded, int):
         return loaded

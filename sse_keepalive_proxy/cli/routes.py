@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from urllib.parse import urlsplit
 
-from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands, load_or_say
-from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides
-from sse_keepalive_proxy.gateway.routes import RouteTable
+from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands
+from sse_keepalive_proxy.environment import CONFIG_VARIABLE
 
 __all__ = ["add_to"]
 
@@ -29,6 +27,12 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 when a route answers, 1 when none does, 2 usage, 78 configuration."""
+    from urllib.parse import urlsplit
+
+    from sse_keepalive_proxy.cli.configuration import load_or_say
+    from sse_keepalive_proxy.config import Overrides
+    from sse_keepalive_proxy.gateway.routes import RouteTable
+
     loaded = load_or_say(args.config, Overrides(), "routes: give the configuration with -c FILE")
     if isinstance(loaded, int):
         return loaded

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from sse_keepalive_proxy.cli.common import (
-    CONFIGURATION,
-    FAILED,
-    OK,
-    Commands,
-    configuration_file,
-    load_or_say,
-    report,
-)
-from sse_keepalive_proxy.config import CONFIG_VARIABLE, UPSTREAM_VARIABLE, Overrides, Settings
-from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
-from sse_keepalive_proxy.observe import log
-from sse_keepalive_proxy.serve.reload import say
-from sse_keepalive_proxy.serve.server import run as serve
-from sse_keepalive_proxy.serve.source import Source
+from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, Commands
+from sse_keepalive_proxy.environment import CONFIG_VARIABLE, UPSTREAM_VARIABLE
+
+if TYPE_CHECKING:
+    from sse_keepalive_proxy.config import Settings
+    from sse_keepalive_proxy.serve.source import Source
 
 __all__ = ["add_to"]
 
@@ -50,6 +41,13 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Exit code 0 after a drain, 1 when an address cannot be listened on, 2 usage, 78 configuration."""
+    from sse_keepalive_proxy.cli.configuration import configuration_file, load_or_say, report
+    from sse_keepalive_proxy.config import Overrides
+    from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
+    from sse_keepalive_proxy.observe import log
+    from sse_keepalive_proxy.serve.reload import say
+    from sse_keepalive_proxy.serve.source import Source
+
     overrides = Overrides(listen=args.listen, admin_listen=args.admin_listen, upstream=args.upstream)
     file = configuration_file(args.config)
     source = None if file is None else Source(file, environ=os.environ, overrides=overrides)
@@ -72,6 +70,10 @@ def execute(args: argparse.Namespace) -> int:
 
 def run_in_loop(settings: Settings, source: Source | None) -> None:
     """Serve on uvloop where it runs, else on asyncio's own loop."""
+    import asyncio
+
+    from sse_keepalive_proxy.serve.server import run as serve
+
     # What is loaded stays, and a stream's objects live long: looking them through for cycles after every 700
     # new ones, as Python does by itself, is a tenth of the cost of opening a stream.
     gc.collect()

@@ -10,6 +10,7 @@ import signal
 
 from aiohttp import web
 
+from sse_keepalive_proxy.build import BUILD, INTERPRETED
 from sse_keepalive_proxy.config import ListenAddress, Settings, to_yaml
 from sse_keepalive_proxy.gateway.app import Proxy
 from sse_keepalive_proxy.net.listener import Listener
@@ -82,12 +83,15 @@ class Server:
         self._tick()
         self.phase = Phase.READY
         self._reloader.start()
+        if BUILD == "partly compiled":
+            logger.warning(BUILD, extra={"fields": {"interpreted": ",".join(INTERPRETED)}})
         logger.info(
             "ready",
             extra={
                 "fields": {
                     "listen": ",".join(self.addresses),
                     "admin": ",".join(self.admin_addresses) or "off",
+                    "build": BUILD,
                 }
             },
         )

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import pytest
+from sse_keepalive_proxy.http.request_reader import Request
 
 from sse_keepalive_proxy.http.connection import Connection, ConnectionLimits, Frontend
 from sse_keepalive_proxy.http.request import Incoming, Refusal, admit
-from sse_keepalive_proxy.http.request_reader import Request
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.net.tcp import peer_address
 from tests.support.looping import in_loop

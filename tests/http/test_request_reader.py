@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sse_keepalive_proxy.http.request_reader import RequestReader
 
 from sse_keepalive_proxy.errors import BodyInvalid, RequestInvalid
 from sse_keepalive_proxy.http.body import BufferedBody
-from sse_keepalive_proxy.http.request_reader import RequestReader
 
 MAX_HEAD = 4096
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nX: y \r\n\r\n"
