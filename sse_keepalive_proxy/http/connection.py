@@ -18,13 +18,13 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from sse_keepalive_proxy.errors import BodyInvalid, BodyTooLate, RequestBodyError, RequestInvalid
+from sse_keepalive_proxy.errors import AnswerCut, BodyInvalid, BodyTooLate, RequestBodyError, RequestInvalid
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from sse_keepalive_proxy.http.head import CHUNKED, MOST_FIELDS, NOT_HTTP, HeadReader, announced_body
-from sse_keepalive_proxy.http.responses import plain_error, retry_after
+from sse_keepalive_proxy.http.responses import error_response, retry_after
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
-from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare
+from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare, reset
 from sse_keepalive_proxy.net.timers import TimerWheel
 
 __all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler"]
@@ -144,10 +144,14 @@ class ClientConnection(web.RequestHandler):
         """Write one line of text as the whole answer, or nothing with a status that has no body. Return
         whether the connection is kept, where `keep_alive` allows it.
 
-        Raises ConnectionError when the client has gone.
+        Raises ConnectionError when the client has gone, `AnswerCut` when another answer has begun: nothing of
+        this one may get into it.
         """
+        if self._began:
+            self._cut_answer()
+            raise AnswerCut("an answer has begun")
         keep_alive = keep_alive and self.keeps_alive
-        response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
+        response = error_response(status, text, fields=fields, keep_alive=keep_alive)
         if self._answers is not None and self._answers.method == "HEAD":
             response = response[: response.index(b"\r\n\r\n") + 4]
         self.write(response)
@@ -187,10 +191,12 @@ class ClientConnection(web.RequestHandler):
             pass  # the client has gone, or its answer can only be cut
         except Exception:
             logger.exception("a request failed inside the proxy; please report this")
-            if not self._began:
+            if self._began:
+                self._cut_answer()
+            else:
                 self._tell(500, _FAILED)
         finally:
-            self._answer_task = self._answers = None
+            self._answer_task = self._answers = self._body_error = None
         if self.transport is None:
             return self._frontend.last
         if keep and request.content.at_eof():
@@ -226,7 +232,7 @@ class ClientConnection(web.RequestHandler):
         frontend.connections.discard(self)
         text = "this proxy has no room for another connection (limits.max_connections)"
         frontend.limits.refused(503, text, peer_address(connected))
-        connected.write(plain_error(503, text, fields=[retry_after()]))
+        connected.write(error_response(503, text, fields=[retry_after()]))
         if room < -_MOST_LINGERING:
             connected.close()
         else:
@@ -269,10 +275,12 @@ class ClientConnection(web.RequestHandler):
         self,
         request: web.BaseRequest,  # noqa: ARG002 (it is made up)
         status: int = 500,  # noqa: ARG002
-        exc: BaseException | None = None,  # noqa: ARG002 (its text repeats the request)
+        exc: BaseException | None = None,  # its text repeats the request
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """Answer a head that aiohttp's parser refuses."""
+        if exc is not None:
+            exc.__traceback__ = None  # its frames hold it, and this connection
         self._refuse(400, NOT_HTTP)
         return self._frontend.last
 
@@ -322,6 +330,7 @@ class ClientConnection(web.RequestHandler):
 
     def _fail_body(self, error: RequestBodyError) -> None:
         """Let who reads the body get `error`. Nothing more is read of it."""
+        error.__traceback__ = None  # its frames hold this connection, which holds the error
         self._body_error, self._decoder, self._body_left = error, None, 0
         self._wake_in(None)
         if self._answers is not None:
@@ -345,7 +354,12 @@ class ClientConnection(web.RequestHandler):
     def _tell(self, status: int, text: str) -> None:
         self._frontend.limits.refused(status, text, peer_address(self.transport))
         if self.transport is not None:
-            self.transport.write(plain_error(status, text))
+            self.transport.write(error_response(status, text))
+
+    def _cut_answer(self) -> None:
+        """Reset the connection: closed, it could look like the end of a whole answer."""
+        if self.transport is not None:
+            reset(self.transport)
 
     def _linger(self) -> None:
         """Read what the client still sends for a while, and then close."""
@@ -380,6 +394,7 @@ class ClientConnection(web.RequestHandler):
         if reader is not None and reader.size:
             self._refuse(408, f"the request head took longer than {self._frontend.limits.head_timeout:g} s")
         elif not transport.is_reading():
+            self._body_at = self._frontend.timers.now()  # it is not the client that waits
             transport.abort() if has_left(transport) else self._wake_in(_LOOK_AT_PEER)
         elif has_unread(transport):
             self._wake_in(_LOOK_AT_PEER)  # the loop is late, the client is not
