@@ -27,7 +27,7 @@ from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare, reset
 from sse_keepalive_proxy.net.timers import TimerWheel
 
-__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler"]
+__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler", "WrittenResponse"]
 
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
@@ -66,7 +66,7 @@ class ConnectionLimits:
     refused: Callable[[int, str, str], None]
 
 
-class _Written(web.StreamResponse):
+class WrittenResponse(web.StreamResponse):
     """The response that a handler returns to aiohttp. Everything of it has been written already."""
 
     def __init__(self, *, keep_alive: bool) -> None:
@@ -465,7 +465,7 @@ class Frontend:
         self.connections: set[ClientConnection | _Lingering] = set()  # those handed over are not among them
         self.idle_grace: float | None = None  # seconds, from the drain on
         self.server = web.Server(self._answer)
-        self.kept, self.last = _Written(keep_alive=True), _Written(keep_alive=False)
+        self.kept, self.last = WrittenResponse(keep_alive=True), WrittenResponse(keep_alive=False)
         self.options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
