@@ -24,10 +24,10 @@ from sse_keepalive_proxy.http.head import CHUNKED, MOST_FIELDS, NOT_HTTP, HeadRe
 from sse_keepalive_proxy.http.responses import error_response, retry_after
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
-from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare, reset
+from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare, reset, untaken
 from sse_keepalive_proxy.net.timers import TimerWheel
 
-__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler", "WrittenResponse"]
+__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler", "Lingering", "WrittenResponse"]
 
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
@@ -236,7 +236,7 @@ class ClientConnection(web.RequestHandler):
         if room < -_MOST_LINGERING:
             connected.close()
         else:
-            _Lingering(frontend, connected, None)
+            Lingering(frontend, connected, None)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wake_in(None)
@@ -368,7 +368,7 @@ class ClientConnection(web.RequestHandler):
             sized = self._body_left if self._decoder is None and self._head_reader is None else None
             self.transport = self._answer_task = None
             self.connection_lost(None)
-            _Lingering(self._frontend, transport, sized or None)
+            Lingering(self._frontend, transport, sized or None)
 
     def _pause(self) -> None:
         """Read nothing. A client that leaves meanwhile is noticed all the same (law 8)."""
@@ -408,9 +408,10 @@ class ClientConnection(web.RequestHandler):
                 self._fail_body(BodyTooLate(f"nothing of the request's body came for {_BODY_TIMEOUT:g} s"))
 
 
-class _Lingering(asyncio.Protocol):
+class Lingering(asyncio.Protocol):
     """Reads and drops what a client still sends after its answer, as nginx does: a socket that is closed with
-    bytes unread resets its connection, and with it the answer.
+    bytes unread resets its connection, and with it the answer. It ends after `_LINGERING`, or once the client
+    has taken its answer, which may last as long as `_SEND_TIMEOUT`.
     """
 
     answering = False
@@ -419,7 +420,8 @@ class _Lingering(asyncio.Protocol):
         """`left` is how many bytes are still to come; None when that is not known."""
         self._frontend, self._left = frontend, left
         self.transport = transport
-        self._closes_at = frontend.timers.now() + _LINGERING
+        now = frontend.timers.now()
+        self._closes_at, self._gives_up_at = now + _LINGERING, now + _SEND_TIMEOUT
         frontend.connections.add(self)
         frontend.timers.schedule(self, self._closes_at)
         transport.set_protocol(self)
@@ -445,8 +447,14 @@ class _Lingering(asyncio.Protocol):
         self.transport.abort()
 
     def wake(self) -> None:
-        """Its time is over."""
-        self.transport.abort()
+        """Its time is over, unless the client is still taking its answer."""
+        timers = self._frontend.timers
+        now = timers.now()
+        if now < self._gives_up_at and untaken(self.transport):
+            self._closes_at = now + _LINGERING
+            timers.schedule(self, self._closes_at)
+        else:
+            self.transport.abort()
 
 
 Handler = Callable[[ClientConnection, web.BaseRequest], Awaitable[bool]]
@@ -462,7 +470,7 @@ class Frontend:
         self.handler, self.limits = handler, limits
         self.loop = asyncio.get_running_loop()
         self.timers = TimerWheel()
-        self.connections: set[ClientConnection | _Lingering] = set()  # those handed over are not among them
+        self.connections: set[ClientConnection | Lingering] = set()  # those handed over are not among them
         self.idle_grace: float | None = None  # seconds, from the drain on
         self.server = web.Server(self._answer)
         self.kept, self.last = WrittenResponse(keep_alive=True), WrittenResponse(keep_alive=False)
@@ -470,7 +478,7 @@ class Frontend:
             "access_log": None,
             "auto_decompress": False,
             "keepalive_timeout": _KEEPALIVE_TIMEOUT,
-            "lingering_time": 0,  # `_Lingering` does it
+            "lingering_time": 0,  # `Lingering` does it
             "logger": logger,
             "max_field_size": limits.max_head,
             "max_headers": MOST_FIELDS,

@@ -209,11 +209,12 @@ RUBBISH = [
     b"S-CRET /s3cret HTTP/1.1\r\n\r\n",
     b"GET http://[s3cret/ HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET http://a:s3cret/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://xn--s3cret]/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://[]@ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://\xff..s3cret/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://s3cret../ HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET //[s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"CONNECT s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"CONNECT [s3cret:1 HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"CONNECT a:s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: s3cret\r\nContent-Length: x\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6, 6\r\n\r\ns3cret",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\ns3cret",
@@ -256,6 +257,14 @@ async def test_a_client_that_speaks_tls_is_recognised() -> None:
         assert await client.wait_end() is Ending.EOF
         assert client.response.status == 400
         assert b"speaks TLS" in client.body
+
+
+@on_each_loop
+async def test_connect_is_answered_501() -> None:
+    async with Serving() as serving, await serving.client() as client:
+        client.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + request("/2"))
+        assert await client.wait_end() is Ending.EOF
+        assert [answer.status for answer in client.responses] == [501]
 
 
 @on_each_loop

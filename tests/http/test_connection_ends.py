@@ -14,7 +14,7 @@ from aiohttp import web
 from sse_keepalive_proxy.errors import BodyInvalid, RequestBodyError
 from sse_keepalive_proxy.http import connection as module
 from sse_keepalive_proxy.http.chunked import ChunkedDecoder
-from sse_keepalive_proxy.http.connection import ClientConnection, Handler
+from sse_keepalive_proxy.http.connection import ClientConnection, Handler, Lingering
 from sse_keepalive_proxy.http.head import HeadReader
 from tests.http.serving import Held, Serving, echo
 from tests.support.http1 import request, response
@@ -109,6 +109,47 @@ async def test_a_last_answer_arrives_though_its_client_goes_on_asking(fails: boo
         client.send(request("/1") + request("/2") * 200_000)
         assert await client.wait_end() is Ending.EOF
         assert client.response.status == (500 if fails else 200)
+
+
+@on_each_loop
+async def test_a_last_answer_has_the_time_that_its_client_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LINGERING", SHORT)
+    whole = b"x" * 8_000_000
+
+    async def last(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        connection.write(response(body=whole))
+        return False
+
+    async with Serving(last) as serving, await serving.client() as client:
+        client.pause()
+        client.send(request("/1") + request("/2"))
+        await soon(lambda: any(isinstance(each, Lingering) for each in serving.frontend.connections))
+        (lingering,) = serving.frontend.connections
+        assert isinstance(lingering, Lingering)
+        closes_at = lingering._closes_at
+        await soon(lambda: lingering._closes_at > closes_at)
+        client.resume()
+        assert await client.wait_end() is Ending.EOF
+        assert client.response.complete
+        assert len(client.body) == len(whole)
+
+
+@on_each_loop
+async def test_a_client_that_takes_nothing_of_its_last_answer_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LINGERING", SHORT)
+    monkeypatch.setattr(module, "_SEND_TIMEOUT", 2 * SHORT)
+
+    async def last(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        connection.write(response(body=b"x" * 8_000_000))
+        return False
+
+    async with Serving(last) as serving, await serving.client() as client:
+        client.pause()
+        client.send(request("/1") + request("/2"))
+        await soon(lambda: serving.frontend.connections)
+        await serving.until_gone()
 
 
 @on_each_loop

@@ -95,6 +95,28 @@ def test_what_is_no_http_1_is_refused_at_its_first_line(raw: bytes, text: str) -
     assert (error.status, str(error)) == (400, text)
 
 
+@pytest.mark.parametrize("target", [b"a:1", b"/", b"xn--]:1", b"*"])
+def test_connect_is_refused(target: bytes) -> None:
+    error = refusal([b"CONNECT " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n"])
+    assert error is not None
+    assert (error.status, str(error)) == (501, "CONNECT is not supported")
+
+
+@pytest.mark.parametrize("host", [b"xn--]", b"xn--a*", b"[::1", b"[]@", b"a:99999999", b"\xff.."])
+def test_a_target_whose_host_cannot_be_decoded_is_refused(host: bytes) -> None:
+    raw = b"GET http://" + host + b"/ HTTP/1.1\r\nHost: a\r\n\r\n"
+    for pieces in ([raw], bytewise(raw)):
+        error = refusal(pieces)
+        assert error is not None
+        assert (error.status, str(error)) == (400, NOT_HTTP)
+
+
+@pytest.mark.parametrize("target", [b"http://b/x", b"http://xn--bcher-kva.example/", b"*", b"//[", b"/xn--]"])
+def test_other_targets_are_left_to_who_admits_requests(target: bytes) -> None:
+    raw = b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert read([raw]) == (raw, b"")
+
+
 @pytest.mark.parametrize(
     "raw",
     [
