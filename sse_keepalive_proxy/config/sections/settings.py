@@ -291,7 +291,7 @@ class Settings(Section):
     reuse_port: bool = Field(
         default=False,
         description="Lets another process listen on the same TCP ports, here and for `admin`. "
-        "A new proxy can then start before the old one ends; sockets that systemd hands over need no such key.",
+        "A new proxy can then start before the old one ends. Sockets of systemd need no such key.",
     )
     tls: Annotated[ServerTls | None, OFF] = Field(
         default=None,
