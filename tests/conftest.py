@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from sse_keepalive_proxy.observe.access import access
+from tests.support.authority import Authority
+from tests.support.running import OVER_TLS
 
 PACKAGE = Path(__file__).parent.parent / "sse_keepalive_proxy"
 
@@ -27,6 +29,20 @@ def pytest_sessionstart() -> None:
         pytest.exit(
             f"{names} changed since it was compiled: run `pip install -e '.[dev]'` again", returncode=2
         )
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of this session."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def on_both(request: pytest.FixtureRequest, authority: Authority) -> Iterator[None]:
+    """The test runs twice: its clients speak plain HTTP, and TLS."""
+    token = OVER_TLS.set(authority if request.param == "TLS" else None)
+    yield
+    OVER_TLS.reset(token)
 
 
 @pytest.fixture(autouse=True)

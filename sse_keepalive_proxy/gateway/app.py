@@ -16,9 +16,10 @@ from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.gateway.routes import RouteTable, host_name
 from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
+from sse_keepalive_proxy.gateway.tls import context_for_clients, tls_of_upstreams
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend
-from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller
@@ -53,6 +54,7 @@ class Proxy:
             key=os.urandom(32),
         )
         self._descriptors = descriptors
+        context = context_for_clients(settings)
         self._in_force = self._made_ready(settings)
         limits = settings.limits
         self.frontend = Frontend(
@@ -61,6 +63,9 @@ class Proxy:
                 limits.max_request_header, limits.request_header_timeout, self._room, self._refused
             ),
         )
+        self._poller = poller
+        if context is not None:
+            self.frontend.use_tls(poller, context)
 
     def adopt(self, settings: Settings) -> None:
         """Answer requests by `settings` from now on; those in flight keep what they began with. The limits
@@ -68,12 +73,15 @@ class Proxy:
 
         Raises `ConfigurationError`; nothing has changed then.
         """
+        context = context_for_clients(settings)
         self._in_force = self._made_ready(settings)
+        if context is not None:
+            self.frontend.use_tls(self._poller, context)
 
     @property
     def busy(self) -> bool:
         """Whether any client is still connected."""
-        return bool(self.frontend.connections or len(self._process.streams) or self._process.spliced)
+        return bool(self.frontend.open_connections or len(self._process.streams) or self._process.spliced)
 
     def cut_upgraded(self) -> None:
         """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
@@ -83,13 +91,16 @@ class Proxy:
     def _made_ready(self, settings: Settings) -> InForce:
         # What can fail comes first: a route that is not taken up must leave no metrics behind.
         identifiers = [_identifier(route) for route in settings.routes]
+        tls = tls_of_upstreams(settings)
         routes = RouteTable(
-            self._ready(route, settings, identifier)
+            self._ready(route, settings, identifier, tls.get(route.upstream))
             for route, identifier in zip(settings.routes, identifiers, strict=True)
         )
         return InForce(settings.limits, Trust(settings.trusted_proxies, settings.client_address), routes)
 
-    def _ready(self, route: Route, settings: Settings, identifier: Identifier | None) -> ReadyRoute:
+    def _ready(
+        self, route: Route, settings: Settings, identifier: Identifier | None, tls: UpstreamTls | None
+    ) -> ReadyRoute:
         upstream, process = settings.upstreams[route.upstream], self._process
         policy = route.stream.policy if route.stream is not None else None
         metrics = process.metrics.route(route.name)
@@ -97,7 +108,7 @@ class Proxy:
         return ReadyRoute(
             name=route.name,
             match=route.match,
-            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout),
+            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout, tls),
             metrics=metrics,
             stream=None if policy is None else StreamRoute(route.name, policy, metrics, process.streams),
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
@@ -110,7 +121,7 @@ class Proxy:
         """
         streams = self._process.streams
         clients = (
-            len(self.frontend.connections)
+            self.frontend.open_connections
             + (len(streams) - streams.connecting)  # these have left the frontend
             + len(self._process.spliced)
         )

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from collections.abc import Iterator
 
+import pytest
+
 from sse_keepalive_proxy.live.stream import Stream
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
@@ -21,6 +23,7 @@ from tests.support.raw_upstream import (
 from tests.support.running import on_each_loop
 from tests.support.sockets import Ending
 
+pytestmark = pytest.mark.usefixtures("on_both")
 SILENT = [GOT_REQUEST, stream_head()]
 EVENT = b"data: 1\n\n"
 COMMENT = "confirm: {form: comment}\n"

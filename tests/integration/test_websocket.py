@@ -17,6 +17,7 @@ from tests.support.raw_upstream import CLOSE, GOT_REQUEST, HOLD, RESET, RawUpstr
 from tests.support.running import Running, on_each_loop, plain, soon
 from tests.support.sockets import Ending
 
+pytestmark = pytest.mark.usefixtures("on_both")
 KEY = ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
 UPGRADE = ["Connection: keep-alive, Upgrade", "Upgrade: WebSocket", *KEY, "Sec-WebSocket-Protocol: chat"]
 SWITCH = (

@@ -236,8 +236,8 @@ class RawClient(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)  # of a bytearray, asyncio's TLS would fill a copy
 
     def buffer_updated(self, nbytes: int) -> None:
         arrival = Arrival(self._loop.time(), bytes(self._buffer[:nbytes]))
