@@ -18,7 +18,7 @@ from sse_keepalive_proxy.net.tcp import reset, taken, watch
 __all__ = ["Downstream", "DownstreamCallbacks", "TakeOver"]
 
 _HIGH_WATER = 1
-"""Bytes that may wait before the transport reports it. Where it is 0, asyncio's TLS reports when nothing does."""
+"""Bytes that may wait before the transport reports it. By 0, asyncio's TLS reports when nothing waits."""
 
 TakeOver = Callable[[TransportProtocol], Transport]
 """Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""

@@ -114,10 +114,11 @@ class _Handshake(asyncio.Protocol):
             return
         except OSError:
             first = b""
-        self._look_away(sock)
         if not first:
-            self._loop.call_soon(self._close)  # behind the poller's turn: its number is not given away in it
-        elif first[0] == _HANDSHAKE or first[0] & _SSLV2:
+            self._loop.call_soon(self.cut)  # after the poller's turn: until then nobody gets its number
+            return
+        self._look_away(sock)
+        if first[0] == _HANDSHAKE or first[0] & _SSLV2:
             self._task = spawn(self._shake(sock))
             self._task.add_done_callback(self._over)
         else:

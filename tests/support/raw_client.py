@@ -132,8 +132,12 @@ class RawClient(asyncio.BufferedProtocol):
         self.send(request(target, *headers, method=method, host=f"{host}:{port}", body=body))
 
     def half_close(self) -> None:
-        """Close the writing side; go on reading."""
-        self.transport.write_eof()
+        """Close the writing side; go on reading. Below TLS, without a word of it."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
         """End with RST."""

@@ -36,7 +36,17 @@ from sse_keepalive_proxy.serve.server import Server
 from tests.support.authority import Authority
 from tests.support.raw_client import RawClient
 
-__all__ = ["LOOPS", "OVER_TLS", "Running", "on_each_loop", "on_loop", "plain", "settings_of", "soon"]
+__all__ = [
+    "LOOPS",
+    "OVER_TLS",
+    "Running",
+    "client_context",
+    "on_each_loop",
+    "on_loop",
+    "plain",
+    "settings_of",
+    "soon",
+]
 
 P = ParamSpec("P")
 
@@ -110,6 +120,12 @@ OVER_TLS: ContextVar[Authority | None] = ContextVar("OVER_TLS", default=None)
 """Set: every configuration without a `tls` of its own presents a certificate of this authority."""
 
 
+def client_context() -> ssl_module.SSLContext | None:
+    """What a client of `OVER_TLS` trusts; None when it speaks plain HTTP."""
+    authority = OVER_TLS.get()
+    return None if authority is None else authority.client()
+
+
 def settings_of(text: str) -> Settings:
     """The configuration in `text`; without listeners of its own it gets free ports of 127.0.0.1."""
     authority = OVER_TLS.get()
@@ -178,9 +194,7 @@ class Running:
 
     async def client(self, *, ssl: ssl_module.SSLContext | None = None, **how: Any) -> RawClient:
         """A new connection to it (see `RawClient.connect`)."""
-        authority = OVER_TLS.get()
-        if ssl is None and authority is not None:
-            ssl = authority.client()
+        ssl = ssl or client_context()
         return await RawClient.connect(self.url, ssl=ssl, **how)
 
     def metric(self, name: str, **labels: str) -> float:
