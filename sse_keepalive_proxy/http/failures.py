@@ -16,6 +16,7 @@ _OTHER_NAME = frozenset({62, 64})
 _NO_TLS = "it does not speak TLS on this port: write an http:// url, or the port of its https"
 _WANTS_CERTIFICATE = "it demands a certificate of the proxy: name one in tls.client_cert"
 _REFUSES_CERTIFICATE = "it refuses the proxy's certificate (tls.client_cert)"
+_LEFT = f"it ended the connection during the TLS handshake. Perhaps {_WANTS_CERTIFICATE}"
 _NO_COMMON_VERSION = "it speaks no TLS version from 1.2 on"
 _REASONS = {
     "WRONG_VERSION_NUMBER": _NO_TLS,
@@ -42,12 +43,14 @@ def in_words(error: Exception) -> str:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {_unverified(error)}"
         case ssl.SSLEOFError():
-            return "it ended the connection during the TLS handshake"
+            return _LEFT
         case ssl.SSLError():
             reason = error.reason or "unknown"
             return _REASONS.get(reason, f"TLS failed: {reason.lower().replace('_', ' ')}")
         case OSError() if error.errno:
             return os.strerror(error.errno)  # asyncio's own text of it is about a call
+        case ConnectionResetError():
+            return _LEFT  # asyncio's, in a handshake
         case _:
             return str(error) or type(error).__name__
 
