@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.authority import Authority
+from tests.support.running import OVER_TLS
 
 PACKAGE = Path(__file__).parent.parent / "sse_keepalive_proxy"
 
@@ -24,3 +28,17 @@ def pytest_sessionstart() -> None:
             "(with SSE_PROXY_COMPILE=1 to compile again, else it is interpreted)",
             returncode=2,
         )
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of this session."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def on_both(request: pytest.FixtureRequest, authority: Authority) -> Iterator[None]:
+    """The test runs twice: its clients speak plain HTTP, and TLS."""
+    token = OVER_TLS.set(authority if request.param == "TLS" else None)
+    yield
+    OVER_TLS.reset(token)

@@ -23,6 +23,7 @@ from sse_keepalive_proxy.config.sections.settings import (
     Upstream,
 )
 from sse_keepalive_proxy.config.sections.stream import Stream
+from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
 from sse_keepalive_proxy.config.types.address import ListenAddress, UpstreamAddress
 from sse_keepalive_proxy.config.types.paths import PathTable
 
@@ -41,10 +42,12 @@ __all__ = [
     "Pages",
     "PathTable",
     "Route",
+    "ServerTls",
     "Settings",
     "Stream",
     "Upstream",
     "UpstreamAddress",
+    "UpstreamTls",
     "effective",
     "from_upstream",
     "load",

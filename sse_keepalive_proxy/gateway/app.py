@@ -16,9 +16,10 @@ from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.gateway.routes import RouteTable, host_name
 from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
+from sse_keepalive_proxy.gateway.tls import context_for_clients, tls_of_upstreams
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend
-from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller
@@ -53,6 +54,7 @@ class Proxy:
             key=os.urandom(32),
         )
         self._descriptors = descriptors
+        context = context_for_clients(settings)
         self._in_force = _in_force(settings, RouteTable())
         limits = settings.limits
         self.frontend = Frontend(
@@ -61,6 +63,9 @@ class Proxy:
                 limits.max_request_header, limits.request_header_timeout, self._room, self._refused
             ),
         )
+        self._poller = poller
+        if context is not None:
+            self.frontend.use_tls(poller, context)
 
     async def adopt(self, settings: Settings) -> None:
         """Make the routes ready, a few in each turn of the event loop, and answer requests by `settings` from
@@ -69,12 +74,15 @@ class Proxy:
 
         Raises `ConfigurationError` for what only shows now; nothing has changed then.
         """
+        context = context_for_clients(settings)
         self._in_force = _in_force(settings, await self._made_ready(settings))
+        if context is not None:
+            self.frontend.use_tls(self._poller, context)
 
     @property
     def busy(self) -> bool:
         """Whether any client is still connected."""
-        return bool(self.frontend.connections or len(self._process.streams) or self._process.spliced)
+        return bool(self.frontend.open_connections or len(self._process.streams) or self._process.spliced)
 
     def cut_upgraded(self) -> None:
         """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
@@ -87,11 +95,20 @@ class Proxy:
         await in_slices(
             settings.routes, lambda part: identified.extend((each, _identifier(each)) for each in part)
         )
+        tls = tls_of_upstreams(settings)
         table: RouteTable[ReadyRoute] = RouteTable()
-        await in_slices(identified, lambda part: table.extend(self._ready(settings, *each) for each in part))
+        await in_slices(
+            identified,
+            lambda part: table.extend(
+                self._ready(settings, tls.get(route.upstream), route, identifier)
+                for route, identifier in part
+            ),
+        )
         return table
 
-    def _ready(self, settings: Settings, route: Route, identifier: Identifier | None) -> ReadyRoute:
+    def _ready(
+        self, settings: Settings, tls: UpstreamTls | None, route: Route, identifier: Identifier | None
+    ) -> ReadyRoute:
         upstream, process = settings.upstreams[route.upstream], self._process
         policy = route.stream.policy if route.stream is not None else None
         metrics = process.metrics.route(route.name)
@@ -99,7 +116,7 @@ class Proxy:
         return ReadyRoute(
             name=route.name,
             match=route.match,
-            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout),
+            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout, tls),
             metrics=metrics,
             stream=None if policy is None else StreamRoute(route.name, policy, metrics, process.streams),
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
@@ -112,7 +129,7 @@ class Proxy:
         """
         streams = self._process.streams
         clients = (
-            len(self.frontend.connections)
+            self.frontend.open_connections
             + (len(streams) - streams.connecting)  # these have left the frontend
             + len(self._process.spliced)
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,6 +27,7 @@ from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare, reset, untaken
 from sse_keepalive_proxy.net.timers import TimerWheel
+from sse_keepalive_proxy.net.tls import Handshakes
 
 __all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler", "Lingering", "WrittenResponse"]
 
@@ -408,6 +410,20 @@ class ClientConnection(web.RequestHandler):
                 self._fail_body(BodyTooLate(f"nothing of the request's body came for {_BODY_TIMEOUT:g} s"))
 
 
+class _PlainOnTls(asyncio.Protocol):
+    """A client that speaks plain HTTP where TLS is spoken. It gets one answer, in nginx's words."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connected = cast(asyncio.Transport, transport)
+        text = "the plain HTTP request was sent to HTTPS port: use https://"
+        self._frontend.limits.refused(400, text, peer_address(connected))
+        connected.write(error_response(400, text))
+        Lingering(self._frontend, connected, None)
+
+
 class Lingering(asyncio.Protocol):
     """Reads and drops what a client still sends after its answer, as nginx does: a socket that is closed with
     bytes unread resets its connection, and with it the answer. It ends after `_LINGERING`, or once the client
@@ -472,6 +488,7 @@ class Frontend:
         self.timers = TimerWheel()
         self.connections: set[ClientConnection | Lingering] = set()  # those handed over are not among them
         self.idle_grace: float | None = None  # seconds, from the drain on
+        self.handshakes: Handshakes | None = None  # None: no listener has TLS
         self.server = web.Server(self._answer)
         self.kept, self.last = WrittenResponse(keep_alive=True), WrittenResponse(keep_alive=False)
         self.options: dict[str, Any] = {
@@ -489,10 +506,32 @@ class Frontend:
     def __call__(self) -> ClientConnection:
         return ClientConnection(self)
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are, with those whose TLS handshake is not over, without those handed over."""
+        return len(self.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
+
+    def use_tls(self, poller: Poller, context: ssl.SSLContext) -> None:
+        """Speak TLS by `context` on every TCP socket that is listened on from now on. Where TLS is spoken
+        already, the handshakes that begin from now on use it.
+        """
+        if self.handshakes is not None:
+            self.handshakes.context = context
+            return
+        self.handshakes = Handshakes(
+            poller,
+            context,
+            self.limits.head_timeout,
+            full=lambda: self.limits.room() < -_MOST_LINGERING,
+            plain=lambda: _PlainOnTls(self),
+        )
+
     def listen(self, poller: Poller, sock: socket.socket) -> Listener:
-        """Serve whoever connects to `sock`, whose options its connections inherit."""
+        """Serve whoever connects to `sock`, whose options its connections inherit. On a Unix socket nobody
+        speaks TLS.
+        """
         prepare(sock, _SEND_TIMEOUT)
-        return Listener(poller, sock, self)
+        return Listener(poller, sock, self, None if sock.family == socket.AF_UNIX else self.handshakes)
 
     def drain(self, idle_grace: float) -> None:
         """Have every connection end after its next answer, or when it is idle for `idle_grace` seconds."""
@@ -502,6 +541,8 @@ class Frontend:
 
     async def cut(self) -> None:
         """Close every connection now. What was being answered is over when this returns."""
+        if self.handshakes is not None:
+            self.handshakes.close()
         for connection in list(self.connections):
             connection.cut()
         await self.server.shutdown(0.1)

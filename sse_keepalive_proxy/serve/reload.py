@@ -11,6 +11,7 @@ import gc
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sse_keepalive_proxy.config import Loaded, Settings
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
@@ -24,6 +25,9 @@ logger = logging.getLogger("sse_keepalive_proxy.config")
 
 _POLL = 1.0
 """Seconds between two looks at the files; a change is taken up at the second look that finds it the same."""
+
+_LISTENERS = ("listen", "reuse_port", "admin")
+"""The keys by which a start listens."""
 
 _HEAD_LIMITS = ("max_request_header", "request_header_timeout")
 """The limits that aiohttp is given once, for every connection."""
@@ -129,8 +133,10 @@ class Reloader:
         await asyncio.to_thread(source.watch.follow, (source.path, *settings.files))
         await self._adopt(settings)
         old, self._contents = self._contents, source.watch.contents
-        new_key = any(path in old and old[path] != self._contents[path] for path in settings.files)
-        changes = await _changes(before, settings, ["public_key_file"] if new_key else [], held_back)
+        new = {
+            key for path, key in settings.files.items() if path in old and old[path] != self._contents[path]
+        }
+        changes = await _changes(before, settings, sorted(new), held_back)
         logger.info("configuration reloaded", extra={"fields": changes})
         await in_slices(loaded.warnings, say)
         if held_back:
@@ -175,10 +181,13 @@ def _say_wrong(problems: Iterable[Problem]) -> None:
 def _hold_back(before: Settings, after: Settings) -> tuple[Settings, list[str]]:
     """`after` with all that only a start can change left as it was `before`; the keys where that matters."""
     old, new = before.limits, after.limits
-    held = [key for key in ("listen", "admin") if getattr(before, key) != getattr(after, key)]
+    held = [key for key in _LISTENERS if getattr(before, key) != getattr(after, key)]
+    update: dict[str, Any] = {key: getattr(before, key) for key in _LISTENERS}
+    if (before.tls is None) != (after.tls is None):
+        held.append("tls")
+        update["tls"] = before.tls
     held += [f"limits.{key}" for key in _HEAD_LIMITS if getattr(old, key) != getattr(new, key)]
-    limits = new.model_copy(update={key: getattr(old, key) for key in _HEAD_LIMITS})
-    update = {"listen": before.listen, "admin": before.admin, "limits": limits}
+    update["limits"] = new.model_copy(update={key: getattr(old, key) for key in _HEAD_LIMITS})
     return after.model_copy(update=update), held
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, Strict
 
 from sse_keepalive_proxy.config.sections.client import Cors
 from sse_keepalive_proxy.config.sections.stream import Stream
+from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
 from sse_keepalive_proxy.config.types.address import (
     Listen,
     ListenAddress,
@@ -180,6 +181,11 @@ class Upstream(Section):
         description="How long a plain request may wait for response headers. "
         "Streams have their own `open_timeout`.",
     )
+    tls: Annotated[UpstreamTls, NULL_IS_DEFAULTS] = Field(
+        default=UpstreamTls(),
+        description="How an `https://` server is verified, and what it sees of the proxy. "
+        "Its certificate is always checked; left out, the system's authorities count.",
+    )
 
     @property
     def address(self) -> UpstreamAddress:
@@ -282,6 +288,16 @@ class Settings(Section):
         description="Where clients connect: one address or a list of them. "
         "Each is `host:port`, `:port`, `[::1]:port` or `unix:/path`.",
     )
+    reuse_port: bool = Field(
+        default=False,
+        description="Lets another process listen on the same TCP ports, here and for `admin`. "
+        "A new proxy can then start before the old one ends. Sockets of systemd need no such key.",
+    )
+    tls: Annotated[ServerTls | None, OFF] = Field(
+        default=None,
+        description="The certificate that clients see on every TCP address of `listen`. "
+        "Off, the proxy speaks plain HTTP; on a Unix socket it always does.",
+    )
     admin: Annotated[Admin | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=Admin(),
         description="The admin listener with metrics, health and status pages, on a port of its own. "
@@ -331,8 +347,22 @@ class Settings(Section):
     )
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that the configuration names and a change of which calls for a reload, each once."""
-        identities = (route.stream.identity for route in self.routes if route.stream)
-        named = (identity.public_key_file for identity in identities if identity)
-        return tuple(dict.fromkeys(Path(name) for name in named if name is not None))
+    def files(self) -> dict[Path, str]:
+        """The files that the configuration names and a change of which calls for a reload, each with the name
+        of a key that names it.
+        """
+        named: list[tuple[str, str | None]] = [
+            ("public_key_file", route.stream.identity.public_key_file)
+            for route in self.routes
+            if route.stream and route.stream.identity
+        ]
+        if self.tls is not None:
+            named += [(f"tls.{key}", getattr(self.tls, key)) for key in ServerTls.model_fields]
+        for name, upstream in self.upstreams.items():
+            files = {"ca_file": upstream.tls.ca_file, "client_cert": upstream.tls.client_cert}
+            named += [(f"upstreams.{name}.tls.{key}", file) for key, file in files.items()]
+        found: dict[Path, str] = {}
+        for key, file in named:
+            if file is not None:
+                found.setdefault(Path(file), key)
+        return found

@@ -1,21 +1,18 @@
 """The public key file of an `identity`: whether signatures can be checked with it, and what is wrong if not.
 
-Owns the reading of the file while a configuration is checked, bounded and of ordinary files only, so that
-neither a pipe nor a device holds the check up. No message holds anything of what is in the file.
+No message holds anything of what is in the file.
 """
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
-from pathlib import Path
 
 from sse_keepalive_proxy.config.types.fields import Fault
+from sse_keepalive_proxy.config.types.files import content_of
 from sse_keepalive_proxy.config.types.shapes import ALGORITHMS
 
 __all__ = ["extra_fault", "key_fault"]
 
-_LARGEST_FILE = 64 << 10
 _FEWEST_RSA_BITS = 2048
 
 
@@ -35,7 +32,7 @@ def key_fault(path: str, algorithms: Sequence[str]) -> Fault | None:
 
     Needs the extra `jwt`.
     """
-    content = _content(Path(path))
+    content = content_of(path)
     if isinstance(content, Fault):
         return content
     if b"PRIVATE KEY-----" in content:
@@ -49,24 +46,6 @@ def key_fault(path: str, algorithms: Sequence[str]) -> Fault | None:
     if unfit:
         return Fault(f"the key does not fit {', '.join(unfit)}", f"it is one for {', '.join(fitting)}")
     return _weakness(content, fitting[0])
-
-
-def _content(path: Path) -> bytes | Fault:
-    try:
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            return Fault("is a directory, not a file")
-        if not stat.S_ISREG(kind):
-            return Fault("is not an ordinary file", "write the key to one")
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except FileNotFoundError:
-        return Fault("there is no such file", "a relative path counts from where the proxy is started")
-    except PermissionError:
-        return Fault("may not be read by this user")
-    except OSError as error:
-        return Fault(f"cannot be read: {error.strerror}")
-    return content if len(content) <= _LARGEST_FILE else Fault("larger than 64KiB", "is this the right file?")
 
 
 def _weakness(content: bytes, algorithm: str) -> Fault | None:
