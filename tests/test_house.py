@@ -15,7 +15,8 @@ import pytest
 from aiohttp import web
 
 from sse_keepalive_proxy.cli import reference as cli_reference
-from sse_keepalive_proxy.http.connection import ClientConnection, WrittenResponse
+from sse_keepalive_proxy.http.connection import ClientConnection
+from sse_keepalive_proxy.http.frontend import WrittenResponse
 from sse_keepalive_proxy.observe import reference as metrics_reference
 from sse_keepalive_proxy.stream import diagram
 
@@ -99,7 +100,7 @@ def test_a_file_can_be_read_in_one_sitting_and_says_what_it_owns(path: Path) -> 
 # aiohttp by its documented names only: the package must run on any version that keeps its promises.
 
 DOCUMENTED = {"aiohttp", "aiohttp.abc", "aiohttp.typedefs", "aiohttp.web"}
-EXTENDING = {"http.connection", "observe.admin"}
+EXTENDING = {"http.connection", "http.frontend", "observe.admin"}
 """Where `self` may be an object of aiohttp."""
 
 OVERRIDDEN = {"connection_lost", "connection_made", "data_received", "handle_error", "pause_reading"}

@@ -18,8 +18,9 @@ from sse_keepalive_proxy.gateway.routes import RouteTable, host_name
 from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
 from sse_keepalive_proxy.gateway.tls import context_for_clients, tls_of_upstreams
 from sse_keepalive_proxy.http.attempts import Target
-from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend
+from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
+from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend
 from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller

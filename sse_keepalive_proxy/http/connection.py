@@ -10,80 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from sse_keepalive_proxy.errors import AnswerCut, BodyInvalid, BodyTooLate, RequestBodyError, RequestInvalid
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
-from sse_keepalive_proxy.http.head import CHUNKED, MOST_FIELDS, NOT_HTTP, HeadReader, announced_body
+from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, announced_body
+from sse_keepalive_proxy.http.lingering import MOST_LINGERING, Lingering
 from sse_keepalive_proxy.http.responses import error_response, retry_after
-from sse_keepalive_proxy.net.listener import Listener
-from sse_keepalive_proxy.net.poller import Poller
-from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare, reset, untaken
-from sse_keepalive_proxy.net.timers import TimerWheel
-from sse_keepalive_proxy.net.tls import Handshakes
+from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, reset
 
-__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler", "Lingering", "WrittenResponse"]
+if TYPE_CHECKING:
+    from sse_keepalive_proxy.http.frontend import Frontend
+
+__all__ = ["ClientConnection"]
 
 logger = logging.getLogger("sse_keepalive_proxy.http")
-
-_KEEPALIVE_TIMEOUT = 3630.0
-"""Seconds an idle connection is kept: longer than cloudflared's 90 and the CDN's 900 (FACTS 2)."""
-
-_SEND_TIMEOUT = 60.0
-"""Seconds a client may take nothing of an answer, as nginx's `send_timeout`. A stream has its own."""
 
 _BODY_TIMEOUT = 60.0
 """Seconds between two reads of a request's body, as nginx's `client_body_timeout`."""
 
 _LOOK_AT_PEER = 1.0
 """Seconds between two looks whether a client is still there, while its connection is not read."""
-
-_LINGERING = 2.0
-"""Seconds for which a refused request is still read, so that its answer is not lost to a reset."""
-
-_MOST_LINGERING = 50
-"""Connections without room that are still read. More at a time may lose their answer to a reset."""
-
-_FAILED = "the proxy failed; its log says why"
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Bounds of every connection. Sizes are bytes, times seconds.
-
-    `room()` returns how many more connections there may be; it is negative when there are too many.
-    `refused(status, reason, peer)` is called for what is refused before there is a request to be routed.
-    """
-
-    max_head: int
-    head_timeout: float
-    room: Callable[[], int]
-    refused: Callable[[int, str, str], None]
-
-
-class WrittenResponse(web.StreamResponse):
-    """The response that a handler returns to aiohttp. Everything of it has been written already."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._stays = keep_alive
-
-    @property
-    def keep_alive(self) -> bool | None:
-        return self._stays
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Write nothing."""
 
 
 class ClientConnection(web.RequestHandler):
@@ -108,8 +58,6 @@ class ClientConnection(web.RequestHandler):
         self._began = False  # whether its answer has begun
         self._wakes_at: float | None = None
 
-    # For handlers.
-
     def write(self, data: bytes) -> None:
         """Send a part of an answer. Raises ConnectionError when the client has gone."""
         self._began = True
@@ -122,9 +70,7 @@ class ClientConnection(web.RequestHandler):
         self.transport.write(data)
 
     async def drained(self) -> None:
-        """Wait until the client has taken enough for more to be written. Raises ConnectionError when it never
-        will.
-        """
+        """Wait until the client has taken enough. Raises ConnectionError when it never will."""
         if self.transport is None or self._answers is None:
             raise ConnectionError("the client has gone")
         await self._answers.writer.drain()
@@ -143,11 +89,10 @@ class ClientConnection(web.RequestHandler):
     def respond(
         self, status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = True
     ) -> bool:
-        """Write one line of text as the whole answer, or nothing with a status that has no body. Return
-        whether the connection is kept, where `keep_alive` allows it.
+        """Answer with one line of text, or with none where the status has no body. Return whether the
+        connection is kept, where `keep_alive` allows it.
 
-        Raises ConnectionError when the client has gone, `AnswerCut` when another answer has begun: nothing of
-        this one may get into it.
+        Raises ConnectionError when the client has gone, `AnswerCut` when another answer has begun.
         """
         if self._began:
             self._cut_answer()
@@ -196,7 +141,7 @@ class ClientConnection(web.RequestHandler):
             if self._began:
                 self._cut_answer()
             else:
-                self._tell(500, _FAILED)
+                self._tell(500, "the proxy failed; its log says why")
         finally:
             self._answer_task = self._answers = self._body_error = None
         if self.transport is None:
@@ -235,7 +180,7 @@ class ClientConnection(web.RequestHandler):
         text = "this proxy has no room for another connection (limits.max_connections)"
         frontend.limits.refused(503, text, peer_address(connected))
         connected.write(error_response(503, text, fields=[retry_after()]))
-        if room < -_MOST_LINGERING:
+        if room < -MOST_LINGERING:
             connected.close()
         else:
             Lingering(frontend, connected, None)
@@ -264,14 +209,14 @@ class ClientConnection(web.RequestHandler):
             data = self._read_body(data)
         if data and self._body_error is None:
             self._held += data
-            self._pause()
+            if self.transport is not None and self.transport.is_reading():
+                self.transport.pause_reading()
+                self._wake_in(_LOOK_AT_PEER)
 
     def pause_reading(self) -> None:
         """aiohttp holds enough of a body."""
         super().pause_reading()
         self._wake_in(_LOOK_AT_PEER)
-
-    # aiohttp's own.
 
     def handle_error(
         self,
@@ -285,8 +230,6 @@ class ClientConnection(web.RequestHandler):
             exc.__traceback__ = None  # its frames hold it, and this connection
         self._refuse(400, NOT_HTTP)
         return self._frontend.last
-
-    # Inside.
 
     def _read_head(self, reader: HeadReader, data: bytes) -> bytes | None:
         """Return what follows the head; None when it is not whole. Raises `RequestInvalid`."""
@@ -372,15 +315,8 @@ class ClientConnection(web.RequestHandler):
             self.connection_lost(None)
             Lingering(self._frontend, transport, sized or None)
 
-    def _pause(self) -> None:
-        """Read nothing. A client that leaves meanwhile is noticed all the same (law 8)."""
-        if self.transport is not None and self.transport.is_reading():
-            self.transport.pause_reading()
-            self._wake_in(_LOOK_AT_PEER)
-
-    # Time: there is one deadline, of what is waited for.
-
     def _wake_in(self, seconds: float | None) -> None:
+        """Set the one deadline that there is, of what is waited for."""
         timers = self._frontend.timers
         if self._wakes_at is not None:
             timers.cancel(self, self._wakes_at)
@@ -408,144 +344,3 @@ class ClientConnection(web.RequestHandler):
                 self._wake_in(left)
             else:
                 self._fail_body(BodyTooLate(f"nothing of the request's body came for {_BODY_TIMEOUT:g} s"))
-
-
-class _PlainOnTls(asyncio.Protocol):
-    """A client that speaks plain HTTP where TLS is spoken. It gets one answer, in nginx's words."""
-
-    def __init__(self, frontend: Frontend) -> None:
-        self._frontend = frontend
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        connected = cast(asyncio.Transport, transport)
-        text = "the plain HTTP request was sent to HTTPS port: use https://"
-        self._frontend.limits.refused(400, text, peer_address(connected))
-        connected.write(error_response(400, text))
-        Lingering(self._frontend, connected, None)
-
-
-class Lingering(asyncio.Protocol):
-    """Reads and drops what a client still sends after its answer, as nginx does: a socket that is closed with
-    bytes unread resets its connection, and with it the answer. It ends after `_LINGERING`, or once the client
-    has taken its answer, which may last as long as `_SEND_TIMEOUT`.
-    """
-
-    answering = False
-
-    def __init__(self, frontend: Frontend, transport: asyncio.Transport, left: int | None) -> None:
-        """`left` is how many bytes are still to come; None when that is not known."""
-        self._frontend, self._left = frontend, left
-        self.transport = transport
-        now = frontend.timers.now()
-        self._closes_at, self._gives_up_at = now + _LINGERING, now + _SEND_TIMEOUT
-        frontend.connections.add(self)
-        frontend.timers.schedule(self, self._closes_at)
-        transport.set_protocol(self)
-        if transport.can_write_eof():
-            transport.write_eof()
-        transport.resume_reading()
-
-    def data_received(self, data: bytes) -> None:
-        if self._left is not None:
-            self._left -= len(data)
-            if self._left <= 0:
-                self.transport.close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        self._frontend.timers.cancel(self, self._closes_at)
-        self._frontend.connections.discard(self)
-
-    def drain(self) -> None:
-        """It ends by itself."""
-
-    def cut(self) -> None:
-        """Close now."""
-        self.transport.abort()
-
-    def wake(self) -> None:
-        """Its time is over, unless the client is still taking its answer."""
-        timers = self._frontend.timers
-        now = timers.now()
-        if now < self._gives_up_at and untaken(self.transport):
-            self._closes_at = now + _LINGERING
-            timers.schedule(self, self._closes_at)
-        else:
-            self.transport.abort()
-
-
-Handler = Callable[[ClientConnection, web.BaseRequest], Awaitable[bool]]
-"""Answers a request. Returns whether its connection may carry another one. Raises ConnectionError when the
-client has gone, or when its answer has begun and cannot be whole.
-"""
-
-
-class Frontend:
-    """Makes a `ClientConnection` for every client, and has `handler` answer every request."""
-
-    def __init__(self, handler: Handler, limits: ConnectionLimits) -> None:
-        self.handler, self.limits = handler, limits
-        self.loop = asyncio.get_running_loop()
-        self.timers = TimerWheel()
-        self.connections: set[ClientConnection | Lingering] = set()  # those handed over are not among them
-        self.idle_grace: float | None = None  # seconds, from the drain on
-        self.handshakes: Handshakes | None = None  # None: no listener has TLS
-        self.server = web.Server(self._answer)
-        self.kept, self.last = WrittenResponse(keep_alive=True), WrittenResponse(keep_alive=False)
-        self.options: dict[str, Any] = {
-            "access_log": None,
-            "auto_decompress": False,
-            "keepalive_timeout": _KEEPALIVE_TIMEOUT,
-            "lingering_time": 0,  # `Lingering` does it
-            "logger": logger,
-            "max_field_size": limits.max_head,
-            "max_headers": MOST_FIELDS,
-            "max_line_size": limits.max_head,
-            "tcp_keepalive": False,  # inherited, see `net.tcp.prepare`
-        }
-
-    def __call__(self) -> ClientConnection:
-        return ClientConnection(self)
-
-    @property
-    def open_connections(self) -> int:
-        """How many there are, with those whose TLS handshake is not over, without those handed over."""
-        return len(self.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
-
-    def use_tls(self, poller: Poller, context: ssl.SSLContext) -> None:
-        """Speak TLS by `context` on every TCP socket that is listened on from now on. Where TLS is spoken
-        already, the handshakes that begin from now on use it.
-        """
-        if self.handshakes is not None:
-            self.handshakes.context = context
-            return
-        self.handshakes = Handshakes(
-            poller,
-            context,
-            self.limits.head_timeout,
-            full=lambda: self.limits.room() < -_MOST_LINGERING,
-            plain=lambda: _PlainOnTls(self),
-        )
-
-    def listen(self, poller: Poller, sock: socket.socket) -> Listener:
-        """Serve whoever connects to `sock`, whose options its connections inherit. On a Unix socket nobody
-        speaks TLS.
-        """
-        prepare(sock, _SEND_TIMEOUT)
-        return Listener(poller, sock, self, None if sock.family == socket.AF_UNIX else self.handshakes)
-
-    def drain(self, idle_grace: float) -> None:
-        """Have every connection end after its next answer, or when it is idle for `idle_grace` seconds."""
-        self.idle_grace = idle_grace
-        for connection in list(self.connections):
-            connection.drain()
-
-    async def cut(self) -> None:
-        """Close every connection now. What was being answered is over when this returns."""
-        if self.handshakes is not None:
-            self.handshakes.close()
-        for connection in list(self.connections):
-            connection.cut()
-        await self.server.shutdown(0.1)
-
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await cast(ClientConnection, request.protocol).answer(request)

@@ -9,7 +9,8 @@ from typing import Self
 
 from aiohttp import web
 
-from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend, Handler
+from sse_keepalive_proxy.http.connection import ClientConnection
+from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend, Handler
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import open_poller
 from tests.support.http1 import response

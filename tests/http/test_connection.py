@@ -16,6 +16,7 @@ from aiohttp import web
 
 from sse_keepalive_proxy.errors import BodyTooLate, RequestBodyError
 from sse_keepalive_proxy.http import connection as module
+from sse_keepalive_proxy.http import frontend, lingering
 from sse_keepalive_proxy.http.connection import ClientConnection
 from tests.http.serving import Held, Serving, echo
 from tests.support.http1 import request
@@ -314,7 +315,7 @@ async def test_a_head_without_an_end_is_refused_once_it_is_too_large() -> None:
 
 @on_each_loop
 async def test_what_follows_a_refusal_is_read_and_never_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINGERING", NEVER)
+    monkeypatch.setattr(lingering, "_LINGERING", NEVER)
     async with Serving() as serving, await serving.client() as client:
         client.send(b"nonsense\r\n\r\n")
         assert await client.wait_end() is Ending.EOF
@@ -350,16 +351,16 @@ async def test_a_client_without_room_is_told_when_to_come_back_and_the_others_st
 async def test_a_few_without_room_are_read_on_and_more_are_closed_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LINGERING", NEVER)
+    monkeypatch.setattr(lingering, "_LINGERING", NEVER)
     async with Serving() as serving:
-        serving.room = lambda: -module._MOST_LINGERING
+        serving.room = lambda: -lingering.MOST_LINGERING
         async with await serving.client() as client:
             await client.wait_end()
             client.send(request("/1") * 10_000)
             await soon(lambda: not client.transport.get_write_buffer_size())
             assert len(serving.frontend.connections) == 1
         await serving.until_gone()
-        serving.room = lambda: -module._MOST_LINGERING - 1
+        serving.room = lambda: -lingering.MOST_LINGERING - 1
         async with await serving.client() as client:
             await client.wait_end()
             assert client.response.status == 503
@@ -413,7 +414,7 @@ async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_
         client.send(b"GET / HTTP/1.1\r\n")
         assert await client.wait_end() is Ending.EOF
         assert [answer.status for answer in client.responses] == [200, 408]
-    monkeypatch.setattr(module, "_KEEPALIVE_TIMEOUT", SHORT)
+    monkeypatch.setattr(frontend, "_KEEPALIVE_TIMEOUT", SHORT)
     async with Serving() as serving, await serving.client() as client:
         client.send(request("/1"))
         assert await client.wait_end() is Ending.EOF

@@ -13,9 +13,12 @@ from aiohttp import web
 
 from sse_keepalive_proxy.errors import BodyInvalid, RequestBodyError
 from sse_keepalive_proxy.http import connection as module
+from sse_keepalive_proxy.http import lingering
 from sse_keepalive_proxy.http.chunked import ChunkedDecoder
-from sse_keepalive_proxy.http.connection import ClientConnection, Handler, Lingering
+from sse_keepalive_proxy.http.connection import ClientConnection
+from sse_keepalive_proxy.http.frontend import Handler
 from sse_keepalive_proxy.http.head import HeadReader
+from sse_keepalive_proxy.http.lingering import Lingering
 from tests.http.serving import Held, Serving, echo
 from tests.support.http1 import request, response
 from tests.support.running import on_each_loop, soon
@@ -53,7 +56,7 @@ async def test_a_body_that_nobody_takes_waits_in_its_client_and_goes_on_when_it_
 
 @on_each_loop
 async def test_a_body_that_breaks_off_is_told_to_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINGERING", SHORT)
+    monkeypatch.setattr(lingering, "_LINGERING", SHORT)
     taken: list[bytes] = []
 
     async def reading(connection: ClientConnection, asked: web.BaseRequest) -> bool:
@@ -85,7 +88,7 @@ async def early(connection: ClientConnection, asked: web.BaseRequest) -> bool:
 async def test_an_early_answer_arrives_though_its_client_goes_on_sending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LINGERING", NEVER)
+    monkeypatch.setattr(lingering, "_LINGERING", NEVER)
     async with Serving(early) as serving, await serving.client() as client:
         client.send(UPLOAD % 5_000_000 + b"x" * 4_999_999)
         assert await client.wait_end() is Ending.EOF
@@ -113,7 +116,7 @@ async def test_a_last_answer_arrives_though_its_client_goes_on_asking(fails: boo
 
 @on_each_loop
 async def test_a_last_answer_has_the_time_that_its_client_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINGERING", SHORT)
+    monkeypatch.setattr(lingering, "_LINGERING", SHORT)
     whole = b"x" * 8_000_000
 
     async def last(connection: ClientConnection, asked: web.BaseRequest) -> bool:
@@ -124,10 +127,10 @@ async def test_a_last_answer_has_the_time_that_its_client_takes(monkeypatch: pyt
         client.pause()
         client.send(request("/1") + request("/2"))
         await soon(lambda: any(isinstance(each, Lingering) for each in serving.frontend.connections))
-        (lingering,) = serving.frontend.connections
-        assert isinstance(lingering, Lingering)
-        closes_at = lingering._closes_at
-        await soon(lambda: lingering._closes_at > closes_at)
+        (last_one,) = serving.frontend.connections
+        assert isinstance(last_one, Lingering)
+        closes_at = last_one._closes_at
+        await soon(lambda: last_one._closes_at > closes_at)
         client.resume()
         assert await client.wait_end() is Ending.EOF
         assert client.response.complete
@@ -138,8 +141,8 @@ async def test_a_last_answer_has_the_time_that_its_client_takes(monkeypatch: pyt
 async def test_a_client_that_takes_nothing_of_its_last_answer_is_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LINGERING", SHORT)
-    monkeypatch.setattr(module, "_SEND_TIMEOUT", 2 * SHORT)
+    monkeypatch.setattr(lingering, "_LINGERING", SHORT)
+    monkeypatch.setattr(lingering, "SEND_TIMEOUT", 2 * SHORT)
 
     async def last(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         connection.write(response(body=b"x" * 8_000_000))
@@ -156,7 +159,7 @@ async def test_a_client_that_takes_nothing_of_its_last_answer_is_let_go(
 async def test_a_body_that_stays_unfinished_behind_its_answer_has_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LINGERING", SHORT)
+    monkeypatch.setattr(lingering, "_LINGERING", SHORT)
     async with Serving(early) as serving, await serving.client() as client:
         client.send(UPLOAD % 10 + b"x")
         assert await client.wait_end() is Ending.EOF
@@ -168,7 +171,7 @@ async def test_a_body_that_stays_unfinished_behind_its_answer_has_its_time(
 async def test_a_client_that_leaves_behind_an_early_answer_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LINGERING", NEVER)
+    monkeypatch.setattr(lingering, "_LINGERING", NEVER)
     async with Serving(early) as serving, await serving.client() as client:
         client.send(UPLOAD % 10 + b"x")
         await client.wait_end()
@@ -310,7 +313,7 @@ async def test_a_drain_ends_who_is_idle_after_the_grace_and_who_is_answered_behi
 
 @on_each_loop
 async def test_a_drain_leaves_a_refused_client_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINGERING", NEVER)
+    monkeypatch.setattr(lingering, "_LINGERING", NEVER)
     async with Serving(early) as serving, await serving.client() as client:
         client.send(UPLOAD % 10 + b"x")
         await client.wait_end()

@@ -17,7 +17,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend
+from sse_keepalive_proxy.http.connection import ClientConnection
+from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend
 from sse_keepalive_proxy.http.request import Incoming, Refusal, admit
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.net.tcp import peer_address

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from sse_keepalive_proxy.http import connection
+from sse_keepalive_proxy.http import connection, frontend
 from sse_keepalive_proxy.stream import lifecycle
 from sse_keepalive_proxy.stream.states import State
 from tests.integration.test_websocket import SWITCH, UPGRADE
@@ -298,7 +298,7 @@ async def test_without_keepalive_and_stall_a_quiet_stream_is_idle_all_the_same(
 async def test_a_client_that_takes_nothing_of_a_plain_answer_is_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "_SEND_TIMEOUT", 0.5)
+    monkeypatch.setattr(frontend, "SEND_TIMEOUT", 0.5)
 
     async def plenty(asked: UpstreamConnection) -> None:
         await asked.next_request()
