@@ -1,4 +1,4 @@
-"""The command line: one file for each command (DESIGN A1)."""
+"""The command line: one file for each command."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ __all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler"]
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
 _KEEPALIVE_TIMEOUT = 3630.0
-"""Seconds an idle connection is kept: longer than cloudflared's 90 and the CDN's 900 (FACTS 2)."""
+"""Seconds an idle connection is kept: longer than by fronts (facts.md#idle-connections-of-fronts)."""
 
 _SEND_TIMEOUT = 60.0
 """Seconds a client may take nothing of an answer, as nginx's `send_timeout`. A stream has its own."""
@@ -357,7 +357,7 @@ class ClientConnection(web.RequestHandler):
             _Lingering(self._frontend, transport, sized or None)
 
     def _pause(self) -> None:
-        """Read nothing. A client that leaves meanwhile is noticed all the same (law 8)."""
+        """Read nothing. A client that leaves is still noticed (behaviour.md#no-stream-outlives-its-client)."""
         if self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
             self._wake_in(_LOOK_AT_PEER)

@@ -1,6 +1,6 @@
 """What a log line says: on one line whatever it holds, and without a credential.
 
-Values of a query never appear, since they are credentials here as often as not (FACTS 7.19).
+The values of a query never appear, because many are credentials (facts.md#credentials-in-queries).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The ceiling of a wait doubles with every attempt, and the wait is drawn evenly from nothing up to it:
 clients that lost their upstream together come back spread over the whole of it. What upstream itself
-demands comes on top, so that it spreads them, too (FACTS 7.22).
+demands comes on top, so that it spreads them, too (facts.md#equal-waits).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What the proxy says in its own name on a stream: confirm, ping, stalled, closing.
 
 Made ready once per route; a frame that changes with the moment is one `str.replace` away. No frame
-carries an `id`; only the last one of a stream carries a `retry` (law 2). Every frame is whole blocks,
-but for a ping that ends in one newline: that is a whole line, and stands between two blocks.
+carries an `id`; only the last one of a stream carries a `retry` (behaviour.md#injections-between-blocks).
+Every frame is whole blocks. The exception is a ping that ends in one newline: it is a whole line between two
+blocks.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def confirm_form(confirm: Confirm | None, *, event_source: bool) -> ConfirmForm 
     """The form of the confirm for one request: EVENT, COMMENT or None.
 
     `event_source`: a GET without a body that accepts `text/event-stream` and nothing else, as a
-    browser sends it. Others get the comment: a named event breaks clients of LLM streams (FACTS 5).
+    browser sends it. Others get the comment (facts.md#named-events).
     """
     if confirm is None:
         return None
@@ -84,7 +85,10 @@ class Frames:
         return encode.event(self._confirm_name, data)
 
     def ping(self, *, after_id: bool, idle_for: float, stream_id: str, now: str) -> bytes:
-        """One ping. `after_id`: upstream has sent a non-empty id (FACTS 5); `idle_for` in seconds."""
+        """Return one ping. `after_id`: upstream has sent a non-empty id (facts.md#comment-terminators).
+
+        `idle_for` is upstream's silence in seconds.
+        """
         keepalive = self._keepalive
         if keepalive.form is KeepaliveForm.EVENT:
             return encode.event(keepalive.event, _fill(self._ping_data, stream_id, now))
@@ -117,8 +121,10 @@ class Frames:
         return encode.comment(f"stream_recovered {text}", blank=_ends_blank(self._keepalive, after_id))
 
     def error(self, status: int, message: str) -> bytes:
-        """Tells a client whose response had begun what upstream answered in truth: the status that it would
-        have got, and what that was. Always an event: to say nothing would be to lie (law 6).
+        """Return the `proxy_error` event for a client that got 200 before upstream answered.
+
+        `status` and `message` are upstream's real answer. It is an event for every client
+        (behaviour.md#early-commit).
         """
         data = {"type": "proxy_error", "status": status, "message": message}
         return encode.event("proxy_error", encode.json_line(data))

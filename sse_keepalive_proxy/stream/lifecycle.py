@@ -1,6 +1,6 @@
 """The life of one stream, from the request to the last byte.
 
-The rules, each a law of `docs/reference/behaviour.md`:
+The rules, each a rule of `docs/reference/behaviour.md`:
 
 - Three clocks that never stand for one another: `written_at` (a byte left for the client),
   `upstream_at` (upstream sent anything) with `alive_at` (upstream gave a sign of life that the
@@ -336,7 +336,7 @@ class Lifecycle:
             self.written_at = now  # the notice ends downstream's silence: no ping right behind it
 
     def _downstream_due(self, now: float, commands: list[Command]) -> None:
-        """What the client's silence asks for: no ping behind bytes that still wait (law 3)."""
+        """Confirm or ping when due; no ping while bytes wait (behaviour.md#downstream-silence)."""
         if self.close_reason is not None:
             return
         if self.confirm_at is not None and now >= self.confirm_at:

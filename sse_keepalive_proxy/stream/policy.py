@@ -1,7 +1,7 @@
 """What a route promises its streams: frozen values, one per concern.
 
-Built from the configuration once, shared by every stream of a route, never changed: a running
-stream keeps the policy it began with (law 11). A concern that is off is None.
+Built once from the configuration and shared by every stream of a route. They never change: a running stream
+keeps its policy (behaviour.md#running-streams-keep-their-policy). A concern that is off is None.
 Durations are seconds, sizes are bytes.
 """
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class ConfirmForm(StrEnum):
-    """What a client gets at once. `auto` is decided per request (FACTS 5)."""
+    """What a client gets at once. `auto` is decided for each request."""
 
     AUTO = "auto"
     EVENT = "event"
@@ -46,7 +46,7 @@ class KeepaliveForm(StrEnum):
 
 
 class Terminator(StrEnum):
-    """How a ping comment ends. `auto`: a blank line until upstream has sent an id (FACTS 5)."""
+    """How a ping comment ends. `auto`: a blank line until upstream has sent an id."""
 
     AUTO = "auto"
     BLANK = "blank"
@@ -117,7 +117,7 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """When upstream counts as stalled, and what then. Pings never hide it for ever (law 5)."""
+    """When upstream counts as stalled, and what happens then (behaviour.md#pings-never-pretend)."""
 
     after: float = 60.0
     sign_of_life: SignOfLife = SignOfLife.EVENTS

@@ -5,7 +5,7 @@ the way of every byte and counts without reading; `parse` reads one block to the
 HTML 9.2.6 and is called only where a policy asks.
 
 Lines come from `bytes.splitlines`, which knows CR, LF and CR LF and nothing else. (`str.splitlines`
-would also split on U+2028: FACTS 7.)
+would also split on U+2028: facts.md#line-ends.)
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _may_hold(blocks: bytes, field: bytes) -> bool:
 
 def unname(blocks: bytes, names: frozenset[bytes]) -> bytes:
     """`blocks` without the `event` lines that give one of `names`: `onmessage` hears only events
-    without a name (FACTS 1). Every other line stays as it was.
+    without a name (facts.md#notify-server-page). Every other line stays as it was.
     """
     if b"event" not in blocks:
         return blocks

@@ -26,7 +26,8 @@ def comment(text: str, *, blank: bool = True) -> bytes:
 def event(name: str, data: str, *, retry: int | None = None) -> bytes:
     """One whole event. An empty `name` leaves the `event` line out; `retry` is milliseconds.
 
-    `retry` changes a client for good, so only the block that ends a stream carries one (law 2).
+    `retry` changes a client for good, so only the block that ends a stream carries one
+    (behaviour.md#injections-between-blocks).
     """
     lines = []
     if name:

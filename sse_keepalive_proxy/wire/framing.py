@@ -29,7 +29,7 @@ def boundary_after(data: bytes, before: int) -> int:
 
     `before` is the byte in front of `data` (LF stands for the start of a block, where a single
     line ending is already a blank line). Everything left of the answer can be forwarded at once,
-    also when it ends in a CR whose LF has not come yet (law 2).
+    also when it ends in a CR whose LF has not come yet (behaviour.md#injections-between-blocks).
     """
     found = data.rfind(b"\n\n")
     end = found + 2 if found >= 0 else 0

@@ -24,7 +24,7 @@ from sse_keepalive_proxy.stream.policy import Identity, ReconnectWhen, SignOfLif
 from tests.config.keys import ED25519
 from tests.config.writing import loaded
 
-CLIENT_GIVES_UP = 10.0  # seconds without headers (FACTS 1)
+CLIENT_GIVES_UP = 10.0  # seconds without headers (facts.md#notify-server-page)
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")
 _OFF = re.compile(r"^( +)(\w+): off\n\1# (\2:\n(?:\1#   .*\n)+)", re.MULTILINE)

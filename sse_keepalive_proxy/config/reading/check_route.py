@@ -36,7 +36,7 @@ _DURATION: TypeAdapter[float] = TypeAdapter(Duration)
 _FILE: TypeAdapter[str] = TypeAdapter(FilePath)
 _ALGORITHMS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Algorithms)
 _CLIENT_GIVES_UP = 10.0
-"""Seconds after which a browser's client may give up waiting for a response head (FACTS 1)."""
+"""Seconds after which a browser page may stop waiting for a response head (facts.md#notify-server-page)."""
 
 _ACTING = frozenset(StallAction) - {StallAction.OBSERVE}
 

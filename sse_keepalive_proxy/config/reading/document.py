@@ -1,7 +1,7 @@
 """YAML text to a tree of values that know their lines, with the environment filled in.
 
 Owns everything that is YAML. Scalars follow the core schema of YAML 1.2: only true and false are
-booleans, so `off` stays `off`; `1:30` stays text; a duplicate key is refused (FACTS 7.16).
+booleans, so `off` stays `off`; `1:30` stays text; a duplicate key is refused (facts.md#yaml-values).
 A variable's value can become a number or a text, never structure: it is put in after parsing.
 """
 

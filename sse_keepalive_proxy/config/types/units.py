@@ -1,7 +1,7 @@
 """Durations and sizes: always written with a unit, so that 15 can never mean the wrong thing.
 
 Durations are kept as seconds (float), sizes as bytes (int). A zero is refused: "as fast as
-possible" and "never" are both read into it (FACTS 7.3); what can be off is `off`.
+possible" and "never" are both read into it (facts.md#zero-intervals); what can be off is `off`.
 """
 
 from __future__ import annotations
