@@ -1,7 +1,7 @@
-"""What several keys must agree on; within one route, `config.check_route` says it.
+"""Check keys against each other. `check_route` checks the keys within one route.
 
-Works on the tree before it is typed, so that these problems come together with all the others,
-however wrong the rest is: each check looks only at parts that are right by themselves.
+The checks read the untyped tree, so their problems are reported together with all others. Each check uses
+only values that are valid by themselves.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MATCH = TypeAdapter(Match)
 
 
 def disagreements(root: Entry) -> Iterator[Finding]:
-    """Every fault that lies between keys of the merged tree, with the way to the key to change."""
+    """Yield every conflict between keys of the merged tree, with the path of the key to change."""
     yield from _colliding_listeners(root)
     yield from _spread_beyond_timeout(root)
     yield from _unknown_upstreams(root)
@@ -39,19 +39,19 @@ def disagreements(root: Entry) -> Iterator[Finding]:
 
 
 def warnings(root: Entry) -> Iterator[Finding]:
-    """What is allowed and hardly meant."""
+    """Yield settings that are valid but probably a mistake."""
     used = {route.keys["upstream"].text for route in _routes(root) if "upstream" in route.keys}
     for name in _keys(root, "upstreams"):
         if name not in used:
             yield ("upstreams", name), Fault("no route uses this upstream")
     if _keys(root, "defaults") and not any("stream" in route.keys for route in _routes(root)):
-        hint = "write `stream:` under a route to make it a stream route"
-        yield ("defaults",), Fault("no route has a `stream` that these defaults could apply to", hint)
+        hint = "write `stream:` in a route to make it a stream route"
+        yield ("defaults",), Fault("no route has a `stream` for these defaults", hint)
     yield from _in_routes(root, check_route.warnings)
 
 
 def _in_routes(root: Entry, checked: Callable[[Entry], Iterable[Finding]]) -> Iterator[Finding]:
-    """What `checked` finds in each route, with the way from the root."""
+    """Yield the findings of `checked` for each route, with the path from the root."""
     for index, route in enumerate(_routes(root)):
         yield from ((("routes", index, *way), fault) for way, fault in checked(route))
 
@@ -73,7 +73,7 @@ def _colliding_listeners(root: Entry) -> Iterator[Finding]:
         if address is None:
             continue
         if any(address.collides_with(other) for other in bound):
-            yield way, Fault("something already listens there", "every listener needs an address of its own")
+            yield way, Fault("another listener has this address", "every listener needs its own address")
         bound.append(address)
 
 
@@ -87,7 +87,7 @@ def _listeners(root: Entry) -> Iterator[tuple[Way, Entry]]:
     if "listen" in admin.keys:
         yield ("admin", "listen"), admin.keys["listen"]
     elif admin.text is None:
-        # Not written and not off: it listens where it does by default.
+        # Neither written nor off: it listens on its default address.
         yield ("admin",), Entry(str(Settings.model_fields["admin"].default.listen))
 
 
@@ -135,12 +135,12 @@ def _shadowed_routes(root: Entry) -> Iterator[Finding]:
         by = next((name for name, other in taking if other.covers(match)), None)
         if by is not None:
             hint = f"put it before {by}, or narrow {by}"
-            yield ("routes", index), Fault(f"never reached: {by} takes everything it could match", hint)
+            yield ("routes", index), Fault(f"never reached: {by} matches all its requests", hint)
         earlier.add(match.path, (_called(route, index), match))
 
 
 def _called(route: Entry, index: int) -> str:
-    """How messages name a route: never by a value from the environment."""
+    """Return the name of a route for messages, never a value from the environment."""
     name = route.keys.get("name")
     if name is None or name.text is None or name.expanded:
         return f"routes[{index}]"
