@@ -1,4 +1,4 @@
-"""What several commands share: finding the configuration, and saying what is wrong with it."""
+"""Shared by several commands: find the configuration and report its problems."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ Commands = argparse._SubParsersAction  # noqa: SLF001 (argparse gives the type n
 
 
 def load_or_say(file: str | None, overrides: Overrides, otherwise: str) -> Loaded | int:
-    """The configuration that flags and environment lead to, or an exit code once every problem has been
-    said on stderr: 78, or 2 with `otherwise` when they name none.
+    """Return the configuration that flags and environment name, or an exit code.
+
+    With exit code 78 every problem has been reported on stderr. With exit code 2 there is no configuration,
+    and `otherwise` has been printed.
     """
     try:
         loaded = find_configuration(file, overrides)
@@ -55,7 +57,7 @@ def load_or_say(file: str | None, overrides: Overrides, otherwise: str) -> Loade
 
 
 def find_configuration(file: str | None, overrides: Overrides) -> Loaded | None:
-    """The configuration that flags and environment lead to, None when they name none.
+    """Return the configuration that flags and environment name, or None.
 
     Raises `ConfigurationError`.
     """
@@ -69,12 +71,12 @@ def find_configuration(file: str | None, overrides: Overrides) -> Loaded | None:
 
 
 def configuration_file(file: str | None) -> Path | None:
-    """The configuration file that the flag, else the environment names."""
+    """Return the configuration file from the flag or, without it, from the environment."""
     path = file or os.environ.get(CONFIG_VARIABLE)
     return Path(path) if path else None
 
 
 def report(problems: Iterable[Problem]) -> None:
-    """One line each, on stderr."""
+    """Print each problem as a line on stderr."""
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`healthcheck`: for a container's HEALTHCHECK."""
+"""`healthcheck`: the check for a container's HEALTHCHECK."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this command to the parser."""
     parser = commands.add_parser(
         "healthcheck",
-        help="ask a running proxy whether it lives",
-        description="Ask the admin listener of a running proxy whether it lives.",
+        help="check that a running proxy is alive",
+        description="Request `/livez` from the admin listener of a running proxy.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--url", metavar="URL", help=f"what to ask ({_DEFAULT}, or what environment and configuration say)"
+        "--url",
+        metavar="URL",
+        help=f"the URL to request (default: from environment and configuration, or {_DEFAULT})",
     )
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Exit code 0 for an answer with status 200, 1 for anything else."""
+    """Return exit code 0 for status 200, 1 for any other result."""
     url: str | None = default_url() if args.url is None else args.url
     if url is None:
-        print("healthcheck: the admin listener cannot be asked over TCP: give --url", file=sys.stderr)
+        print("healthcheck: the admin listener has no TCP address: give --url", file=sys.stderr)
         return FAILED
     if not url.startswith(("http://", "https://")):
         print(f"healthcheck: not an http URL: {url}", file=sys.stderr)
@@ -58,8 +60,9 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def default_url() -> str | None:
-    """Where the admin listener is by the configuration that the environment leads to, as for `run`; None when
-    it is off. Without a usable one, where it is by default.
+    """Return the URL of the admin listener, from the configuration that the environment names.
+
+    None if the listener is off or a Unix socket. The default URL if there is no valid configuration.
     """
     try:
         loaded = find_configuration(None, Overrides())
@@ -81,5 +84,5 @@ def _why(error: Exception) -> str:
         reason = error.reason
         return (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
-        return "what answers there does not speak HTTP"  # the error itself is what it said
+        return "the answer is not HTTP"  # the text of the error would quote the answer
     return str(error)

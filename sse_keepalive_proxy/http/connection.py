@@ -357,7 +357,7 @@ class ClientConnection(web.RequestHandler):
             _Lingering(self._frontend, transport, sized or None)
 
     def _pause(self) -> None:
-        """Read nothing. A client that leaves is still noticed (behaviour.md#no-stream-outlives-its-client)."""
+        """Read nothing, and notice a client that leaves (behaviour.md#no-stream-outlives-its-client)."""
         if self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
             self._wake_in(_LOOK_AT_PEER)

@@ -1,7 +1,7 @@
-"""The access log: a line for each request, and two for each stream.
+"""The access log: one line for each request, two lines for each stream.
 
-Apart from `logging`, whose record of each would be half of what a line costs (5 of 10 µs). Where they go,
-and whether there are any, `log.configure` says.
+It does not use `logging`, because a log record would be half of the cost of a line. `log.configure` sets
+where the lines go, and whether there are any.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 __all__ = ["AccessLog", "access"]
 
 Write = Callable[[str, dict[str, Any]], None]
-"""Takes a message and its fields."""
+"""A function that takes a message and its fields."""
 
 
 class AccessLog:
-    """Where the lines of requests and streams go: nowhere at first."""
+    """The destination of the access log. At first there is none."""
 
     __slots__ = ("_write",)
 
@@ -24,15 +24,15 @@ class AccessLog:
         self._write: Write | None = None
 
     def to(self, write: Write | None) -> Write | None:
-        """Send every line to `write` from now on, or nowhere; returns where they went until now."""
+        """Send every further line to `write`, or drop it if None. Return the previous destination."""
         before, self._write = self._write, write
         return before
 
     def line(self, message: str, fields: dict[str, Any]) -> None:
-        """Write a line."""
+        """Write one line."""
         if self._write is not None:
             self._write(message, fields)
 
 
 access = AccessLog()
-"""The one of this process."""
+"""The access log of this process."""

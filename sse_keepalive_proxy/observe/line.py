@@ -1,4 +1,4 @@
-"""What a log line says: on one line whatever it holds, and without a credential.
+"""Format log lines: always on one line, and without credentials.
 
 The values of a query never appear, because many are credentials (facts.md#credentials-in-queries).
 """
@@ -17,20 +17,20 @@ __all__ = ["now_rfc3339", "one_line", "redact_target", "text_line"]
 _HIDDEN = "***"
 _MAX_TARGET = 512
 _BARE = re.compile(r"[!#-~]+")
-"""What needs no quotes: printable ASCII without a space or a quote."""
+"""Text that needs no quotes: printable ASCII without a space or a quote."""
 
 _NUMBERS = frozenset({int, float, bool})
-"""What never needs them, and is most of a line."""
+"""Types of values that never need quotes."""
 
 _PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
-"""A value inside a path: of a matrix parameter (`;session=`), or of a query whose `?` came encoded."""
+"""A value inside a path: of a matrix parameter (`;session=`), or of a query with an encoded `?`."""
 
 
 def redact_target(target: str) -> str:
-    """A request target that may be shown: its path, and of its query only the names.
+    """Redact a request target: keep its path and the names in its query, at most 512 characters.
 
-    A part of the query without a name or without a value is hidden whole: it may be a bare token, padded
-    with `=` as base64 is. Longer than 512 characters, the target is cut.
+    A part of the query without a name or without a value is hidden as a whole, because it may be a token
+    with `=` as base64 padding.
     """
     path, mark, query = target.partition("?")
     if "=" in path or "%3" in path:
@@ -46,7 +46,7 @@ def _redact_part(part: str) -> str:
 
 
 def now_rfc3339() -> str:
-    """The time of day, UTC, to the millisecond, as RFC 3339 writes it."""
+    """Return the current UTC time in RFC 3339 form, with milliseconds."""
     return _millisecond(time.time_ns() // 1_000_000)
 
 
@@ -61,10 +61,10 @@ def _second(unix: int) -> str:
 
 
 def text_line(level: str, message: str, fields: dict[str, Any]) -> str:
-    """A line as people read it: the time, the level, the message, and each field as `name=value`."""
+    """Return a line of text: the time, the level, the message, and each field as `name=value`."""
     line = f"{now_rfc3339()} {level:7} {one_line(message)}"
-    told = " ".join([f"{key}={_plain(value)}" for key, value in fields.items()])
-    return f"{line}  {told}" if told else line
+    shown = " ".join([f"{key}={_plain(value)}" for key, value in fields.items()])
+    return f"{line}  {shown}" if shown else line
 
 
 def _plain(value: object) -> str:
@@ -75,7 +75,7 @@ def _plain(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` with whatever could end a line or steer a terminal written as an escape."""
+    """Escape every character of `text` that could end a line or control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

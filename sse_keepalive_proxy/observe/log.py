@@ -1,8 +1,8 @@
-"""Log lines: text or JSON, one each for a record, to stderr.
+"""Write log records to stderr, one line each, as text or JSON.
 
-A record is a message and `fields` (`logger.warning("…", extra={"fields": {…}})`); the lines of requests and
-streams come from `access` without one. Whatever a peer chose (a target, an address) can neither break a line
-nor carry a credential into it: see `line`.
+A record has a message and `fields` (`logger.warning("…", extra={"fields": {…}})`). The lines of requests and
+streams come from `access` without a record. Input from a peer (a target, an address) cannot break a line or
+add a credential to it: see `line`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger("sse_keepalive_proxy.loop")
 _ACCESS = "sse_keepalive_proxy.access"
 
 Form = Callable[[str, str, str, dict[str, Any], str], str]
-"""Makes a line of the level, the logger's name, the message, the fields, and where an exception came from."""
+"""A function from the level, the logger's name, the message, the fields and the traceback to a line."""
 
 
 def _text(level: str, _: str, message: str, fields: dict[str, Any], trace: str) -> str:
@@ -43,8 +43,9 @@ def _json(level: str, name: str, message: str, fields: dict[str, Any], trace: st
 
 
 class _Handler(logging.Handler):
-    """Writes the lines of one turn of the event loop together, at its end: under load a line costs a fraction
-    of a system call. A line that warns, or that is written outside of a loop, waits for nothing.
+    """Write the lines of one turn of the event loop with one system call, at the end of the turn.
+
+    A warning, and a line outside of a loop, is written at once.
     """
 
     def __init__(self, stream: TextIO, form: Form) -> None:
@@ -62,7 +63,7 @@ class _Handler(logging.Handler):
             self._write(line, at_once=record.levelno >= logging.WARNING)
 
     def access(self, message: str, fields: dict[str, Any]) -> None:
-        """A line of the access log."""
+        """Write a line of the access log."""
         self._write(self._form("INFO", _ACCESS, message, fields, ""), at_once=False)
 
     def _write(self, line: str, *, at_once: bool) -> None:
@@ -78,15 +79,16 @@ class _Handler(logging.Handler):
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
-        with contextlib.suppress(OSError, ValueError):  # nobody is left who could be told
+        with contextlib.suppress(OSError, ValueError):  # stderr is closed: no place to report it
             if lines:
                 self._stream.write("".join(lines))
                 self._stream.flush()
 
 
 def configure(level: str, form: str, *, access: bool) -> None:
-    """Send everything from `level` up to stderr, as `form`: text or json. `access`: whether requests and
-    streams get their lines.
+    """Write every record from `level` upwards to stderr, as `form`: `text` or `json`.
+
+    `access`: whether to write the access log.
     """
     handler = _Handler(sys.stderr, _json if form == "json" else _text)
     root = logging.getLogger()
@@ -96,17 +98,18 @@ def configure(level: str, form: str, *, access: bool) -> None:
     root.addHandler(handler)
     root.setLevel(level.upper())
     access_log.to(handler.access if access and root.isEnabledFor(logging.INFO) else None)
-    # What no line of ours tells need not be found out (Logging HOWTO, "Optimization"): 7 of 30 µs a line.
+    # Do not compute data that no line uses (Logging HOWTO, "Optimization").
     logging._srcfile = None  # noqa: SLF001 (as documented there)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def complain(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The event loop's exception handler. The loop's own quotes exceptions and the arguments of callbacks,
-    and with them what a peer sent.
+    """Log an error of the event loop, as its exception handler.
+
+    The loop's own handler quotes exceptions and the arguments of callbacks, which may contain data of a peer.
     """
     logger.error(
-        "the event loop met an error; please report this: %s",
+        "an error in the event loop; please report it: %s",
         context["message"].partition("(")[0],
         exc_info=context.get("exception"),
     )
@@ -118,7 +121,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _trace(record: logging.LogRecord) -> str:
-    """Where an unexpected exception came from, without its text: that may quote what a peer sent."""
+    """Return the traceback of an exception without its text, which may contain data of a peer."""
     if not record.exc_info or record.exc_info[0] is None:
         return ""
     frames = "".join(traceback.format_tb(record.exc_info[2]))

@@ -154,7 +154,7 @@ def test_the_file_may_be_named_by_the_environment(
 
 def test_without_anything_to_check_the_command_line_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 2
-    assert capsys.readouterr() == ("", "check: nothing to check: give -c FILE\n")
+    assert capsys.readouterr() == ("", "check: no configuration: give -c FILE\n")
 
 
 def test_a_file_that_is_not_there_is_a_configuration_error(

@@ -159,8 +159,8 @@ class Drain(Section):
     )
     idle_grace: ShortDuration = Field(
         default=2.0,
-        description="How long a kept connection may stay idle during a drain before it is closed. "
-        "Until then a request on it is answered, with `Connection: close`.",
+        description="How long an idle client connection stays open during a drain. A request on it is still "
+        "answered, with `Connection: close`.",
     )
 
 
