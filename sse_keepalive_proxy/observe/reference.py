@@ -22,8 +22,8 @@ _INTRODUCTION = f"""\
 <!-- Written by `python -m sse_keepalive_proxy.observe.reference` from the code. Do not edit. -->
 
 The admin listener serves these metrics at `/metrics` for Prometheus. Labels come from the configuration and
-from closed sets. They never come from a request: no path, no user, no token. Every label value exists from the
-start with the value 0.
+from closed sets. They never come from a request: no path, no user, no token. Every label value exists from
+the start with the value 0.
 
 `requests_total` is the exception. Its `code` is the status as three digits; 499 means that the client left
 before the answer. Its `method` is a known method or `other`. A request without a matching route has
