@@ -6,7 +6,7 @@
 #
 # Mount a configuration at /etc/sse-keepalive-proxy/config.yaml for more. PYTHON may be any image with
 # Python 3.11 or later, pip for the first stage, and no more than that. COMPILER: what that stage needs to compile the
-# package with (where Python is Debian's own, python3-dev too); with nothing it is installed as it is written.
+# package with (where Python is Debian's own, python3-dev too); with nothing the package is interpreted.
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS build
@@ -22,7 +22,7 @@ RUN python3 -m venv /opt/build \
        --only-binary :all: -r runtime.lock
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY sse_keepalive_proxy sse_keepalive_proxy
-RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
+RUN SSE_PROXY_COMPILE=${COMPILER:+1} /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
     && /opt/build/bin/pip --python /opt/app/bin/python3 install --no-cache-dir --no-deps --no-index /wheel/*.whl
 
 FROM ${PYTHON}

@@ -6,12 +6,12 @@ check:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest
 
 demo:
-	python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/sse-keepalive-proxy demo
+	python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/sse-keepalive-proxy demo
 
-# Takes about twenty minutes and writes docs/performance.md and docs/performance.png; needs gcc. Peers that are not
-# installed are left out.
+# Takes about half an hour, measures the proxy compiled and interpreted, and writes docs/performance.md and
+# docs/performance.png; needs gcc. Peers that are not installed are left out.
 bench:
-	python3 -m venv .venv && .venv/bin/pip install -q -e '.[bench]' && .venv/bin/python -m bench
+	python3 -m venv .venv && .venv/bin/pip install -q -e '.[bench]' && .venv/bin/python -m bench --install
 
 format:
 	.venv/bin/ruff check --fix .

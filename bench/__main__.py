@@ -9,10 +9,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bench import alone, report
+from bench.builds import InstallFailed, install
 from bench.comparison import compare, side_by_side
 from bench.load import Load, LoadFailed, build
 from bench.machine import ROOT, choose_cores, describe
@@ -35,11 +36,14 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         try:
             built = build(Path(folder))
-        except LoadFailed as error:
+            pythons = (
+                install(args.checkout, Path(folder), _say) if args.install else {PROXY: Path(sys.executable)}
+            )
+        except (LoadFailed, InstallFailed) as error:
             _say(str(error))
             return 1
         programs, missing = _programs(args.peers, built["relay"])
-        stage = Stage(Path(folder), origin_port(), cores, args.checkout, programs)
+        stage = Stage(Path(folder), origin_port(), cores, args.checkout, programs, pythons)
         results = Results(
             command=_command(args),
             date=time.strftime("%Y-%m-%d", time.gmtime()),
@@ -49,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         _measure(args, stage, Load(built["load"], stage.origin, cores.load), results)
     _write(args, results)
-    return 1 if results.own_faults or _not_measured(results) else 0
+    return 1 if results.own_faults or _not_measured(results, pythons) else 0
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -60,6 +64,11 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of page and plot (docs)")
     parser.add_argument("--json", type=Path, help="where the raw figures go")
     parser.add_argument("--checkout", type=Path, default=ROOT, help="whose proxy is measured (this one's)")
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="measure two builds of it, compiled and interpreted (else: as it stands)",
+    )
     parser.add_argument("--quick", action="store_true", help="one round of short tests: does it work at all?")
     args = parser.parse_args(words)
     args.checkout = args.checkout.resolve()
@@ -73,6 +82,7 @@ def _command(args: argparse.Namespace) -> str:
     words = ["python -m bench", "--quick" if args.quick else f"--rounds {args.rounds}"]
     words += [f"--tests {','.join(args.tests)}"] if args.tests != _TESTS else []
     words += [f"--peers {','.join(args.peers)}"] if args.peers != PEERS else []
+    words += ["--install"] if args.install else []
     return " ".join(words)
 
 
@@ -111,7 +121,7 @@ def _programs(peers: Sequence[str], relay: Path) -> tuple[dict[str, Path], dict[
 
 
 def _measure(args: argparse.Namespace, stage: Stage, load: Load, results: Results) -> None:
-    names = [name for name in stage.programs if name != BASE] + [PROXY]
+    names = [*(name for name in stage.programs if name != BASE), *stage.pythons]
     for test in side_by_side(quick=args.quick).values():
         if test.name in args.tests:
             # A fresh process for each reading, and a long hold: half as many rounds.
@@ -137,9 +147,9 @@ def _measure(args: argparse.Namespace, stage: Stage, load: Load, results: Result
             _say(f"{name}: left out: {error}")
 
 
-def _not_measured(results: Results) -> bool:
+def _not_measured(results: Results, builds: Iterable[str]) -> bool:
     left_out = set(results.left_out) & set(alone.ALONE)
-    return bool(left_out) or any(PROXY not in outcome.pairs for outcome in results.outcomes)
+    return bool(left_out) or any(name not in outcome.pairs for outcome in results.outcomes for name in builds)
 
 
 def _write(args: argparse.Namespace, results: Results) -> None:

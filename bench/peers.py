@@ -15,10 +15,23 @@ from pathlib import Path
 from bench.machine import Cores, descriptor_limit
 from bench.processes import Running, free_port, start
 
-__all__ = ["BASE", "PEERS", "PROXY", "TITLES", "Stage", "find", "version_of"]
+__all__ = [
+    "BASE",
+    "COMPILED",
+    "INTERPRETED",
+    "OWN",
+    "PEERS",
+    "PROXY",
+    "TITLES",
+    "Stage",
+    "find",
+    "version_of",
+]
 
 BASE = "nginx"  # what everybody is compared with
-PROXY = "proxy"
+PROXY = "proxy"  # as it stands in its checkout
+COMPILED, INTERPRETED = "compiled", "interpreted"  # as they are installed
+OWN = (PROXY, COMPILED, INTERPRETED)
 TITLES = {
     "limit": "bare relay in C",
     "nginx": "nginx",
@@ -26,8 +39,10 @@ TITLES = {
     "caddy": "Caddy",
     "envoy": "Envoy",
     PROXY: "sse-keepalive-proxy",
+    COMPILED: "sse-keepalive-proxy, compiled",
+    INTERPRETED: "sse-keepalive-proxy, interpreted",
 }
-PEERS = tuple(name for name in TITLES if name != PROXY)
+PEERS = tuple(name for name in TITLES if name not in OWN)
 
 _CONFIGS = Path(__file__).parent / "configs"
 _FILES = {
@@ -70,12 +85,13 @@ class Stage:
     cores: Cores
     checkout: Path
     programs: dict[str, Path]  # of those peers that are there, the relay's too
+    pythons: dict[str, Path]  # of those builds of this proxy that are measured; the first runs alone, too
 
     @contextlib.contextmanager
     def run(self, name: str) -> Iterator[Running]:
         """Run a peer, or this proxy with everything at its default, until the block ends."""
-        if name == PROXY:
-            with self.run_proxy() as running:
+        if name in self.pythons:
+            with self.run_proxy(name) as running:
                 yield running
             return
         port = free_port()
@@ -94,9 +110,17 @@ class Stage:
 
     @contextlib.contextmanager
     def run_proxy(
-        self, *, reconnect: str = "resumable", routes: int = 1, files: int | None = None
+        self,
+        name: str | None = None,
+        *,
+        reconnect: str = "resumable",
+        routes: int = 1,
+        files: int | None = None,
     ) -> Iterator[Running]:
-        """Run the proxy of the checkout. `routes` is how many there are; the last is the one that matches."""
+        """Run a build of this proxy, the first unless it is named. `routes` is how many there are; the last
+        is the one that matches.
+        """
+        name = name or next(iter(self.pythons))
         port, admin = free_port(), free_port()
         before = "\n".join(
             f"  - {{name: other-{number}, match: {{path: /other/{number}}}, upstream: origin, stream: {{}}}}"
@@ -104,16 +128,16 @@ class Stage:
         )
         config = self._write(PROXY, port=port, admin=admin, reconnect=reconnect, routes=before)
         env = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_VARIABLES)}
-        env["PYTHONPATH"] = str(self.checkout)
+        env["PYTHONPATH"] = str(self.checkout) if name == PROXY else ""
         with start(
-            PROXY,
-            [sys.executable, "-m", "sse_keepalive_proxy", "run", "-c", str(config)],
+            name,
+            [str(self.pythons[name]), "-m", "sse_keepalive_proxy", "run", "-c", str(config)],
             port=port,
             admin_port=admin,
             core=self.cores.proxy,
-            log=self.folder / f"{PROXY}.log",
+            log=self.folder / f"{name}.log",
             env=env,
-            cwd=self.checkout,
+            cwd=self.folder,
             files=files,
             within=20 + routes / 100,
         ) as running:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.comparison import Outcome
 from bench.figures import Figure, Summary
-from bench.peers import PROXY, TITLES
+from bench.peers import OWN, TITLES
 from bench.report import Results, summaries
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _compared(outcome: Outcome, figure: Figure) -> Panel:
         value = _value(summary, figure, paired=paired)
         if value is not None:
             text = f"{value:.2f}" if paired else f"{value:,.{figure.digits}f}"
-            colour = _OWN if name == PROXY else _LIMIT if name == "limit" else _PEER
+            colour = _OWN if name in OWN else _LIMIT if name == "limit" else _PEER
             bars.append(Bar(TITLES[name], max(value, 0.0), text, colour))
     unit = "times nginx" if paired else figure.unit
     return Panel(f"{figure.title}, {unit} ({outcome.test.name})", sorted(bars, key=lambda bar: bar.value))
@@ -119,8 +119,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.barh([bar.label for bar in bars], [bar.value for bar in bars], color=[bar.colour for bar in bars])
     for place, bar in enumerate(bars):
         axes.text(bar.value + longest * 0.02, place, bar.text, va="center")
+    own = {TITLES[name] for name in OWN}
     for label, bar in zip(axes.get_yticklabels(), bars, strict=True):
-        label.set_fontweight("bold" if bar.label == TITLES[PROXY] else "normal")
+        label.set_fontweight("bold" if bar.label in own else "normal")
     axes.set_xlim(0, longest * 1.18)
     axes.set_xticks([])
     axes.set_title(panel.title, fontsize=9, loc="left")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from bench.alone import Full, Growth, Routes, Storm
 from bench.comparison import Outcome
 from bench.figures import Figure, Summary, summarise, summarise_base
-from bench.peers import BASE, PROXY, TITLES
+from bench.peers import BASE, OWN, TITLES
 
 __all__ = ["BEGIN", "END", "Results", "insert", "markdown", "summaries"]
 
@@ -35,7 +35,9 @@ class Results:
     @property
     def own_faults(self) -> int:
         """The faults of this proxy, over all tests."""
-        compared = sum(pair.own.faults for o in self.outcomes for pair in o.pairs.get(PROXY, ()))
+        compared = sum(
+            pair.own.faults for o in self.outcomes for name in OWN for pair in o.pairs.get(name, ())
+        )
         alone: list[Growth | Routes | Full | Storm] = [*self.growth, *self.routes, *self.storms]
         if self.full is not None:
             alone.append(self.full)
@@ -95,7 +97,7 @@ def _setting(results: Results) -> str:
 
 
 def _name(name: str) -> str:
-    return f"**{TITLES[name]}**" if name == PROXY else TITLES[name]
+    return f"**{TITLES[name]}**" if name in OWN else TITLES[name]
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -163,13 +165,13 @@ def _behind(outcomes: Sequence[Outcome]) -> str:
 
 def _losses(outcome: Outcome) -> Iterator[str]:
     found = summaries(outcome)
-    own = found.get(PROXY)
+    own = next((found[name] for name in OWN if name in found), None)
     for figure in outcome.test.figures if own else ():
         better = []
         for name, other in found.items():
             if (
                 own is not None
-                and name not in (PROXY, "limit")
+                and name not in (*OWN, "limit")
                 and (factor := _factor(own, other, figure.key)) > 1.005
             ):
                 better.append(f"{factor:.2f} times {TITLES[name]}")

@@ -1,15 +1,14 @@
-"""Before any test: what is compiled must be what is written. In all of them: access lines are heard."""
+"""Before any test: what is compiled must be what is written."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sse_keepalive_proxy.observe.access import access
+from tests.support.authority import Authority
+from tests.support.running import OVER_TLS
 
 PACKAGE = Path(__file__).parent.parent / "sse_keepalive_proxy"
 
@@ -25,18 +24,21 @@ def pytest_sessionstart() -> None:
     if stale:
         names = ", ".join(sorted(source.name for source in stale))
         pytest.exit(
-            f"{names} changed since it was compiled: run `pip install -e '.[dev]'` again", returncode=2
+            f"{names} changed since it was compiled: run `pip install -e '.[dev]'` again "
+            "(with SSE_PROXY_COMPILE=1 to compile again, else it is interpreted)",
+            returncode=2,
         )
 
 
-@pytest.fixture(autouse=True)
-def access_lines() -> Iterator[None]:
-    """The access log stands in `caplog`, so that what no log may hold is looked for there too."""
-    logger = logging.getLogger("sse_keepalive_proxy.access")
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of this session."""
+    return Authority(tmp_path_factory.mktemp("authority"))
 
-    def write(message: str, fields: dict[str, Any]) -> None:
-        logger.info(message, extra={"fields": fields})
 
-    before = access.to(write)
+@pytest.fixture(params=["plain", "TLS"])
+def on_both(request: pytest.FixtureRequest, authority: Authority) -> Iterator[None]:
+    """The test runs twice: its clients speak plain HTTP, and TLS."""
+    token = OVER_TLS.set(authority if request.param == "TLS" else None)
     yield
-    access.to(before)
+    OVER_TLS.reset(token)

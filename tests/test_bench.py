@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from bench import alone, plot, report
+from bench.builds import InstallFailed, install
 from bench.comparison import Outcome, Test, side_by_side
 from bench.figures import Figure, Measured, Pair, median, summarise, summarise_base
 from bench.load import Load, build
@@ -117,6 +118,27 @@ def test_what_is_lost_is_said() -> None:
     assert f"({report.PLOT})" in text
 
 
+def test_both_builds_are_shown_and_the_first_is_the_one_that_is_compared() -> None:
+    found = results(outcome(haproxy=[pair(10, 9)], compiled=[pair(10, 18)], interpreted=[pair(10, 27)]))
+    text = markdown(found, plot=False)
+    assert "| **sse-keepalive-proxy, compiled** | 18.0 | 1.80 | 0.00 | 0 | 1 |" in text
+    assert "| **sse-keepalive-proxy, interpreted** | 27.0 | 2.70 | 0.00 | 0 | 1 |" in text
+    lost = text.partition("### Where this proxy is behind")[2]
+    assert lost.count("\n- ") == 1
+    assert "- CPU per event (closed): 1.80 times nginx, 2.00 times HAProxy" in lost
+    (panel,) = plot.panels(found)
+    assert [bar.colour == plot._OWN for bar in panel.bars] == [False, False, True, True]
+
+
+def test_faults_of_each_build_are_faults_of_ours() -> None:
+    found = outcome(
+        haproxy=[pair(1, 1, faults=1)],
+        compiled=[pair(1, 1, faults=2)],
+        interpreted=[pair(1, 1, faults=3)],
+    )
+    assert results(found).own_faults == 5
+
+
 def test_what_is_won_is_not_listed_as_lost() -> None:
     assert "behind" not in markdown(results(outcome(proxy=[pair(10, 8)])), plot=False)
 
@@ -155,7 +177,7 @@ def test_bars_are_sorted_and_a_panel_of_nothing_is_not_drawn() -> None:
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy", "caddy", "envoy", "proxy"])
 def test_a_configuration_is_filled_in_wholly(name: str, tmp_path: Path) -> None:
-    stage = Stage(tmp_path, 9_999, choose_cores(), ROOT, {})
+    stage = Stage(tmp_path, 9_999, choose_cores(), ROOT, {}, {})
     fields = {"port": 1, "admin": 2, "reconnect": "always", "routes": "", "origin": 9_999}
     text = stage._write(name, **fields).read_text()
     assert not re.search(r"@\w+@", text)
@@ -165,6 +187,11 @@ def test_a_configuration_is_filled_in_wholly(name: str, tmp_path: Path) -> None:
 def test_every_test_has_a_name_of_its_own_and_quick_ones_are_the_same() -> None:
     assert list(side_by_side(quick=True)) == list(side_by_side(quick=False))
     assert set(side_by_side(quick=True)).isdisjoint(alone.ALONE)
+
+
+def test_what_cannot_be_installed_is_said_with_the_last_words_of_pip(tmp_path: Path) -> None:
+    with pytest.raises(InstallFailed, match=r"(?s)pip install .*nothing-here.*ended with 1:.*"):
+        install(tmp_path / "nothing-here", tmp_path, lambda _: None)
 
 
 def test_what_is_started_is_pinned_and_the_starter_is_not() -> None:

@@ -1,88 +1,119 @@
-"""The modules that are compiled when the package is installed, and the package without them."""
+"""The package compiled: what a build needs for it, what it says, and that streams then do what they did.
+
+`SSE_PROXY_COMPILE=1 pip install .` with this Python and with the newest one here, each into an environment of
+its own, and there the tests of the byte path.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from sse_keepalive_proxy.build import BYTE_PATH
+
 ROOT = Path(__file__).parent.parent
+COMPILE = {"SSE_PROXY_COMPILE": "1"}
+TESTS = [
+    *("tests/wire", "tests/stream", "tests/net", "tests/live", "tests/http/test_exchange.py"),
+    *("tests/integration/test_streams.py", "tests/integration/test_stream_ends.py", "tests/test_build.py"),
+]
+"""The tests of the byte path."""
 
-if find_spec("hatchling") is None and not os.environ.get("CI"):
-    pytest.skip("needs hatchling: pip install -e '.[dev]'", allow_module_level=True)
-hatch_build = importlib.import_module("hatch_build")
-INTERPRETED = [f"tests/{each}" for each in ("wire", "net", "live/test_relay.py")]
-MODULES = [module.replace("/", ".") for module in hatch_build.COMPILED]
 
-
-def build(folder: Path, **environ: str) -> tuple[str, str]:
-    """The name of the wheel that a build makes, and what the build said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
-        cwd=ROOT, env={**os.environ, **environ}, check=False, capture_output=True, text=True, timeout=300,
+def done(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run `command`, its stderr in its stdout, with `environ`, and without this Python's search path."""
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", *COMPILE)}
+    return subprocess.run(
+        [str(each) for each in command], cwd=cwd, env={**env, **environ}, check=False, text=True, timeout=600,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = folder.glob("*.whl")
-    return wheel.name, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_it_is_compiled_where_it_can_be(module: str) -> None:
-    file = importlib.import_module(f"sse_keepalive_proxy.{module}").__file__
-    if file is None or not file.endswith(".so"):
-        if os.environ.get("CI"):
-            pytest.fail(
-                f"{file} is interpreted: the build could not compile it; `pip install -v -e .` tells why"
-            )
-        pytest.skip("needs a C compiler when the package is installed (Debian: gcc, libc6-dev, python3-dev)")
+def skip_or_fail(reason: str) -> None:
+    """Skip this test; in CI, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_class_in_it_stays_interpreted(module: str) -> None:
-    """One that inherits from an interpreted class does, and what mypyc makes of it corrupts memory."""
-    compiled = importlib.import_module(f"sse_keepalive_proxy.{module}")
-    if not (compiled.__file__ or "").endswith(".so"):
-        pytest.skip("is not compiled")
-    classes = [each for each in vars(compiled).values() if isinstance(each, type)]
-    own = [each for each in classes if each.__module__ == compiled.__name__]
-    assert not [each for each in own if not hasattr(each, "__mypyc_attrs__")]
+def hatchling(*command: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    if find_spec("hatchling") is None:
+        skip_or_fail("needs hatchling: pip install -e '.[dev]'")
+    return done(sys.executable, *command, **environ)
 
 
-def test_without_a_c_compiler_the_package_is_built_as_it_is_written_and_the_build_says_so(
-    tmp_path: Path,
-) -> None:
-    wheel, said = build(tmp_path, CC="false")
-    assert wheel.endswith("-py3-none-any.whl")
-    assert "not compiled" in said
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_a_build_needs_mypyc_when_it_compiles_and_nothing_else(kind: str) -> None:
+    script = f"import hatchling.build; print(*hatchling.build.get_requires_for_build_{kind}())"
+    assert "mypy" not in hatchling("-c", script).stdout
+    assert re.search(r"mypy\[mypyc\]>=\S+", hatchling("-c", script, **COMPILE).stdout)
 
 
-def test_compiling_can_be_turned_off(tmp_path: Path) -> None:
-    wheel, said = build(tmp_path, SSE_PROXY_PURE="1")
-    assert wheel.endswith("-py3-none-any.whl")
-    assert "not compiled" not in said
+@pytest.mark.parametrize("environ", [{}, {"SSE_PROXY_COMPILE": ""}, {"SSE_PROXY_COMPILE": "0"}])
+def test_nothing_is_compiled_unasked(environ: dict[str, str], tmp_path: Path) -> None:
+    built = hatchling("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, CC="false", **environ)
+    assert built.returncode == 0, built.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert "mypyc" not in built.stdout
 
 
-def test_interpreted_it_does_the_same(tmp_path: Path) -> None:
-    """The tests of what is compiled, on a copy that is not."""
-    for folder in ("sse_keepalive_proxy", "tests"):
-        shutil.copytree(
-            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__")
-        )
-    for file in ("pyproject.toml", "config.example.yaml"):
-        shutil.copy(ROOT / file, tmp_path)
-    script = "import sse_keepalive_proxy.wire.framing as m; print(m.__file__)"
-    where = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
+def test_a_compile_that_fails_ends_the_build(tmp_path: Path) -> None:
+    built = hatchling("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, CC="false", **COMPILE)
+    assert built.returncode != 0
+    assert f"compiling {len(BYTE_PATH)} modules" in built.stdout
+    assert not [*tmp_path.iterdir()]
+
+
+def pythons() -> Iterator[tuple[tuple[int, ...], Path]]:
+    """The versions of CPython that the package claims and this machine has with their headers."""
+    claimed = re.findall(r"Python :: 3\.(\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    script = (
+        "import ensurepip, os, sys, sysconfig, venv; os.stat(sysconfig.get_path('include') + '/Python.h');"
+        "print(sys.executable, *sys.version_info[:2])"
     )
-    assert Path(where.stdout.strip()) == tmp_path / "sse_keepalive_proxy" / "wire" / "framing.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *INTERPRETED],
-        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    for minor in claimed:
+        named = shutil.which(f"python3.{minor}")
+        for candidate in ([Path(named)] if named else []) + [*pyenv.glob(f"versions/3.{minor}.*/bin/python")]:
+            found = done(candidate, "-c", script)
+            if found.returncode == 0:
+                path, *version = found.stdout.split()
+                yield tuple(map(int, version)), Path(path)
+
+
+def test_compiled_it_does_the_same(tmp_path: Path) -> None:
+    same_on(Path(sys.executable), tmp_path)
+
+
+def test_compiled_it_does_the_same_on_the_newest_python_here(tmp_path: Path) -> None:
+    version, python = max(pythons(), default=(sys.version_info[:2], Path(sys.executable)))
+    if version <= sys.version_info[:2]:
+        pytest.skip("no Python here is newer than the one that runs these tests")
+    same_on(python, tmp_path)
+
+
+def same_on(python: Path, folder: Path) -> None:
+    """Install the package, compiled, into a new environment of `python`; run the byte path's tests there."""
+    there = folder / "venv" / "bin"
+    made = done(python, "-m", "venv", folder / "venv")
+    assert made.returncode == 0, made.stdout
+    installed = done(there / "pip", "install", "-v", f"{ROOT}[test]", **COMPILE)
+    if installed.returncode:
+        hint = "`SSE_PROXY_COMPILE=1 pip install .` needs a C compiler, Python's headers and the network"
+        skip_or_fail(f"{hint}\n{installed.stdout[-2000:]}")
+    assert re.search(r"compiled in \d+ s", installed.stdout)
+    assert "(compiled)" in done(there / "sse-keepalive-proxy", "--version", cwd=folder).stdout
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "config.example.yaml"):
+        shutil.copy(ROOT / file, folder)
+    tested = done(there / "python", "-m", "pytest", "-q", "-n", "2", *TESTS, cwd=folder)
+    assert tested.returncode == 0, tested.stdout

@@ -1,4 +1,4 @@
-"""The house keeps its own rules: layers, purity, size, references, lint, types, generated pages, commands."""
+"""The house keeps its own rules: layers, purity, size, references, language, lint, types, generated pages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import aiohttp
+import aiohttp.abc
 import pytest
+from aiohttp import web
 
 from sse_keepalive_proxy.cli import reference as cli_reference
+from sse_keepalive_proxy.http.connection import ClientConnection, WrittenResponse
 from sse_keepalive_proxy.observe import reference as metrics_reference
 from sse_keepalive_proxy.stream import diagram
 
@@ -22,6 +26,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports run from left to right only; what shares a rank does not know of each other, unless allowed below.
 RANKS = {
+    "build": 0,
+    "environment": 0,
     "errors": 0,
     "net": 1,
     "wire": 1,
@@ -126,6 +132,72 @@ def test_a_file_can_be_read_in_one_sitting_and_says_what_it_owns(path: Path) -> 
     assert ast.get_docstring(ast.parse(text)), "a module says what it owns"
 
 
+# aiohttp by its documented names only: the package must run on any version that keeps its promises.
+
+DOCUMENTED = {"aiohttp", "aiohttp.abc", "aiohttp.typedefs", "aiohttp.web"}
+EXTENDING = {"http.connection", "observe.admin"}
+"""Where `self` may be an object of aiohttp."""
+
+OVERRIDDEN = {"connection_lost", "connection_made", "data_received", "handle_error", "pause_reading"}
+"""What `ClientConnection` overrides on purpose: asyncio's callbacks, and the answer to what is no request."""
+
+
+def imports_aiohttp(path: Path) -> bool:
+    return any(name.partition(".")[0] == "aiohttp" for name in imported(path))
+
+
+def names_of(kind: type) -> set[str]:
+    """Every name that instances of `kind` have, those of its bases and their slots included."""
+    slots = {name for base in kind.__mro__ for name in vars(base).get("__slots__", ())}
+    return {*dir(kind), *slots}
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+AIOHTTPS_OWN = {
+    name
+    for module in (aiohttp, aiohttp.abc, web)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and kind.__module__.startswith("aiohttp.")
+    for name in names_of(kind)
+    if private(name)
+}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if imports_aiohttp(path)], ids=name_of)
+def test_aiohttp_is_used_by_its_documented_names(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = {alias.name for alias in node.names if alias.name.partition(".")[0] == "aiohttp"}
+            assert modules <= DOCUMENTED
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aiohttp":
+            assert node.module in DOCUMENTED
+            assert not [alias.name for alias in node.names if private(alias.name)]
+        elif isinstance(node, ast.Attribute) and private(node.attr):
+            own = isinstance(node.value, ast.Name) and node.value.id == "self"
+            if not own or name_of(path) in EXTENDING:
+                assert node.attr not in AIOHTTPS_OWN, f"line {node.lineno}: {node.attr} is aiohttp's own"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "overridden"),
+    [
+        (ClientConnection, web.RequestHandler, OVERRIDDEN),
+        (WrittenResponse, web.StreamResponse, {"keep_alive", "prepare", "write_eof"}),
+    ],
+    ids=["ClientConnection", "WrittenResponse"],
+)
+def test_what_extends_aiohttp_overrides_public_methods_only(
+    ours: type, theirs: type, overridden: set[str]
+) -> None:
+    added = {name for base in ours.__mro__ if base not in theirs.__mro__ for name in vars(base)}
+    shared = {name for name in added & names_of(theirs) if not name.startswith("__")}
+    assert shared - {"_abc_impl"} == overridden  # which is Python's
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a Markdown page: its headings as GitHub names them, and every `id`."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -201,6 +273,14 @@ def test_ci_and_make_run_the_test_command_of_the_readme() -> None:
     command = next(line for line in readme.splitlines() if line.endswith("-m pytest"))
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+
+
+def test_readme_tutorial_and_make_start_the_demo_alike() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in readme.splitlines() if line.endswith("sse-keepalive-proxy demo"))
+    assert command in (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8").splitlines()
+    assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    assert " -q" not in command, "pip says what it does meanwhile"
 
 
 def test_the_readme_stays_short() -> None:

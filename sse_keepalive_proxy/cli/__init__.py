@@ -1,4 +1,7 @@
-"""The command line: one file for each command."""
+"""The command line: one file for each command.
+
+A command imports its modules when it runs. So a health check does not load the other commands.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from sse_keepalive_proxy import __version__
+from sse_keepalive_proxy.build import BUILD
 from sse_keepalive_proxy.cli import check, demo, healthcheck, routes, run
 
 __all__ = ["build_parser", "main"]
@@ -20,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="A reverse proxy that keeps server-sent event streams alive.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"sse-keepalive-proxy {__version__}")
+    parser.add_argument("--version", action="version", version=f"sse-keepalive-proxy {__version__} ({BUILD})")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_to(commands)

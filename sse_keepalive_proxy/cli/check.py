@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
-from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands, load_or_say, report
-from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides, to_yaml
+from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands
+from sse_keepalive_proxy.environment import CONFIG_VARIABLE
 
 __all__ = ["add_to"]
 
@@ -32,6 +31,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Return exit code 0 if the configuration is valid, 78 if not, 2 without a configuration."""
+    from dataclasses import replace
+
+    from sse_keepalive_proxy.cli.configuration import load_or_say, report
+    from sse_keepalive_proxy.config import Overrides, to_yaml
+
     loaded = load_or_say(args.config, Overrides(), "check: no configuration: give -c FILE")
     if isinstance(loaded, int):
         return loaded

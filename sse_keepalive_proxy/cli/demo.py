@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any
 
 from sse_keepalive_proxy.cli.common import FAILED, OK, Commands
 from sse_keepalive_proxy.demo import DEFAULT_PORT
-from sse_keepalive_proxy.errors import CannotListen
-from sse_keepalive_proxy.observe import log
 
 __all__ = ["add_to"]
 
@@ -44,7 +40,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Return exit code 0 if healed or after Ctrl-C, 1 if not healed or if the port is in use."""
-    from sse_keepalive_proxy.demo.stage import settings  # a late import: other commands start faster
+    from sse_keepalive_proxy.demo.stage import settings
+    from sse_keepalive_proxy.errors import CannotListen
+    from sse_keepalive_proxy.observe import log
 
     logging = settings().logging
     log.configure(logging.level, logging.format, access=logging.access)
@@ -62,6 +60,8 @@ def _port(text: str) -> int:
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
+    import asyncio
+
     try:
         import uvloop
     except ImportError:
@@ -79,6 +79,9 @@ async def _once(port: int | None) -> int:
 
 
 async def _live(port: int | None) -> int:
+    import asyncio
+    import signal
+
     from sse_keepalive_proxy.demo.live import watch
     from sse_keepalive_proxy.demo.stage import staged
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from urllib.parse import urlsplit
 
-from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands, load_or_say
-from sse_keepalive_proxy.config import CONFIG_VARIABLE, Overrides
-from sse_keepalive_proxy.gateway.routes import RouteTable
+from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands
+from sse_keepalive_proxy.environment import CONFIG_VARIABLE
 
 __all__ = ["add_to"]
 
@@ -31,6 +29,12 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Return exit code 0 if a route matches, 1 if none does, 2 for usage, 78 for the configuration."""
+    from urllib.parse import urlsplit
+
+    from sse_keepalive_proxy.cli.configuration import load_or_say
+    from sse_keepalive_proxy.config import Overrides
+    from sse_keepalive_proxy.gateway.routes import RouteTable
+
     loaded = load_or_say(args.config, Overrides(), "routes: no configuration: give -c FILE")
     if isinstance(loaded, int):
         return loaded

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from sse_keepalive_proxy.cli.common import (
-    CONFIGURATION,
-    FAILED,
-    OK,
-    Commands,
-    configuration_file,
-    load_or_say,
-    report,
-)
-from sse_keepalive_proxy.config import CONFIG_VARIABLE, UPSTREAM_VARIABLE, Overrides, Settings
-from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
-from sse_keepalive_proxy.observe import log
-from sse_keepalive_proxy.serve.reload import Source, say
-from sse_keepalive_proxy.serve.server import run as serve
+from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, Commands
+from sse_keepalive_proxy.environment import CONFIG_VARIABLE, UPSTREAM_VARIABLE
+
+if TYPE_CHECKING:
+    from sse_keepalive_proxy.config import Settings
+    from sse_keepalive_proxy.serve.source import Source
 
 __all__ = ["add_to"]
 
@@ -55,6 +47,13 @@ def execute(args: argparse.Namespace) -> int:
     """Return exit code 0 after a drain, 1 if an address is not available, 2 for usage, 78 for the
     configuration.
     """
+    from sse_keepalive_proxy.cli.configuration import configuration_file, load_or_say, report
+    from sse_keepalive_proxy.config import Overrides
+    from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
+    from sse_keepalive_proxy.observe import log
+    from sse_keepalive_proxy.serve.reload import say
+    from sse_keepalive_proxy.serve.source import Source
+
     overrides = Overrides(listen=args.listen, admin_listen=args.admin_listen, upstream=args.upstream)
     file = configuration_file(args.config)
     source = None if file is None else Source(file, environ=os.environ, overrides=overrides)
@@ -77,6 +76,10 @@ def execute(args: argparse.Namespace) -> int:
 
 def run_in_loop(settings: Settings, source: Source | None) -> None:
     """Serve on uvloop if it is installed, otherwise on asyncio's own loop."""
+    import asyncio
+
+    from sse_keepalive_proxy.serve.server import run as serve
+
     # Loaded modules stay, and the objects of a stream live long. By default Python searches them for cycles
     # after every 700 new objects, which makes the opening of a stream slower.
     gc.collect()

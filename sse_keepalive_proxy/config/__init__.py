@@ -7,13 +7,7 @@ from __future__ import annotations
 
 from sse_keepalive_proxy.config.dump import effective, to_yaml
 from sse_keepalive_proxy.config.reading.load import Loaded, from_upstream, load
-from sse_keepalive_proxy.config.reading.overrides import (
-    ADMIN_LISTEN_VARIABLE,
-    CONFIG_VARIABLE,
-    UPSTREAM_VARIABLE,
-    VARIABLES,
-    Overrides,
-)
+from sse_keepalive_proxy.config.reading.overrides import Overrides
 from sse_keepalive_proxy.config.sections.client import Cors
 from sse_keepalive_proxy.config.sections.settings import (
     Admin,
@@ -29,14 +23,11 @@ from sse_keepalive_proxy.config.sections.settings import (
     Upstream,
 )
 from sse_keepalive_proxy.config.sections.stream import Stream
+from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
 from sse_keepalive_proxy.config.types.address import ListenAddress, UpstreamAddress
 from sse_keepalive_proxy.config.types.paths import PathTable
 
 __all__ = [
-    "ADMIN_LISTEN_VARIABLE",
-    "CONFIG_VARIABLE",
-    "UPSTREAM_VARIABLE",
-    "VARIABLES",
     "Admin",
     "Cors",
     "Drain",
@@ -51,10 +42,12 @@ __all__ = [
     "Pages",
     "PathTable",
     "Route",
+    "ServerTls",
     "Settings",
     "Stream",
     "Upstream",
     "UpstreamAddress",
+    "UpstreamTls",
     "effective",
     "from_upstream",
     "load",

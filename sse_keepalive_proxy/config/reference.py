@@ -36,7 +36,8 @@ _ROUTE: dict[str, Any] = {
     "cors": {"origins": ["*"]},
     "stream": {"identity": None},
 }
-_SMALLEST = {"upstreams": {_EXAMPLE_NAME: {"url": "http://localhost"}}, "routes": [_ROUTE]}
+_TLS = {"cert_file": "cert.pem", "key_file": "key.pem"}
+_SMALLEST = {"tls": _TLS, "upstreams": {_EXAMPLE_NAME: {"url": "http://localhost"}}, "routes": [_ROUTE]}
 
 _VARIABLE = {
     "type": "string",

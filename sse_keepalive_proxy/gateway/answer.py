@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sse_keepalive_proxy.http.request import Incoming
-from sse_keepalive_proxy.observe.access import access
 from sse_keepalive_proxy.observe.line import redact_target
+from sse_keepalive_proxy.observe.log import log_line
 
 __all__ = ["log_access"]
 
@@ -22,4 +22,4 @@ def log_access(
         "client": client,
         **({"reason": reason} if reason else {}),
     }
-    access.line("request", fields)
+    log_line("request", fields)

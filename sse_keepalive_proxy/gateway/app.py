@@ -16,14 +16,16 @@ from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.gateway.routes import RouteTable, host_name
 from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
+from sse_keepalive_proxy.gateway.tls import context_for_clients, tls_of_upstreams
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.connection import ClientConnection, ConnectionLimits, Frontend
-from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller
+from sse_keepalive_proxy.net.tasks import in_slices
 from sse_keepalive_proxy.net.tcp import peer_address, scheme
-from sse_keepalive_proxy.observe.access import access
+from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 
@@ -35,11 +37,10 @@ _REFUSED_FOR = 600.0
 
 
 class Proxy:
-    """Answers every request of every client by `settings`, until others are adopted.
+    """Answers every request of every client by the settings that it adopts; before, no route takes any.
 
     `descriptors`: how many file descriptors the connections of both sides may use together.
-    `frontend` is the protocol factory of the listening sockets. Raises `ConfigurationError` for what only
-    shows when a route is made ready.
+    `frontend` is the protocol factory of the listening sockets.
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class Proxy:
             key=os.urandom(32),
         )
         self._descriptors = descriptors
-        self._in_force = self._made_ready(settings)
+        context = context_for_clients(settings)
+        self._in_force = _in_force(settings, RouteTable())
         limits = settings.limits
         self.frontend = Frontend(
             self._handle,
@@ -61,35 +63,52 @@ class Proxy:
                 limits.max_request_header, limits.request_header_timeout, self._room, self._refused
             ),
         )
+        self._poller = poller
+        if context is not None:
+            self.frontend.use_tls(poller, context)
 
-    def adopt(self, settings: Settings) -> None:
-        """Answer requests by `settings` from now on; those in flight keep what they began with. The limits
-        of the frontend (`max_request_header`, `request_header_timeout`) must be the ones it has.
+    async def adopt(self, settings: Settings) -> None:
+        """Make the routes ready, a few in each turn of the event loop, and answer requests by `settings` from
+        then on; those in flight keep what they began with. The limits of the frontend (`max_request_header`,
+        `request_header_timeout`) must be the ones it has.
 
-        Raises `ConfigurationError`; nothing has changed then.
+        Raises `ConfigurationError` for what only shows now; nothing has changed then.
         """
-        self._in_force = self._made_ready(settings)
+        context = context_for_clients(settings)
+        self._in_force = _in_force(settings, await self._made_ready(settings))
+        if context is not None:
+            self.frontend.use_tls(self._poller, context)
 
     @property
     def busy(self) -> bool:
         """Whether any client is still connected."""
-        return bool(self.frontend.connections or len(self._process.streams) or self._process.spliced)
+        return bool(self.frontend.open_connections or len(self._process.streams) or self._process.spliced)
 
     def cut_upgraded(self) -> None:
         """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
         for cut in list(self._process.spliced):
             cut()
 
-    def _made_ready(self, settings: Settings) -> InForce:
+    async def _made_ready(self, settings: Settings) -> RouteTable[ReadyRoute]:
         # What can fail comes first: a route that is not taken up must leave no metrics behind.
-        identifiers = [_identifier(route) for route in settings.routes]
-        routes = RouteTable(
-            self._ready(route, settings, identifier)
-            for route, identifier in zip(settings.routes, identifiers, strict=True)
+        identified: list[tuple[Route, Identifier | None]] = []
+        await in_slices(
+            settings.routes, lambda part: identified.extend((each, _identifier(each)) for each in part)
         )
-        return InForce(settings.limits, Trust(settings.trusted_proxies, settings.client_address), routes)
+        tls = tls_of_upstreams(settings)
+        table: RouteTable[ReadyRoute] = RouteTable()
+        await in_slices(
+            identified,
+            lambda part: table.extend(
+                self._ready(settings, tls.get(route.upstream), route, identifier)
+                for route, identifier in part
+            ),
+        )
+        return table
 
-    def _ready(self, route: Route, settings: Settings, identifier: Identifier | None) -> ReadyRoute:
+    def _ready(
+        self, settings: Settings, tls: UpstreamTls | None, route: Route, identifier: Identifier | None
+    ) -> ReadyRoute:
         upstream, process = settings.upstreams[route.upstream], self._process
         policy = route.stream.policy if route.stream is not None else None
         metrics = process.metrics.route(route.name)
@@ -97,7 +116,7 @@ class Proxy:
         return ReadyRoute(
             name=route.name,
             match=route.match,
-            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout),
+            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout, tls),
             metrics=metrics,
             stream=None if policy is None else StreamRoute(route.name, policy, metrics, process.streams),
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
@@ -110,7 +129,7 @@ class Proxy:
         """
         streams = self._process.streams
         clients = (
-            len(self.frontend.connections)
+            self.frontend.open_connections
             + (len(streams) - streams.connecting)  # these have left the frontend
             + len(self._process.spliced)
         )
@@ -119,7 +138,7 @@ class Proxy:
     def _refused(self, status: int, reason: str, peer: str) -> None:
         """Count and log what cannot be routed. It is no request that could be shown."""
         self._process.metrics.answered(NO_ROUTE, "other", status)
-        access.line("refused", {"status": status, "reason": reason, "client": peer})
+        log_line("refused", {"status": status, "reason": reason, "client": peer})
 
     async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
         process, in_force, peer = self._process, self._in_force, peer_address(connection.transport)
@@ -140,6 +159,10 @@ class Proxy:
             log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
             return connection.respond(404, "no route takes this request")
         return await Forward(process, in_force, connection, incoming, route).run()
+
+
+def _in_force(settings: Settings, routes: RouteTable[ReadyRoute]) -> InForce:
+    return InForce(settings.limits, Trust(settings.trusted_proxies, settings.client_address), routes)
 
 
 def _identifier(route: Route) -> Identifier | None:

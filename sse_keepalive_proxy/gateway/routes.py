@@ -24,8 +24,12 @@ R = TypeVar("R", bound=HasMatch)
 class RouteTable(Generic[R]):
     """Routes in their order."""
 
-    def __init__(self, routes: Iterable[R]) -> None:
+    def __init__(self, routes: Iterable[R] = ()) -> None:
         self._paths: PathTable[R] = PathTable()
+        self.extend(routes)
+
+    def extend(self, routes: Iterable[R]) -> None:
+        """Put `routes` after those that are there."""
         for route in routes:
             self._paths.add(route.match.path, route)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sse_keepalive_proxy.config import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamTimeout
-from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 
@@ -29,12 +29,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a route's requests go. Times are seconds; `response_timeout` None is no limit."""
+    """Where a route's requests go. Times are seconds; `response_timeout` None is no limit. `tls` is for an
+    `https` address.
+    """
 
     dialer: Dialer
     address: UpstreamAddress
     connect_timeout: float
     response_timeout: float | None
+    tls: UpstreamTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,11 @@ class Attempt:
         target = self.target
         limit = target.connect_timeout if within is None else min(within, target.connect_timeout)
         exchange = await target.dialer.open(
-            target.address, within=limit, head_only=self.head_only, interim=self.interim
+            target.address,
+            within=limit,
+            tls=target.tls,
+            head_only=self.head_only,
+            interim=self.interim,
         )
         try:
             exchange.send(self.head)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,16 +19,17 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from sse_keepalive_proxy.errors import BodyInvalid, BodyTooLate, RequestBodyError, RequestInvalid
+from sse_keepalive_proxy.errors import AnswerCut, BodyInvalid, BodyTooLate, RequestBodyError, RequestInvalid
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from sse_keepalive_proxy.http.head import CHUNKED, MOST_FIELDS, NOT_HTTP, HeadReader, announced_body
-from sse_keepalive_proxy.http.responses import plain_error, retry_after
+from sse_keepalive_proxy.http.responses import error_response, retry_after
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
-from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare
+from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, prepare, reset, untaken
 from sse_keepalive_proxy.net.timers import TimerWheel
+from sse_keepalive_proxy.net.tls import Handshakes
 
-__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler"]
+__all__ = ["ClientConnection", "ConnectionLimits", "Frontend", "Handler", "Lingering", "WrittenResponse"]
 
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
@@ -66,7 +68,7 @@ class ConnectionLimits:
     refused: Callable[[int, str, str], None]
 
 
-class _Written(web.StreamResponse):
+class WrittenResponse(web.StreamResponse):
     """The response that a handler returns to aiohttp. Everything of it has been written already."""
 
     def __init__(self, *, keep_alive: bool) -> None:
@@ -144,10 +146,14 @@ class ClientConnection(web.RequestHandler):
         """Write one line of text as the whole answer, or nothing with a status that has no body. Return
         whether the connection is kept, where `keep_alive` allows it.
 
-        Raises ConnectionError when the client has gone.
+        Raises ConnectionError when the client has gone, `AnswerCut` when another answer has begun: nothing of
+        this one may get into it.
         """
+        if self._began:
+            self._cut_answer()
+            raise AnswerCut("an answer has begun")
         keep_alive = keep_alive and self.keeps_alive
-        response = plain_error(status, text, fields=fields, keep_alive=keep_alive)
+        response = error_response(status, text, fields=fields, keep_alive=keep_alive)
         if self._answers is not None and self._answers.method == "HEAD":
             response = response[: response.index(b"\r\n\r\n") + 4]
         self.write(response)
@@ -187,10 +193,12 @@ class ClientConnection(web.RequestHandler):
             pass  # the client has gone, or its answer can only be cut
         except Exception:
             logger.exception("a request failed inside the proxy; please report this")
-            if not self._began:
+            if self._began:
+                self._cut_answer()
+            else:
                 self._tell(500, _FAILED)
         finally:
-            self._answer_task = self._answers = None
+            self._answer_task = self._answers = self._body_error = None
         if self.transport is None:
             return self._frontend.last
         if keep and request.content.at_eof():
@@ -226,11 +234,11 @@ class ClientConnection(web.RequestHandler):
         frontend.connections.discard(self)
         text = "this proxy has no room for another connection (limits.max_connections)"
         frontend.limits.refused(503, text, peer_address(connected))
-        connected.write(plain_error(503, text, fields=[retry_after()]))
+        connected.write(error_response(503, text, fields=[retry_after()]))
         if room < -_MOST_LINGERING:
             connected.close()
         else:
-            _Lingering(frontend, connected, None)
+            Lingering(frontend, connected, None)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wake_in(None)
@@ -269,10 +277,12 @@ class ClientConnection(web.RequestHandler):
         self,
         request: web.BaseRequest,  # noqa: ARG002 (it is made up)
         status: int = 500,  # noqa: ARG002
-        exc: BaseException | None = None,  # noqa: ARG002 (its text repeats the request)
+        exc: BaseException | None = None,  # its text repeats the request
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """Answer a head that aiohttp's parser refuses."""
+        if exc is not None:
+            exc.__traceback__ = None  # its frames hold it, and this connection
         self._refuse(400, NOT_HTTP)
         return self._frontend.last
 
@@ -322,6 +332,7 @@ class ClientConnection(web.RequestHandler):
 
     def _fail_body(self, error: RequestBodyError) -> None:
         """Let who reads the body get `error`. Nothing more is read of it."""
+        error.__traceback__ = None  # its frames hold this connection, which holds the error
         self._body_error, self._decoder, self._body_left = error, None, 0
         self._wake_in(None)
         if self._answers is not None:
@@ -345,7 +356,12 @@ class ClientConnection(web.RequestHandler):
     def _tell(self, status: int, text: str) -> None:
         self._frontend.limits.refused(status, text, peer_address(self.transport))
         if self.transport is not None:
-            self.transport.write(plain_error(status, text))
+            self.transport.write(error_response(status, text))
+
+    def _cut_answer(self) -> None:
+        """Reset the connection: closed, it could look like the end of a whole answer."""
+        if self.transport is not None:
+            reset(self.transport)
 
     def _linger(self) -> None:
         """Read what the client still sends for a while, and then close."""
@@ -354,7 +370,7 @@ class ClientConnection(web.RequestHandler):
             sized = self._body_left if self._decoder is None and self._head_reader is None else None
             self.transport = self._answer_task = None
             self.connection_lost(None)
-            _Lingering(self._frontend, transport, sized or None)
+            Lingering(self._frontend, transport, sized or None)
 
     def _pause(self) -> None:
         """Read nothing, and notice a client that leaves (behaviour.md#no-stream-outlives-its-client)."""
@@ -380,6 +396,7 @@ class ClientConnection(web.RequestHandler):
         if reader is not None and reader.size:
             self._refuse(408, f"the request head took longer than {self._frontend.limits.head_timeout:g} s")
         elif not transport.is_reading():
+            self._body_at = self._frontend.timers.now()  # it is not the client that waits
             transport.abort() if has_left(transport) else self._wake_in(_LOOK_AT_PEER)
         elif has_unread(transport):
             self._wake_in(_LOOK_AT_PEER)  # the loop is late, the client is not
@@ -393,9 +410,24 @@ class ClientConnection(web.RequestHandler):
                 self._fail_body(BodyTooLate(f"nothing of the request's body came for {_BODY_TIMEOUT:g} s"))
 
 
-class _Lingering(asyncio.Protocol):
+class _PlainOnTls(asyncio.Protocol):
+    """A client that speaks plain HTTP where TLS is spoken. It gets one answer, in nginx's words."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connected = cast(asyncio.Transport, transport)
+        text = "the plain HTTP request was sent to HTTPS port: use https://"
+        self._frontend.limits.refused(400, text, peer_address(connected))
+        connected.write(error_response(400, text))
+        Lingering(self._frontend, connected, None)
+
+
+class Lingering(asyncio.Protocol):
     """Reads and drops what a client still sends after its answer, as nginx does: a socket that is closed with
-    bytes unread resets its connection, and with it the answer.
+    bytes unread resets its connection, and with it the answer. It ends after `_LINGERING`, or once the client
+    has taken its answer, which may last as long as `_SEND_TIMEOUT`.
     """
 
     answering = False
@@ -404,7 +436,8 @@ class _Lingering(asyncio.Protocol):
         """`left` is how many bytes are still to come; None when that is not known."""
         self._frontend, self._left = frontend, left
         self.transport = transport
-        self._closes_at = frontend.timers.now() + _LINGERING
+        now = frontend.timers.now()
+        self._closes_at, self._gives_up_at = now + _LINGERING, now + _SEND_TIMEOUT
         frontend.connections.add(self)
         frontend.timers.schedule(self, self._closes_at)
         transport.set_protocol(self)
@@ -430,8 +463,14 @@ class _Lingering(asyncio.Protocol):
         self.transport.abort()
 
     def wake(self) -> None:
-        """Its time is over."""
-        self.transport.abort()
+        """Its time is over, unless the client is still taking its answer."""
+        timers = self._frontend.timers
+        now = timers.now()
+        if now < self._gives_up_at and untaken(self.transport):
+            self._closes_at = now + _LINGERING
+            timers.schedule(self, self._closes_at)
+        else:
+            self.transport.abort()
 
 
 Handler = Callable[[ClientConnection, web.BaseRequest], Awaitable[bool]]
@@ -447,15 +486,16 @@ class Frontend:
         self.handler, self.limits = handler, limits
         self.loop = asyncio.get_running_loop()
         self.timers = TimerWheel()
-        self.connections: set[ClientConnection | _Lingering] = set()  # those handed over are not among them
+        self.connections: set[ClientConnection | Lingering] = set()  # those handed over are not among them
         self.idle_grace: float | None = None  # seconds, from the drain on
+        self.handshakes: Handshakes | None = None  # None: no listener has TLS
         self.server = web.Server(self._answer)
-        self.kept, self.last = _Written(keep_alive=True), _Written(keep_alive=False)
+        self.kept, self.last = WrittenResponse(keep_alive=True), WrittenResponse(keep_alive=False)
         self.options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
             "keepalive_timeout": _KEEPALIVE_TIMEOUT,
-            "lingering_time": 0,  # `_Lingering` does it
+            "lingering_time": 0,  # `Lingering` does it
             "logger": logger,
             "max_field_size": limits.max_head,
             "max_headers": MOST_FIELDS,
@@ -466,10 +506,32 @@ class Frontend:
     def __call__(self) -> ClientConnection:
         return ClientConnection(self)
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are, with those whose TLS handshake is not over, without those handed over."""
+        return len(self.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
+
+    def use_tls(self, poller: Poller, context: ssl.SSLContext) -> None:
+        """Speak TLS by `context` on every TCP socket that is listened on from now on. Where TLS is spoken
+        already, the handshakes that begin from now on use it.
+        """
+        if self.handshakes is not None:
+            self.handshakes.context = context
+            return
+        self.handshakes = Handshakes(
+            poller,
+            context,
+            self.limits.head_timeout,
+            full=lambda: self.limits.room() < -_MOST_LINGERING,
+            plain=lambda: _PlainOnTls(self),
+        )
+
     def listen(self, poller: Poller, sock: socket.socket) -> Listener:
-        """Serve whoever connects to `sock`, whose options its connections inherit."""
+        """Serve whoever connects to `sock`, whose options its connections inherit. On a Unix socket nobody
+        speaks TLS.
+        """
         prepare(sock, _SEND_TIMEOUT)
-        return Listener(poller, sock, self)
+        return Listener(poller, sock, self, None if sock.family == socket.AF_UNIX else self.handshakes)
 
     def drain(self, idle_grace: float) -> None:
         """Have every connection end after its next answer, or when it is idle for `idle_grace` seconds."""
@@ -479,6 +541,8 @@ class Frontend:
 
     async def cut(self) -> None:
         """Close every connection now. What was being answered is over when this returns."""
+        if self.handshakes is not None:
+            self.handshakes.close()
         for connection in list(self.connections):
             connection.cut()
         await self.server.shutdown(0.1)

@@ -1,27 +1,34 @@
 """Opens connections to upstream: the only place that does.
 
-Names are resolved anew for every connection, by the loop's own resolver. What the operating system or
-TLS says of a failure is translated here, once.
+Names are resolved anew for every connection, by the loop's own resolver.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from sse_keepalive_proxy.config.types.address import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
 from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.failures import in_words
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.connect import connect_tcp, connect_unix
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.transport import SocketTransport
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "UpstreamTls"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How an upstream is verified: by `context`, under `server_name` (None: the host of its address)."""
+
+    context: ssl.SSLContext
+    server_name: str | None = None
 
 
 class Dialer:
@@ -29,7 +36,6 @@ class Dialer:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self._tls: ssl.SSLContext | None = None
         self.open_connections = 0
         self._closed = self._forget  # bound once, not for every connection
 
@@ -38,53 +44,47 @@ class Dialer:
         address: UpstreamAddress,
         *,
         within: float,
+        tls: UpstreamTls | None = None,
         head_only: bool = False,
         interim: Callable[[ResponseHead], None] | None = None,
     ) -> Exchange:
         """Connect to `address` within `within` seconds. Raises `UpstreamRefused`, `UpstreamTimeout`.
 
+        `tls` is needed for an `https` address, and is used for no other.
         `head_only`: the response to come has no body whatever its headers say (HEAD).
         """
         made = Exchange(head_only=head_only, interim=interim)
         try:
-            await self._connect(made, address, within)
+            async with asyncio.timeout(within):
+                await self._connect(made, address, within, tls)
         except TimeoutError:
             raise UpstreamTimeout(f"no connection to {address} within {within:g} s") from None
         except (OSError, UnicodeError) as error:
-            raise UpstreamRefused(f"cannot connect to {address}: {_why(error)}") from error
+            raise UpstreamRefused(f"cannot connect to {address}: {in_words(error)}") from error
         self.open_connections += 1
         made.when_closed(self._closed)
         return made
 
-    async def _connect(self, exchange: Exchange, address: UpstreamAddress, within: float) -> None:
-        host, port = address.host or "", address.port or 0
+    async def _connect(
+        self, exchange: Exchange, address: UpstreamAddress, within: float, tls: UpstreamTls | None
+    ) -> None:
+        host = address.host or ""
         if address.unix_path is not None:
             sock = await connect_unix(address.unix_path, within=within)
-        elif address.scheme != "https":
-            sock = await connect_tcp(host, port, within=within)
         else:
-            async with asyncio.timeout(within):
-                loop = asyncio.get_running_loop()
-                await loop.create_connection(
-                    lambda: cast(asyncio.Protocol, exchange), host, port, ssl=self._context()
-                )
+            sock = await connect_tcp(host, address.port or 0, within=within)
+        if address.scheme != "https":
+            SocketTransport(self._poller, sock, exchange)
             return
-        SocketTransport(self._poller, sock, exchange)
+        if tls is None:
+            raise AssertionError("an https upstream is never asked without TLS")
+        await asyncio.get_running_loop().create_connection(
+            lambda: cast(asyncio.Protocol, exchange),
+            sock=sock,
+            ssl=tls.context,
+            server_hostname=tls.server_name or host,
+            ssl_handshake_timeout=within,
+        )
 
     def _forget(self) -> None:
         self.open_connections -= 1
-
-    def _context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, socket.gaierror):
-        return "the name cannot be resolved"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
-        return os.strerror(error.errno)  # asyncio's own text of it is about a call
-    return str(error) or type(error).__name__

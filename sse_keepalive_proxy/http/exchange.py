@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import httptools
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamInvalid, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.http.failures import in_words
 from sse_keepalive_proxy.http.response import SWITCHING_PROTOCOLS, Header, ResponseHead, fault
 from sse_keepalive_proxy.net.interfaces import Protocol as TransportProtocol
 from sse_keepalive_proxy.net.interfaces import Transport
@@ -242,7 +243,7 @@ class Exchange:
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if not self._complete:
-            detail = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
+            detail = f": {in_words(exc)}" if isinstance(exc, OSError) else ""
             self.fail(UpstreamReset(f"upstream's connection broke{detail}"))
         self.resume_writing()
         self._parser = None

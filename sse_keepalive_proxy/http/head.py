@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from yarl import URL
+
 from sse_keepalive_proxy.errors import RequestInvalid
 
 __all__ = ["CHUNKED", "MOST_FIELDS", "NOT_HTTP", "HeadReader", "announced_body"]
 
 CHUNKED: Final = -1
 _END: Final = b"\r\n\r\n"
+_SLASH: Final = ord("/")
 MOST_FIELDS: Final = 100
 _METHOD: Final = re.compile(rb"[A-Z-]{1,24}(?: |\Z)")
 _VERSION: Final = re.compile(rb" HTTP/1\.[01]\r\n")
@@ -43,7 +46,8 @@ class HeadReader:
     def feed(self, data: bytes) -> bytes | None:
         """Take the next bytes. Return those after the head, None as long as the head is not whole.
 
-        Raises `RequestInvalid`: 400 for what is no HTTP/1 request, 431 for a head that is too large.
+        Raises `RequestInvalid`: 400 for what is no HTTP/1 request, 431 for a head that is too large, 501 for
+        CONNECT.
         """
         searched = max(len(self.head) - len(_END) + 1, 0)
         self.size += len(data)
@@ -54,32 +58,48 @@ class HeadReader:
         end = found + len(_END) if found >= 0 else len(head)
         if self.size - (len(head) - end) > self._limit:
             raise RequestInvalid(431, f"the request head is larger than {self._limit} bytes")
-        self._check_lines(end)
+        if not self._checked:
+            self._check_first_line(end)
         if found < 0:
+            self._check_lines(end)
             return None
         self.head = head[:end]
-        if self.head.count(b"\r") != (lines := self.head.count(b"\n")):
+        lines = self.head.count(b"\n")
+        if not lines == self.head.count(b"\r\n") == self.head.count(b"\r"):
             raise RequestInvalid(400, NOT_HTTP)
         if lines > MOST_FIELDS + 2:
             raise RequestInvalid(431, f"the request head has more than {MOST_FIELDS} fields")
         return head[end:]
 
+    def _check_first_line(self, end: int) -> None:
+        """Refuse what is no request line, or cannot become one."""
+        head = self.head
+        line = head.find(b"\n", 0, end) + 1
+        method = _METHOD.match(head, 0, line or end)
+        if (head and method is None) or (line and not _VERSION.fullmatch(head, max(line - 11, 0), line)):
+            raise RequestInvalid(400, _SPEAKS_TLS if head.startswith(_TLS) else NOT_HTTP)
+        if line and head.startswith(b"CONNECT "):
+            raise RequestInvalid(501, "CONNECT is not supported")
+        if line and method is not None and head[method.end()] != _SLASH:
+            _check_host(head[method.end() : line - 11])
+
     def _check_lines(self, end: int) -> None:
-        """Look at what is new in the first `end` bytes: each byte is looked at once."""
-        head, start = self.head, self._checked
-        if not start:
-            first_line = head.find(b"\n") + 1
-            if head.startswith(_TLS):
-                raise RequestInvalid(400, _SPEAKS_TLS)
-            if (head and not _METHOD.match(head, 0, first_line or end)) or (
-                first_line and not _VERSION.fullmatch(head, max(first_line - 11, 0), first_line)
-            ):
-                raise RequestInvalid(400, NOT_HTTP)
-        checked = head.rfind(b"\n", start, end) + 1
+        """Look at the lines that are new in the first `end` bytes: each byte is looked at once."""
+        start, checked = self._checked, self.head.rfind(b"\n", self._checked, end) + 1
         if checked:
-            if head.count(b"\n", start, checked) != head.count(b"\r\n", start, checked):
+            if self.head.count(b"\n", start, checked) != self.head.count(b"\r\n", start, checked):
                 raise RequestInvalid(400, NOT_HTTP)
             self._checked = checked
+
+
+def _check_host(target: bytes) -> None:
+    """Refuse a target that is no path and whose host cannot be decoded. aiohttp decodes it where it expects
+    no error: the connection would stay without an answer.
+    """
+    try:
+        _ = URL(target.decode("utf-8", "surrogateescape"), encoded=True).host
+    except (LookupError, ValueError):
+        raise RequestInvalid(400, NOT_HTTP) from None
 
 
 def announced_body(head: bytes) -> int:

@@ -69,8 +69,6 @@ def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> Incoming | R
     """The request of `peer`, which came by `scheme`, or why it is refused."""
     headers = request.raw_headers
     http10 = request.version == HttpVersion10
-    if request.method == "CONNECT":
-        return Refusal(501, "CONNECT is not supported")
     values = b"".join([value for _, value in headers])
     if not _VALUE.fullmatch(values):
         return Refusal(400, "a header field holds a control character")

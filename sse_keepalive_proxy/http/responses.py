@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from email.utils import formatdate
 from http import HTTPStatus
 
-__all__ = ["plain_error", "retry_after"]
+__all__ = ["error_response", "retry_after"]
 
 _RETRY_AFTER = (1, 10)
 """Seconds, drawn anew for each client without room (facts.md#equal-waits)."""
@@ -17,14 +18,15 @@ def retry_after() -> tuple[bytes, bytes]:
     return b"Retry-After", b"%d" % random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
 
 
-def plain_error(
+def error_response(
     status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = False
 ) -> bytes:
-    """A whole error response: one line of text, or no body without one. `fields` are further fields."""
+    """Return a whole error response: one line of text, or no body without one, and further `fields`."""
     body = text.encode() + b"\n" if text else b""
     described = (b"Content-Type: text/plain; charset=utf-8", b"Content-Length: %d" % len(body))
     head = [
         b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
+        b"Date: " + formatdate(usegmt=True).encode(),
         *(described if text else ()),
         b"Cache-Control: no-store",
         *(b"%b: %b" % field for field in fields),

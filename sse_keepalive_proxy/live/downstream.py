@@ -1,8 +1,8 @@
 """A stream's client: its connection, and the only place that writes to it.
 
 Knows chunked coding and what asyncio says of the connection; what is written, and when, the stream decides.
-The transport reports as soon as one byte waits in it (its high-water mark is 0): that is when pings stop
-and the client's write deadline runs.
+The transport reports as soon as anything waits in it: that is when pings stop and the client's write
+deadline runs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import Protocol
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk, size_line
 from sse_keepalive_proxy.net.interfaces import Protocol as TransportProtocol
 from sse_keepalive_proxy.net.interfaces import Transport
-from sse_keepalive_proxy.net.tcp import reset, untaken, watch
+from sse_keepalive_proxy.net.tcp import reset, taken, watch
 
 __all__ = ["Downstream", "DownstreamCallbacks", "TakeOver"]
+
+_HIGH_WATER = 1
+"""Bytes that may wait before the transport reports it. By 0, asyncio's TLS reports when nothing waits."""
 
 TakeOver = Callable[[TransportProtocol], Transport]
 """Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
@@ -54,7 +57,7 @@ class Downstream:
         self._written = 0
         self._transport = take_over(self)
         try:
-            self._transport.set_write_buffer_limits(high=0)
+            self._transport.set_write_buffer_limits(high=_HIGH_WATER)
             watch(self._transport, write_timeout)
         except BaseException:  # it is nobody else's any more
             self._transport.abort()
@@ -68,7 +71,7 @@ class Downstream:
     @property
     def taken(self) -> int:
         """How many bytes the client has taken in all, as far as the kernel tells."""
-        return self._written - untaken(self._transport)
+        return taken(self._transport, self._written)
 
     def write(self, body: bytes) -> None:
         """Some bytes of the body, never none."""
@@ -87,7 +90,9 @@ class Downstream:
 
     def end(self, *, whole: bool) -> None:
         """End the response behind what waits. Not `whole`: it must not look like a complete body."""
-        if self._chunked and whole and not self._transport.is_closing():
+        if self._transport.is_closing():  # closed twice, asyncio's TLS knows nothing of itself any more
+            return
+        if self._chunked and whole:
             self._send(LAST_CHUNK)
         self.flush()
         self._transport.close()

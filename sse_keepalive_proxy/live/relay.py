@@ -40,6 +40,28 @@ class Control(Protocol):
         """Upstream's body broke off."""
 
 
+class _Nobody:
+    """Stands for the stream once that has ended: does nothing, and holds nothing in memory."""
+
+    def execute(self, commands: tuple[Command, ...]) -> None:
+        pass
+
+    def apply_backpressure(self) -> None:
+        pass
+
+    def fail(self, error: BaseException) -> None:
+        pass
+
+    def upstream_ended(self) -> None:
+        pass
+
+    def upstream_failed(self, error: ProxyError) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Relay:
     """The sink of a stream's upstream, and what has passed through it. `down` is its client, if any."""
 
@@ -48,7 +70,6 @@ class Relay:
         "_route", "comments", "down", "event_at", "events", "id_seen", "life", "sent_synthetic",
         "sent_upstream", "upstream_bytes",
     )  # fmt: skip
-    __deletable__ = ("_control",)  # says so to the compiler
 
     def __init__(
         self, control: Control, route: StreamRoute, life: Lifecycle, reconnection: Reconnection | None
@@ -179,7 +200,7 @@ class Relay:
     def retire(self) -> None:
         """The client is gone: nothing more passes. Lets go of the stream, which holds this."""
         self.down = None
-        del self._control
+        self._control = _NOBODY
 
     @property
     def unfinished(self) -> bool:

@@ -11,7 +11,7 @@ from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.reconnect import LateStatus
 from sse_keepalive_proxy.live.route import StreamRoute
-from sse_keepalive_proxy.observe.access import access
+from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.registry import OpenStream, snapshot
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 
@@ -29,7 +29,7 @@ class LoggedStream(OpenStream, Protocol):
 
 def opened(stream: LoggedStream) -> None:
     """Log that the response head and the first bytes are on their way."""
-    access.line("stream open", _fields(stream))
+    log_line("stream open", _fields(stream))
 
 
 def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStatus | None) -> None:
@@ -38,7 +38,7 @@ def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStat
     known = snapshot(stream, now)
     del known["state"]
     why = {} if late is None else {"refusal": late[1]}
-    access.line("stream closed", {"reason": reason.value, **why, **known})
+    log_line("stream closed", {"reason": reason.value, **why, **known})
 
 
 def stalled(stream: LoggedStream, silent_for: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from sse_keepalive_proxy.net.interfaces import Protocol
 from sse_keepalive_proxy.net.poller import READ, Poller
+from sse_keepalive_proxy.net.tls import Handshakes
 from sse_keepalive_proxy.net.transport import SocketTransport
 
 __all__ = ["Listener"]
@@ -28,10 +29,18 @@ _NOT_NOW = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
 
 class Listener:
-    """Gives every connection that `sock` accepts to a protocol of its own, made by `factory`."""
+    """Gives every connection that `sock` accepts to a protocol of its own, made by `factory`. With `tls`, it
+    gives it once `tls` has shaken hands.
+    """
 
-    def __init__(self, poller: Poller, sock: socket.socket, factory: Callable[[], Protocol]) -> None:
-        self._poller, self.sock, self._factory = poller, sock, factory
+    def __init__(
+        self,
+        poller: Poller,
+        sock: socket.socket,
+        factory: Callable[[], Protocol],
+        tls: Handshakes | None = None,
+    ) -> None:
+        self._poller, self.sock, self._factory, self._tls = poller, sock, factory, tls
         self._resting: asyncio.TimerHandle | None = None
         poller.watch(sock.fileno(), self, READ, 0)
 
@@ -46,7 +55,10 @@ class Listener:
                 self._rest(error)
                 return
             sock.setblocking(False)
-            SocketTransport(self._poller, sock, self._factory())
+            if self._tls is None:
+                SocketTransport(self._poller, sock, self._factory())
+            else:
+                self._tls.accept(sock, self._factory)
 
     def close(self) -> None:
         """Accept no more."""

@@ -8,17 +8,32 @@ import contextlib
 import fcntl
 import socket
 import struct
+import sys
 import termios
-from typing import Final
+from typing import Any, Final
 
 from sse_keepalive_proxy.net.interfaces import Transport
 
-__all__ = ["has_left", "has_unread", "peer_address", "prepare", "reset", "scheme", "untaken", "watch"]
+__all__ = [
+    "has_left",
+    "has_unread",
+    "peer_address",
+    "prepare",
+    "reset",
+    "scheme",
+    "shown_address",
+    "taken",
+    "untaken",
+    "watch",
+]
 
 _LONGEST = (1 << 31) - 1
 """Milliseconds that TCP_USER_TIMEOUT can hold: 24 days."""
 
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
+
+_ACKED: Final = slice(120, 128)
+"""Where `tcpi_bytes_acked` is in Linux's `struct tcp_info` (since 4.1)."""
 
 _TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 _LEFT = frozenset({7, 8})
@@ -62,10 +77,22 @@ def reset(transport: Transport) -> None:
     transport.abort()
 
 
-def untaken(transport: Transport) -> int:
-    """How many of the bytes written have not arrived at the peer: those that wait here and, where the
-    kernel tells (Linux), those in its send queue, which can be megabytes.
+def taken(transport: Transport, written: int) -> int:
+    """Return how many of the bytes `written` have arrived at the peer: not those that wait here nor, where
+    the kernel tells (Linux), those in its send queue, which can be megabytes.
+
+    Behind TLS several buffers hold other bytes than were written. There it is what the peer has acknowledged.
     """
+    sock = _tcp(transport)
+    if sock is not None and transport.get_extra_info("sslcontext") is not None:
+        with contextlib.suppress(OSError):
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)
+            return int.from_bytes(info[_ACKED], sys.byteorder)
+    return written - untaken(transport)
+
+
+def untaken(transport: Transport) -> int:
+    """Return how many bytes wait: in the transport and, where the kernel tells (Linux), in its send queue."""
     waiting = transport.get_write_buffer_size()
     sock = _tcp(transport)
     if sock is not None:
@@ -99,9 +126,12 @@ def has_unread(transport: Transport) -> bool:
 def peer_address(transport: Transport | None) -> str:
     """The address at the other end, IPv4 as such; nothing for a unix socket, `?` when it has gone."""
     address = transport.get_extra_info("peername") if transport is not None else None
-    if isinstance(address, tuple):
-        return str(address[0]).removeprefix("::ffff:")
-    return "?" if address is None else ""
+    return "?" if address is None else shown_address(address)
+
+
+def shown_address(name: Any) -> str:
+    """Return the address of a socket's `name`, as `getpeername` gives it, like `peer_address`."""
+    return str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else ""
 
 
 def scheme(transport: Transport | None) -> bytes:

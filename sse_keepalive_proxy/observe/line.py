@@ -16,6 +16,8 @@ __all__ = ["now_rfc3339", "one_line", "redact_target", "text_line"]
 
 _HIDDEN = "***"
 _MAX_TARGET = 512
+"""The number of characters of a target that are read and shown."""
+
 _BARE = re.compile(r"[!#-~]+")
 """Text that needs no quotes: printable ASCII without a space or a quote."""
 
@@ -25,14 +27,22 @@ _NUMBERS = frozenset({int, float, bool})
 _PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
 """A value inside a path: of a matrix parameter (`;session=`), or of a query with an encoded `?`."""
 
+_NAME = re.compile(r"(?:[A-Za-z_.\[\]-]{0,32}|[\w.\[\]-]{1,16})", re.ASCII)
+"""The name of a parameter. A longer name, or a long name with digits, may be a token."""
+
 
 def redact_target(target: str) -> str:
     """Redact a request target: keep its path and the names in its query, at most 512 characters.
 
     A part of the query without a name or without a value is hidden as a whole, because it may be a token
-    with `=` as base64 padding.
+    with `=` as base64 padding. A name that looks like a token is hidden, and so is the part of a path segment
+    before an `@`. Only the first 512 characters are read. The path segment at this limit is hidden.
     """
-    path, mark, query = target.partition("?")
+    path, mark, query = target[:_MAX_TARGET].partition("?")
+    if len(target) > _MAX_TARGET and not mark:
+        path = f"{path[: path.rfind('/') + 1]}{_HIDDEN}"
+    if "@" in path or "%40" in path:
+        path = "/".join(map(_hide_userinfo, path.split("/")))
     if "=" in path or "%3" in path:
         path = _PATH_VALUE.sub(rf"\1{_HIDDEN}", path)
     if not mark:
@@ -42,7 +52,15 @@ def redact_target(target: str) -> str:
 
 def _redact_part(part: str) -> str:
     name, _, value = part.partition("=")
-    return f"{name}={_HIDDEN}" if value.strip("=") else _HIDDEN
+    if not value.strip("="):
+        return _HIDDEN
+    return f"{name if _NAME.fullmatch(name) else _HIDDEN}={_HIDDEN}"
+
+
+def _hide_userinfo(segment: str) -> str:
+    """Hide the part of `user:password@host` before its last `@`, which may be encoded."""
+    end = max(segment.rfind("@"), segment.rfind("%40"))
+    return segment if end < 1 else _HIDDEN + segment[end:]
 
 
 def now_rfc3339() -> str:

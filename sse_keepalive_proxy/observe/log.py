@@ -1,106 +1,71 @@
 """Write log records to stderr, one line each, as text or JSON.
 
-A record has a message and `fields` (`logger.warning("…", extra={"fields": {…}})`). The lines of requests and
-streams come from `access` without a record. Input from a peer (a target, an address) cannot break a line or
-add a credential to it: see `line`.
+A record has a message and `fields` (`logger.warning("…", extra={"fields": {…}})`). The access log, with the
+lines of requests and streams, is a separate logger and can be turned off. Input from a peer (a target, an
+address) cannot break a line or add a credential to it: see `line`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
-from sse_keepalive_proxy.observe.access import access as access_log
 from sse_keepalive_proxy.observe.line import now_rfc3339, one_line, text_line
 
-__all__ = ["complain", "configure"]
+__all__ = ["complain", "configure", "log_line"]
 
 logger = logging.getLogger("sse_keepalive_proxy.loop")
+access_log = logging.getLogger("sse_keepalive_proxy.access")
 
 
-_ACCESS = "sse_keepalive_proxy.access"
+class _Text(logging.Formatter):
+    """Format a record as text."""
 
-Form = Callable[[str, str, str, dict[str, Any], str], str]
-"""A function from the level, the logger's name, the message, the fields and the traceback to a line."""
-
-
-def _text(level: str, _: str, message: str, fields: dict[str, Any], trace: str) -> str:
-    line = text_line(level, message, fields)
-    return f"{line}  {trace}" if trace else line
+    def format(self, record: logging.LogRecord) -> str:
+        line, trace = text_line(record.levelname, record.getMessage(), _fields(record)), _trace(record)
+        return f"{line}  {trace}" if trace else line
 
 
-def _json(level: str, name: str, message: str, fields: dict[str, Any], trace: str) -> str:
-    line = {"time": now_rfc3339(), "level": level.lower(), "logger": name, "message": message, **fields}
-    if trace:
-        line["exception"] = trace
-    return json.dumps(line, default=str)
+class _Json(logging.Formatter):
+    """Format a record as JSON, with the same fields."""
 
-
-class _Handler(logging.Handler):
-    """Write the lines of one turn of the event loop with one system call, at the end of the turn.
-
-    A warning, and a line outside of a loop, is written at once.
-    """
-
-    def __init__(self, stream: TextIO, form: Form) -> None:
-        super().__init__()
-        self._stream, self._form = stream, form
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            said, fields, trace = record.getMessage(), _fields(record), _trace(record)
-            line = self._form(record.levelname, record.name, said, fields, trace)
-        except Exception:  # noqa: BLE001 (as logging's own handlers do)
-            self.handleError(record)
-        else:
-            self._write(line, at_once=record.levelno >= logging.WARNING)
-
-    def access(self, message: str, fields: dict[str, Any]) -> None:
-        """Write a line of the access log."""
-        self._write(self._form("INFO", _ACCESS, message, fields, ""), at_once=False)
-
-    def _write(self, line: str, *, at_once: bool) -> None:
-        self._lines.append(line + "\n")
-        if len(self._lines) > 1 and not at_once:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.flush()
-        else:
-            self.flush() if at_once else loop.call_soon(self.flush)
-
-    def flush(self) -> None:
-        lines, self._lines = self._lines, []
-        with contextlib.suppress(OSError, ValueError):  # stderr is closed: no place to report it
-            if lines:
-                self._stream.write("".join(lines))
-                self._stream.flush()
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": now_rfc3339(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        trace = _trace(record)
+        if trace:
+            line["exception"] = trace
+        return json.dumps(line, default=str)
 
 
 def configure(level: str, form: str, *, access: bool) -> None:
     """Write every record from `level` upwards to stderr, as `form`: `text` or `json`.
 
-    `access`: whether to write the access log.
+    `access`: whether to write the access log. Other handlers of the root logger do not get its records.
     """
-    handler = _Handler(sys.stderr, _json if form == "json" else _text)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _Text())
     root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-        old.flush()
-    root.addHandler(handler)
+    root.handlers[:] = access_log.handlers[:] = [handler]
     root.setLevel(level.upper())
-    access_log.to(handler.access if access and root.isEnabledFor(logging.INFO) else None)
+    access_log.propagate, access_log.disabled = False, not access
     # Do not compute data that no line uses (Logging HOWTO, "Optimization").
     logging._srcfile = None  # noqa: SLF001 (as documented there)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def log_line(message: str, fields: dict[str, Any]) -> None:
+    """Write a line of the access log: one for each request, two for each stream."""
+    access_log.info(message, extra={"fields": fields})
 
 
 def complain(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from prometheus_client import (
 )
 
 from sse_keepalive_proxy import __version__
+from sse_keepalive_proxy.build import BUILD
 from sse_keepalive_proxy.observe.collected import Collected
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
@@ -47,7 +48,7 @@ class Metrics:
         self._requests: dict[tuple[str, str, int], int] = {}
         ProcessCollector(registry=registry)
         Info("sse_proxy_build", "The running versions.", registry=registry).info(
-            {"version": __version__, "python_version": platform.python_version()}
+            {"version": __version__, "python_version": platform.python_version(), "build": BUILD}
         )
         self.loop_lag = Gauge(
             "sse_proxy_event_loop_lag_seconds", "Delay of the event loop's last tick.", registry=registry

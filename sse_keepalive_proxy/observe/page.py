@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from sse_keepalive_proxy.build import BUILD
+
 __all__ = ["render"]
 
 _COLUMNS = (
@@ -57,7 +59,7 @@ def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="refresh" content="2"><meta name="viewport" content="width=device-width">'
         f"<title>streams · {len(streams)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>sse-keepalive-proxy</h1><p>{escape(phase)} · {len(streams)} of {limit} streams</p>"
+        f"<h1>sse-keepalive-proxy</h1><p>{escape(phase)} · {BUILD} · {len(streams)} of {limit} streams</p>"
         f"<p>{chips}</p><div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f'{more}{empty}<p><a href="/streams">streams</a> · <a href="/config">configuration</a> · '
         '<a href="/metrics">metrics</a></p>'

@@ -60,6 +60,8 @@ def markdown() -> str:
 
 
 def _label(name: str, values: list[str]) -> str:
+    if name == "build":
+        values = ["compiled", "interpreted", "partly compiled"]  # this process can show only its own
     open_ended = name in ("route", "method", "code", "version", "python_version")
     return f"`{name}`" if open_ended else f"`{name}`: {' '.join(f'`{value}`' for value in values)}"
 

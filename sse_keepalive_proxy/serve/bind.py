@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sse_keepalive_proxy.config import ListenAddress
 from sse_keepalive_proxy.errors import CannotListen
+from sse_keepalive_proxy.serve.activation import HandedOver
 
 __all__ = ["bind", "describe", "forget", "raise_descriptor_limit"]
 
@@ -25,12 +26,16 @@ _RESERVED = 100
 """Descriptors kept for listeners, logs, admin connections and name resolution."""
 
 
-def bind(address: ListenAddress, key: str) -> list[socket.socket]:
-    """Sockets that listen on `address`, at least one. Raises `CannotListen`, naming the configuration's
-    `key`, when that cannot be.
+def bind(
+    address: ListenAddress, key: str, handed_over: HandedOver, *, reuse_port: bool = False
+) -> list[socket.socket]:
+    """Return sockets that listen on `address`, at least one: those that were handed over, new ones for the
+    rest. With `reuse_port` another process may listen on the same port.
+
+    Raises `CannotListen`, naming the configuration's `key`, when that cannot be.
     """
     try:
-        return _bind(address)
+        return _bind(address, handed_over, reuse_port=reuse_port)
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "choose another address")
         if isinstance(error, socket.gaierror):
@@ -46,20 +51,25 @@ def forget(address: ListenAddress) -> None:
         Path(address.unix_path).unlink(missing_ok=True)
 
 
-def _bind(address: ListenAddress) -> list[socket.socket]:
+def _bind(address: ListenAddress, handed_over: HandedOver, *, reuse_port: bool) -> list[socket.socket]:
     if address.unix_path is not None:
-        return [_bind_unix(Path(address.unix_path))]
+        given = handed_over.take(socket.AF_UNIX, address.unix_path)
+        return [given or _bind_unix(Path(address.unix_path))]
     port = address.port or 0
     if address.host is None:
+        for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):  # noqa: S104
+            if (given := handed_over.take(family, (host, port))) is not None:
+                return [given]
         with contextlib.suppress(OSError):
             if socket.has_dualstack_ipv6():
-                return [_listen(socket.AF_INET6, ("::", port), dual=True)]
-        return [_listen(socket.AF_INET, ("", port))]
+                return [_listen(socket.AF_INET6, ("::", port), dual=True, reuse_port=reuse_port)]
+        return [_listen(socket.AF_INET, ("", port), reuse_port=reuse_port)]
     found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     made: list[socket.socket] = []
     try:
         for family, where in dict.fromkeys((family, where) for family, _, _, _, where in found):
-            made.append(_listen(family, where))
+            given = handed_over.take(family, where)
+            made.append(given or _listen(family, where, reuse_port=reuse_port))
     except OSError:
         for sock in made:
             sock.close()
@@ -67,10 +77,12 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
     return made
 
 
-def _listen(family: int, where: object, *, dual: bool = False) -> socket.socket:
+def _listen(family: int, where: object, *, dual: bool = False, reuse_port: bool = False) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
         made.bind(where)  # type: ignore[arg-type]

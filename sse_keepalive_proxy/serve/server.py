@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import signal
 
 from aiohttp import web
 
+from sse_keepalive_proxy.build import BUILD, INTERPRETED
 from sse_keepalive_proxy.config import ListenAddress, Settings, to_yaml
 from sse_keepalive_proxy.gateway.app import Proxy
 from sse_keepalive_proxy.net.listener import Listener
@@ -18,8 +20,10 @@ from sse_keepalive_proxy.observe import log
 from sse_keepalive_proxy.observe.admin import Phase, admin_app
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.serve.activation import HandedOver, handed_over
 from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
-from sse_keepalive_proxy.serve.reload import Reloader, Source
+from sse_keepalive_proxy.serve.reload import Reloader
+from sse_keepalive_proxy.serve.source import Source
 from sse_keepalive_proxy.stream.messages import CloseReason
 
 __all__ = ["Server", "run"]
@@ -36,11 +40,15 @@ _SPARE = 100
 class Server:
     """One instance. `start`, then `drain`; `addresses` and `admin_addresses` say where it listens.
 
-    `source` is where `settings` come from; without one there is nothing to reload.
+    `source` is where `settings` come from; without one there is nothing to reload. `given` are the listening
+    sockets that were handed over.
     """
 
-    def __init__(self, settings: Settings, source: Source | None = None) -> None:
+    def __init__(
+        self, settings: Settings, source: Source | None = None, given: HandedOver | None = None
+    ) -> None:
         self._settings = settings
+        self._given = given or HandedOver()
         self._loop = asyncio.get_running_loop()
         self._poller = open_poller()
         self._descriptors = raise_descriptor_limit()
@@ -77,24 +85,30 @@ class Server:
         except BaseException:
             await self._close_all()
             raise
+        finally:
+            self._given.close()
         self._tick_due = self._loop.time()
         self._tick()
         self.phase = Phase.READY
         self._reloader.start()
+        if BUILD == "partly compiled":
+            logger.warning(BUILD, extra={"fields": {"interpreted": ",".join(INTERPRETED)}})
         logger.info(
             "ready",
             extra={
                 "fields": {
                     "listen": ",".join(self.addresses),
                     "admin": ",".join(self.admin_addresses) or "off",
+                    "build": BUILD,
                 }
             },
         )
 
     async def _listen(self) -> None:
         self._proxy = Proxy(self._settings, self.metrics, self.streams, self._poller, self._descriptors)
+        await self._proxy.adopt(self._settings)
         for address in self._settings.listen:
-            sockets = bind(address, "listen")
+            sockets = bind(address, "listen", self._given, reuse_port=self._settings.reuse_port)
             self._bound.append(address)
             for sock in sockets:
                 self.addresses.append(describe(sock))
@@ -111,7 +125,7 @@ class Server:
         )
         self._admin = web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE)
         await self._admin.setup()
-        for sock in bind(admin.listen, "admin.listen"):
+        for sock in bind(admin.listen, "admin.listen", self._given, reuse_port=self._settings.reuse_port):
             self.admin_addresses.append(describe(sock))
             await web.SockSite(self._admin, sock).start()
 
@@ -124,13 +138,13 @@ class Server:
                     extra={"fields": {key: wanted, "allowed": self._room}},
                 )
 
-    def _adopt(self, settings: Settings) -> None:
+    async def _adopt(self, settings: Settings) -> None:
         """Serve by `settings` from now on; streams that are open keep what they began with, but for those of
         a route that has no streams any more. Raises `ConfigurationError`, having changed nothing.
         """
         if self._proxy is None:
             raise AssertionError("only who serves can serve by something else")
-        self._proxy.adopt(settings)
+        await self._proxy.adopt(settings)
         before, self._settings = self._settings, settings
         told = settings.logging
         if told != before.logging:
@@ -155,12 +169,17 @@ class Server:
             CloseReason.ROUTE_REMOVED,
         )
 
+    def _forget(self, address: ListenAddress) -> None:
+        """Remove a Unix socket, unless it was handed over: then the next process gets it too."""
+        if address.unix_path is None or not self._given.owns(address.unix_path):
+            forget(address)
+
     def _stop_listening(self) -> None:
         """Refuse new connections. The file of a Unix socket goes while it is still ours: once nobody listens,
         a successor may put its own in its place. Harmless when repeated.
         """
         while self._bound:
-            forget(self._bound.pop())
+            self._forget(self._bound.pop())
         while self._listeners:
             self._listeners.pop().close()
 
@@ -170,7 +189,7 @@ class Server:
         or at once when `hurry` is set.
         """
         self.phase = Phase.DRAINING
-        self._reloader.stop()
+        await self._reloader.stop()
         drain, proxy = self._settings.drain, self._proxy
         logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
         now = self._loop.time()
@@ -199,7 +218,7 @@ class Server:
             await self._proxy.frontend.cut()
         if self._admin is not None:
             if self._settings.admin is not None and self.admin_addresses:
-                forget(self._settings.admin.listen)
+                self._forget(self._settings.admin.listen)
             await self._admin.cleanup()
         self._loop.call_soon(self._poller.close)  # behind the last connections that were closed here
 
@@ -229,7 +248,7 @@ async def run(settings: Settings, source: Source | None = None) -> None:
     loop.set_exception_handler(log.complain)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    server = Server(settings, source)
+    server = Server(settings, source, handed_over(os.environ))
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     await server.start()
     await stop.wait()

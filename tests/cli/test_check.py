@@ -13,7 +13,8 @@ import yaml
 
 import sse_keepalive_proxy
 from sse_keepalive_proxy.cli import main
-from sse_keepalive_proxy.config import VARIABLES, load
+from sse_keepalive_proxy.config import load
+from sse_keepalive_proxy.environment import VARIABLES
 
 VALID = """\
 upstreams:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sse_keepalive_proxy.cli import healthcheck, main
-from sse_keepalive_proxy.config import VARIABLES
+from sse_keepalive_proxy.config import Admin
+from sse_keepalive_proxy.environment import VARIABLES
 from tests.support.programs import free_port
 from tests.support.proxy_process import running_proxy
 
@@ -55,7 +56,10 @@ def test_a_running_proxy_is_healthy_and_a_stopped_one_is_not(
     [
         (None, "http://127.0.0.1:9090/livez"),
         ("", "http://127.0.0.1:9090/livez"),
-        ("off", "http://127.0.0.1:9090/livez"),
+        ("off", None),
+        ("127.0.0.1", "http://127.0.0.1:9090/livez"),
+        ("127.0.0.1:port", "http://127.0.0.1:9090/livez"),
+        ("[::1:9191", "http://127.0.0.1:9090/livez"),
         ("unix:/run/admin.sock", None),
         ("0.0.0.0:9191", "http://127.0.0.1:9191/livez"),
         (":9191", "http://127.0.0.1:9191/livez"),
@@ -97,6 +101,10 @@ def test_it_asks_where_the_configuration_puts_the_admin_listener(
     if said is not None:
         monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", said)
     assert healthcheck.default_url() == url
+
+
+def test_it_knows_where_the_admin_listener_is_by_default() -> None:
+    assert healthcheck.default_url() == f"http://{Admin().listen}/livez"
 
 
 def test_a_listener_that_is_off_is_no_healthy_one(

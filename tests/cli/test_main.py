@@ -13,8 +13,12 @@ import pytest
 
 import sse_keepalive_proxy
 from sse_keepalive_proxy import __version__
-from sse_keepalive_proxy.cli import check, main
+from sse_keepalive_proxy.build import BUILD
+from sse_keepalive_proxy.cli import configuration, main
+from tests.support.programs import free_port
 
+VERSION = f"sse-keepalive-proxy {__version__} ({BUILD})\n"
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 COMMANDS = ["run", "check", "routes", "healthcheck", "demo"]
 MODULE = [sys.executable, "-X", "dev", "-W", "error", "-m", "sse_keepalive_proxy"]
 
@@ -38,7 +42,7 @@ def exit_code(*arguments: str) -> object:
 
 
 def test_the_module_is_the_command() -> None:
-    assert started([*MODULE, "--version"]) == (0, f"sse-keepalive-proxy {__version__}\n", "")
+    assert started([*MODULE, "--version"]) == (0, VERSION, "")
     code, out, err = started([*MODULE, "routes", "/"])
     assert (code, out) == (2, "")
     assert err.startswith("routes: ")
@@ -47,12 +51,12 @@ def test_the_module_is_the_command() -> None:
 def test_so_is_the_script_that_is_installed() -> None:
     script = shutil.which("sse-keepalive-proxy", path=str(Path(sys.executable).parent))
     assert script is not None, "the package is not installed beside this Python: pip install -e '.[dev]'"
-    assert started([script, "--version"]) == (0, f"sse-keepalive-proxy {__version__}\n", "")
+    assert started([script, "--version"]) == (0, VERSION, "")
 
 
 def test_the_version_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--version") == 0
-    assert capsys.readouterr() == (f"sse-keepalive-proxy {__version__}\n", "")
+    assert capsys.readouterr() == (VERSION, "")
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +104,46 @@ def test_ctrl_c_ends_a_command_without_a_traceback(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "load_or_say", interrupted)
+    monkeypatch.setattr(configuration, "load_or_say", interrupted)
     assert main(["check", "-c", "any.yaml"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def loaded(*command: str) -> set[str]:
+    """The top-level modules that Python imports for `command`, without those that it always imports."""
+
+    def tops(*arguments: str) -> set[str]:
+        _, _, err = started([sys.executable, "-X", "importtime", *arguments])
+        lines = [line for line in err.splitlines() if line.startswith("import time:")]
+        return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+    return tops("-m", "sse_keepalive_proxy", *command) - tops("-c", "pass")
+
+
+def of_libraries(modules: set[str]) -> set[str]:
+    return modules - sys.stdlib_module_names - {"sse_keepalive_proxy"}
+
+
+@pytest.mark.parametrize("command", [["--version"], ["--help"], ["run", "--help"], ["demo", "--help"]])
+def test_what_says_something_of_the_program_imports_no_library_and_opens_nothing(command: list[str]) -> None:
+    modules = loaded(*command)
+    assert of_libraries(modules) == set()
+    assert modules.isdisjoint({"asyncio", "http", "logging", "socket", "ssl"})
+    assert "argparse" in modules
+
+
+def test_a_health_check_imports_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container runs one every ten seconds."""
+    monkeypatch.setenv("SSE_KEEPALIVE_PROXY_CONFIG", str(EXAMPLE))  # overridden by the variable
+    monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", f"0.0.0.0:{free_port()}")
+    modules = loaded("healthcheck")
+    assert of_libraries(modules) == set()
+    assert modules.isdisjoint({"asyncio", "logging"})
+    assert "http" in modules
+
+
+@pytest.mark.parametrize("command", [["check"], ["routes", "/"]])
+def test_what_reads_a_configuration_imports_what_reads_it_and_no_server(command: list[str]) -> None:
+    modules = loaded(*command, "-c", str(EXAMPLE))
+    assert {"pydantic", "yaml"} <= modules
+    assert modules.isdisjoint({"aiohttp", "asyncio", "httptools", "prometheus_client", "uvloop"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sse_keepalive_proxy.cli import main
-from sse_keepalive_proxy.config import VARIABLES
+from sse_keepalive_proxy.environment import VARIABLES
 
 CONFIG = """\
 upstreams:

@@ -15,7 +15,7 @@ import pytest
 
 import sse_keepalive_proxy
 from sse_keepalive_proxy.cli import main, run
-from sse_keepalive_proxy.config import VARIABLES
+from sse_keepalive_proxy.environment import VARIABLES
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
 from sse_keepalive_proxy.observe import log
 from tests.support.instance import EVENT_SOURCE, config

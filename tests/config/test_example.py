@@ -23,11 +23,12 @@ from sse_keepalive_proxy.config.types.fields import Section
 from sse_keepalive_proxy.stream.policy import Identity, ReconnectWhen, SignOfLife, StallAction
 from tests.config.keys import ED25519
 from tests.config.writing import loaded
+from tests.support.authority import Authority
 
 CLIENT_GIVES_UP = 10.0  # seconds without headers (facts.md#notify-server-page)
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")
-_OFF = re.compile(r"^( +)(\w+): off\n\1# (\2:\n(?:\1#   .*\n)+)", re.MULTILINE)
+_OFF = re.compile(r"^( *)(\w+): off\n\1# (\2:\n(?:\1#   .*\n)+)", re.MULTILINE)
 
 
 def _opened(text: str) -> str:
@@ -105,10 +106,14 @@ def test_the_example_is_valid_and_gives_no_warning() -> None:
 def test_what_the_example_shows_in_comments_is_valid_too(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_bytes(ED25519)
+    authority = Authority(tmp_path)
+    server = authority.certificate("server", "localhost")
     text = _opened(TEXT).replace("/etc/sse-keepalive-proxy/fechatter.pem", str(key))
+    for name, path in (("tls.crt", server), ("tls.key", server), ("cloudflare.pem", authority.file)):
+        text = text.replace(f"/etc/sse-keepalive-proxy/{name}", str(path))
     configured = loaded(text)
     assert configured.warnings == ()
-    assert configured.settings.files == (key,)
+    assert set(configured.settings.files) == {key, server, authority.file}
     events, _ = configured.settings.routes
     assert events.cors is not None
     assert events.stream is not None

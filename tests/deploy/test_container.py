@@ -38,11 +38,19 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group, those of the groups that it includes among them."""
+    found: list[str] = []
+    for each in project()["dependency-groups"][name]:
+        found += [each] if isinstance(each, str) else group(each["include-group"])
+    return found
+
+
 @pytest.mark.parametrize(
     ("file", "wanted"),
     [
         ("runtime.lock", project()["project"]["dependencies"]),
-        ("build.lock", [*project()["dependency-groups"]["build"], *project()["build-system"]["requires"]]),
+        ("build.lock", [*group("build"), *project()["build-system"]["requires"]]),
     ],
     ids=["runtime", "build"],
 )
@@ -69,6 +77,17 @@ def test_the_image_runs_as_nobody_in_particular_and_can_be_probed_and_stopped() 
     assert re.search(r"(?m)^STOPSIGNAL SIGTERM$", final)
     assert "HEALTHCHECK" in final
     assert "RUN" not in final  # nothing is installed in it
+
+
+def test_the_image_is_compiled_where_its_first_stage_has_a_compiler() -> None:
+    first = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[0]
+    assert re.search(r'(?m)^ARG COMPILER=".*\bgcc\b.*"$', first)
+    assert "RUN SSE_PROXY_COMPILE=${COMPILER:+1} /opt/build/bin/python -m hatchling build" in first
+    assert "mypy[mypyc]" in " ".join(group("build"))
+
+
+def test_the_container_asks_for_its_health_without_reading_a_configuration() -> None:
+    final = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
     assert "SSE_KEEPALIVE_PROXY_ADMIN_LISTEN=0.0.0.0:9090" in final
 
 

@@ -29,7 +29,7 @@ async def echo(connection: ClientConnection, request: web.BaseRequest) -> bool:
 
 
 class Held:
-    """A handler that answers when it is told to, and remembers what became of each request."""
+    """Answers once `go` is set, and remembers what became of each request."""
 
     def __init__(self, *, keep_alive: bool = True) -> None:
         self.story: list[str] = []
@@ -45,7 +45,7 @@ class Held:
             raise
         connection.write(response(body=asked.raw_path.encode()))
         self.story.append(f"end {asked.raw_path}")
-        return self._keep_alive
+        return self._keep_alive and connection.keeps_alive
 
 
 class Serving:

@@ -6,12 +6,18 @@ about connections in `tests/integration/test_limits.py`.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+from email.utils import parsedate_to_datetime
+
 import pytest
 from aiohttp import web
 
+from sse_keepalive_proxy.errors import BodyTooLate, RequestBodyError
 from sse_keepalive_proxy.http import connection as module
 from sse_keepalive_proxy.http.connection import ClientConnection
-from tests.http.serving import Held, Serving
+from tests.http.serving import Held, Serving, echo
 from tests.support.http1 import request
 from tests.support.running import on_each_loop, soon
 from tests.support.sockets import Ending
@@ -67,6 +73,71 @@ async def test_a_connection_is_closed_behind_the_answer_when_the_handler_says_so
         await serving.until_gone()
 
 
+CHUNKED = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: GET\r\n\r\n"
+UPGRADE = b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+SOME = {
+    "GET": (request("/g"), b"/g"),
+    "blank lines": (b"\r\n\r\n" + request("/g"), b"/g"),
+    "sized": (UPLOAD % 5 + b"hello", b"/uphello"),
+    "chunked": (CHUNKED, b"/cabc"),
+    "upgrade": (UPGRADE + b"\r\n", b"/u"),
+    "upgrade, sized": (UPGRADE + b"Content-Length: 16\r\n\r\nGET /x HTTP/1.1\r", b"/uGET /x HTTP/1.1\r"),
+    "upgrade, chunked": (UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", b"/uab"),
+}
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 16])
+@pytest.mark.parametrize("what", SOME)
+@on_each_loop
+async def test_no_byte_of_a_request_reaches_the_next_however_they_are_cut(what: str, piece: int) -> None:
+    raw, answer = SOME[what]
+    async with Serving() as serving, await serving.client() as client:
+        await client.send_split(raw + raw + request("/last"), piece)
+        await client.wait_for(lambda client: len(client.responses) == 3 and client.response.complete)
+        assert [bytes(each.body) for each in client.responses] == [answer, answer, b"/last"]
+        assert serving.refused == []
+
+
+@pytest.mark.parametrize(
+    ("version", "field", "kept"),
+    [
+        ("1.1", "X: y", True),
+        ("1.1", "Connection: close", False),
+        ("1.1", "Connection: X, Close", False),
+        ("1.0", "X: y", False),
+        ("1.0", "Connection: Keep-Alive", True),
+    ],
+)
+@on_each_loop
+async def test_a_connection_is_kept_as_its_request_says(version: str, field: str, kept: bool) -> None:
+    async def saying(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        return connection.respond(404, "nothing here")
+
+    async with Serving(saying) as serving, await serving.client() as client:
+        client.send(f"GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n\r\n".encode())
+        await client.wait_response()
+        assert client.response.header("connection") == ("keep-alive" if kept else "close")
+        assert parsedate_to_datetime(client.response.header("date") or "").tzinfo is not None
+        if kept:
+            client.send(CLOSING)
+        assert await client.wait_end() is Ending.EOF
+        assert [answer.status for answer in client.responses] == [404] * (1 + kept)
+
+
+@on_each_loop
+async def test_an_answer_to_head_has_no_body() -> None:
+    async def saying(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        return connection.respond(404, "nothing here")
+
+    async with Serving(saying) as serving, await serving.client() as client:
+        client.send(request("/", method="HEAD"), method="HEAD")
+        await client.wait_response()
+        assert client.response.header("content-length") == "13"
+        client.send(CLOSING, method="GET")
+        await client.wait_end()
+        assert [bytes(answer.body) for answer in client.responses] == [b"", b"nothing here\n"]
+
+
 # Who answers is at fault.
 
 
@@ -101,13 +172,113 @@ async def test_an_answer_that_cannot_be_whole_is_cut() -> None:
         assert serving.refused == []
 
 
+@pytest.mark.parametrize("answered", [False, True], ids=["raised", "answered"])
+@pytest.mark.parametrize("framing", [b"HTTP/1.1 200 OK\r\nContent-Length: 10", b"HTTP/1.0 200 OK"])
+@on_each_loop
+async def test_a_fault_in_mid_answer_resets_the_connection_and_writes_nothing_into_the_body(
+    framing: bytes, answered: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def breaking(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        connection.write(framing + b"\r\n\r\n12345")
+        await seen.wait()
+        if answered:
+            return connection.respond(500, "no")
+        raise RuntimeError("planned")
+
+    seen = asyncio.Event()
+    async with Serving(breaking) as serving, await serving.client() as client:
+        client.send(request("/1"))
+        await client.wait_for(b"12345")
+        seen.set()
+        assert await client.wait_end() is Ending.RESET
+        assert client.body == b"12345"
+        assert not client.response.complete
+        await serving.until_gone()
+    assert ("please report this" in caplog.text) is not answered
+
+
 # What is no request.
+
+
+RUBBISH = [
+    b"GET / HTTP/1.1\r\nHost : s3cret\r\n\r\n",
+    b"GET / HTTP/1.1\r\ns3cret\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\n s3cret\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nHost: s3cret\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: s3cret\x00\r\n\r\n",
+    b"S-CRET /s3cret HTTP/1.1\r\n\r\n",
+    b"GET http://[s3cret/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://a:s3cret/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://xn--s3cret]/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://[]@ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://\xff..s3cret/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://s3cret../ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET //[s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: s3cret\r\nContent-Length: x\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6, 6\r\n\r\ns3cret",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\ns3cret",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: s3cret\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n6\r\ns3cret\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\ns3cret\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: s3cret\r\nContent-Length: 6\r\n\r\ns3cret",
+    b"GET / HTTP/1.1\r\nHost: a\r\nCookie: s3cret\xff\r\nX\xff: s3cret\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("raw", RUBBISH)
+@on_each_loop
+async def test_rubbish_is_answered_in_one_line_that_repeats_nothing_of_it_and_so_are_the_logs(
+    raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def admitting(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        with contextlib.suppress(RequestBodyError):
+            await asked.content.readany()
+        return connection.respond(400, "not admitted", keep_alive=False)
+
+    caplog.set_level(logging.DEBUG)
+    async with Serving(admitting) as serving, await serving.client() as client:
+        client.send(raw)
+        assert await client.wait_end() is Ending.EOF
+        assert [answer.status for answer in client.responses] == [400]
+        assert client.body.count(b"\n") == 1
+        assert b"s3cret" not in client.received
+        assert "s3cret" not in str(serving.refused)
+    noticed = [
+        record for record in caplog.records if record.name != "asyncio" or record.levelno > logging.DEBUG
+    ]
+    assert not noticed
+
+
+@on_each_loop
+async def test_a_client_that_speaks_tls_is_recognised() -> None:
+    async with Serving() as serving, await serving.client() as client:
+        client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")
+        assert await client.wait_end() is Ending.EOF
+        assert client.response.status == 400
+        assert b"speaks TLS" in client.body
+
+
+@on_each_loop
+async def test_connect_is_answered_501() -> None:
+    async with Serving() as serving, await serving.client() as client:
+        client.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + request("/2"))
+        assert await client.wait_end() is Ending.EOF
+        assert [answer.status for answer in client.responses] == [501]
+
+
+@on_each_loop
+async def test_the_preface_of_http_2_is_no_request() -> None:
+    async with Serving() as serving, await serving.client() as client:
+        client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert await client.wait_end() is Ending.EOF
+        assert client.response.status == 400
 
 
 @on_each_loop
 async def test_what_is_no_request_is_refused_with_400_and_its_connection_is_closed() -> None:
     async with Serving() as serving, await serving.client() as client:
-        client.send(b"\x16\x03\x01\x02\x00")
+        client.send(b"nonsense\r\n\r\n")
         assert await client.wait_end() is Ending.EOF
         assert client.response.status == 400
         assert client.body == b"this is not a valid HTTP/1.1 request\n"
@@ -232,17 +403,16 @@ async def test_a_head_has_its_time_from_its_first_byte_however_many_follow() -> 
 async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with Serving() as serving, await serving.client() as client:
+    async with Serving(head_timeout=SHORT) as serving, await serving.client() as client:
         client.send(request("/1"))
         await client.wait_response()
         served = await serving.served()
         await soon(lambda: not served.answering)
-        idle_until = served._wakes_at
+        assert served._wakes_at is None
+        assert served.keepalive_timeout == 3630.0
         client.send(b"GET / HTTP/1.1\r\n")
-        await soon(lambda: served._head_reader is not None and served._head_reader.size)
-        assert served._wakes_at is not None
-        assert idle_until is not None
-        assert served._wakes_at < idle_until
+        assert await client.wait_end() is Ending.EOF
+        assert [answer.status for answer in client.responses] == [200, 408]
     monkeypatch.setattr(module, "_KEEPALIVE_TIMEOUT", SHORT)
     async with Serving() as serving, await serving.client() as client:
         client.send(request("/1"))
@@ -252,12 +422,62 @@ async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_
 
 
 @on_each_loop
-async def test_an_answer_and_a_body_have_no_deadline_here() -> None:
+async def test_an_answer_has_no_deadline_here() -> None:
     held = Held()
     async with Serving(held, head_timeout=SHORT) as serving, await serving.client() as client:
-        client.send(UPLOAD % 5 + b"he")
+        client.send(UPLOAD % 5 + b"hello")
         await soon(lambda: held.story)
         assert (await serving.served())._wakes_at is None
-        client.send(b"llo")
         held.go.set()
         await client.wait_response()
+
+
+@pytest.mark.parametrize("coding", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+@on_each_loop
+async def test_a_body_that_pauses_for_too_long_is_too_late(
+    coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BODY_TIMEOUT", SHORT)
+
+    async def reading(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        with pytest.raises(BodyTooLate, match=r"nothing of the request's body came for 0\.05 s"):
+            await asked.content.readexactly(5)
+        return connection.respond(408, "too late", keep_alive=False)
+
+    async with Serving(reading) as serving, await serving.client() as client:
+        client.send(f"POST / HTTP/1.1\r\nHost: a\r\n{coding}\r\n\r\n2\r\n".encode())
+        assert await client.wait_end() is Ending.EOF
+        assert client.response.status == 408
+
+
+@on_each_loop
+async def test_a_body_has_its_time_from_its_last_bytes() -> None:
+    async with Serving() as serving, await serving.client() as client:
+        client.send(UPLOAD % 5 + b"h")
+        served = await serving.served()
+        await soon(lambda: served._body_left == 4)
+        began, served._body_at = served._body_at, 0.0
+        client.send(b"e")
+        await soon(lambda: served._body_left == 3)
+        assert served._body_at >= began
+        client.send(b"llo")
+        assert (await client.wait_response()).body == b"/uphello"
+
+
+@on_each_loop
+async def test_the_time_of_a_body_stands_still_while_it_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_AT_PEER", SHORT)
+    go, size = asyncio.Event(), 8_000_000
+
+    async def slow(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        await go.wait()
+        return await echo(connection, asked)
+
+    async with Serving(slow) as serving, await serving.client() as client:
+        client.send(UPLOAD % size + b"x" * size)
+        served = await serving.served()
+        await soon(lambda: served.transport is not None and not served.transport.is_reading())
+        came = served._body_at
+        await soon(lambda: served._body_at > came)
+        go.set()
+        assert len((await client.wait_response()).body) == len("/up") + size

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from sse_keepalive_proxy.config.types.address import UpstreamAddress, parse_upstream
+from sse_keepalive_proxy.config.types.certificates import client_context
 from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
-from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.net.poller import open_poller
+from tests.support.authority import Authority
 from tests.support.http1 import response
 from tests.support.looping import in_loop
 from tests.support.programs import free_port
@@ -36,11 +32,11 @@ from tests.support.running import Running, on_each_loop, on_loop, plain, soon
 HELLO = [GOT_REQUEST, response("200 OK", b"hello")]
 
 
-async def why_not(address: UpstreamAddress, within: float = 5.0) -> str:
+async def why_not(address: UpstreamAddress, within: float = 5.0, tls: UpstreamTls | None = None) -> str:
     """What is said of a connection that is refused."""
     dialer = Dialer(open_poller())
     with pytest.raises(UpstreamRefused) as caught:
-        await dialer.open(address, within=within)
+        await dialer.open(address, within=within, tls=tls)
     assert dialer.open_connections == 0
     return str(caught.value)
 
@@ -154,93 +150,45 @@ async def test_a_connection_that_does_not_come_about_in_time_is_given_up() -> No
 # TLS, by an authority made for these tests.
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """`file` is its certificate; `server` what a server at `127.0.0.1` and `localhost` presents, `other`
-    that of another name.
-    """
-
-    file: Path
-    server: ssl.SSLContext
-    other: ssl.SSLContext
-
-
-def make_authority(folder: Path) -> Authority:
-    """A new authority, and servers' certificates signed by it."""
-    now = datetime.datetime.now(datetime.UTC)
-    day = datetime.timedelta(days=1)
-    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-
-    def certificate(
-        key: ec.EllipticCurvePrivateKey, subject: x509.Name, names: list[x509.GeneralName], *, ca: bool
-    ) -> bytes:
-        number = x509.random_serial_number()
-        builder = x509.CertificateBuilder(authority, subject, key.public_key(), number, now - day, now + day)
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        # What RFC 5280 asks for besides, and Python from 3.13 on.
-        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-        builder = builder.add_extension(signer, critical=False)
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        builder = builder.add_extension(identifier, critical=False)
-        if ca:
-            usage = dict.fromkeys(
-                [
-                    "digital_signature",
-                    "content_commitment",
-                    "key_encipherment",
-                    "data_encipherment",
-                    "key_agreement",
-                    "crl_sign",
-                    "encipher_only",
-                    "decipher_only",
-                ],
-                False,
-            )
-            builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, **usage), critical=True)
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
-        return builder.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    def server(*names: x509.GeneralName) -> ssl.SSLContext:
-        key, chain = ec.generate_private_key(ec.SECP256R1()), folder / "server.pem"
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        chain.write_bytes(private + certificate(key, x509.Name([]), list(names), ca=False))
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(chain)
-        return context
-
-    file = folder / "authority.pem"
-    file.write_bytes(certificate(authority_key, authority, [], ca=True))
-    here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    return Authority(file, server(x509.DNSName("localhost"), here), server(x509.DNSName("other.example")))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("authority"))
-
-
 @pytest.fixture
 def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    """The authority, trusted as an operator trusts one of his own: by OpenSSL's variable."""
+    """The authority, trusted by the system: by OpenSSL's variable."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     return authority
+
+
+def by(authority: Authority, *more: str) -> str:
+    """The upstream's `tls` that trusts this authority alone."""
+    return f"tls: {{{', '.join((f'ca_file: {authority.file}', *more))}}}"
+
+
+async def served_by(proxy: Running) -> bytes:
+    """The body of upstream's answer."""
+    async with await proxy.client() as client:
+        client.request("/")
+        return bytes((await client.wait_response()).body)
+
+
+async def why_not_tls(upstream: RawUpstream, tls: str, caplog: pytest.LogCaptureFixture) -> str:
+    """Why a request gets a 502, as the log says it."""
+    caplog.clear()
+    async with Running(plain(upstream.url, upstream=tls)) as proxy:
+        assert (await answer_of(proxy))[0] == 502
+    (line,) = (record for record in caplog.records if record.name.endswith(".gateway"))
+    return line.getMessage()
 
 
 @on_each_loop
 async def test_an_upstream_behind_tls_is_asked_by_its_name(trusted: Authority) -> None:
     names: list[str | None] = []
-    trusted.server.sni_callback = lambda _, name, __: names.append(name)
-    async with RawUpstream(HELLO, ssl=trusted.server) as upstream:
+    server = trusted.server("127.0.0.1", "localhost")
+    server.sni_callback = lambda _, name, __: names.append(name)
+    async with RawUpstream(HELLO, ssl=server) as upstream:
         for host in ("127.0.0.1", "localhost"):
             config = plain(f"https://{host}:{upstream.port}")
             async with Running(config) as proxy, await proxy.client() as client:
                 client.request("/")
                 assert bytes((await client.wait_response()).body) == b"hello"
-    trusted.server.sni_callback = None  # type: ignore[assignment]
     assert names == [None, "localhost"]
 
 
@@ -249,7 +197,7 @@ async def test_a_body_behind_tls_may_end_with_the_connection(trusted: Authority)
     end = asyncio.Event()
     script = [GOT_REQUEST, b"HTTP/1.1 200 OK\r\n\r\nhello", end, CLOSE]
     async with (
-        RawUpstream(script, ssl=trusted.server) as upstream,
+        RawUpstream(script, ssl=trusted.server("127.0.0.1")) as upstream,
         Running(plain(upstream.url)) as proxy,
         await proxy.client() as client,
     ):
@@ -267,7 +215,9 @@ async def test_an_upgrade_behind_tls_carries_bytes_both_ways_until_the_end(trust
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     large = b"\x00\xff" * 500_000
     async with (
-        RawUpstream([GOT_REQUEST, switch + b"first", go_on, large, CLOSE], ssl=trusted.server) as upstream,
+        RawUpstream(
+            [GOT_REQUEST, switch + b"first", go_on, large, CLOSE], ssl=trusted.server("127.0.0.1")
+        ) as upstream,
         Running(plain(upstream.url)) as proxy,
         await proxy.client() as client,
     ):
@@ -285,11 +235,11 @@ async def test_an_upgrade_behind_tls_carries_bytes_both_ways_until_the_end(trust
 async def test_a_certificate_of_nobody_we_trust_is_answered_502_and_the_log_says_so(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with RawUpstream(HELLO, ssl=authority.server) as upstream:
+    async with RawUpstream(HELLO, ssl=authority.server("127.0.0.1")) as upstream:
         async with Running(plain(upstream.url)) as proxy:
             assert await answer_of(proxy) == (502, b'route "all": upstream cannot be reached\n')
             assert proxy.metric("sse_proxy_upstream_errors_total", route="all", kind="refused") == 1
-        (said,) = [record.getMessage() for record in caplog.records if record.name.endswith(".proxy")]
+        (said,) = [record.getMessage() for record in caplog.records if record.name.endswith(".gateway")]
         assert f"cannot connect to {upstream.url}: its certificate is not trusted: " in said
         assert "secret" not in caplog.text
         assert not any(connection.requests for connection in upstream.connections)
@@ -297,8 +247,8 @@ async def test_a_certificate_of_nobody_we_trust_is_answered_502_and_the_log_says
 
 @on_each_loop
 async def test_a_certificate_for_another_name_is_not_trusted(trusted: Authority) -> None:
-    async with RawUpstream(HELLO, ssl=trusted.other) as upstream:
-        said = await why_not(parse_upstream(upstream.url))
+    async with RawUpstream(HELLO, ssl=trusted.server("other.example")) as upstream:
+        said = await why_not(parse_upstream(upstream.url), tls=UpstreamTls(client_context(None, None)))
         assert said.startswith(f"cannot connect to {upstream.url}: its certificate is not trusted: ")
         assert "127.0.0.1" in said.partition("not trusted")[2]
 
@@ -310,9 +260,113 @@ async def test_a_server_without_tls_behind_an_https_url_is_a_refusal_and_a_silen
 
     async with RawUpstream(speaks_first, [HOLD]) as upstream:
         address = parse_upstream(f"https://127.0.0.1:{upstream.port}")
-        assert "cannot connect to https://" in await why_not(address)
+        tls = UpstreamTls(client_context(None, None))
+        said = await why_not(address, tls=tls)
+        assert said.endswith(
+            ": it does not speak TLS on this port: write an http:// url, or the port of its https"
+        )
         with pytest.raises(UpstreamTimeout):
-            await Dialer(open_poller()).open(address, within=0.1)
+            await Dialer(open_poller()).open(address, within=0.1, tls=tls)
+        await upstream.wait_all_closed()
+
+
+@on_each_loop
+async def test_a_ca_file_takes_the_place_of_the_systems_authorities(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Authority(tmp_path, "other")
+    async with RawUpstream(HELLO, ssl=authority.server("127.0.0.1")) as upstream:
+        async with Running(plain(upstream.url, upstream=by(authority))) as proxy:
+            assert await served_by(proxy) == b"hello"
+        said = await why_not_tls(upstream, by(other), caplog)
+        assert said.endswith("unable to get local issuer certificate: name its authority in tls.ca_file")
+
+
+@on_each_loop
+async def test_a_server_name_is_sent_and_is_the_name_that_counts(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    names: list[str | None] = []
+    server = authority.server("notify.example")
+    server.sni_callback = lambda _, name, __: names.append(name)
+    async with RawUpstream(HELLO, ssl=server) as upstream:
+        named = by(authority, "server_name: notify.example")
+        async with Running(plain(upstream.url, upstream=named)) as proxy:
+            assert await served_by(proxy) == b"hello"
+            asked = await (await upstream.connection()).request()
+            assert asked.header("Host") == f"127.0.0.1:{proxy.port}"
+        said = await why_not_tls(upstream, by(authority), caplog)
+        assert "for '127.0.0.1': say the name that it has in tls.server_name" in said
+        said = await why_not_tls(upstream, by(authority, "server_name: other.example"), caplog)
+        assert "for 'other.example'" in said
+    assert names == ["notify.example", None, "other.example"]
+
+
+@on_each_loop
+async def test_an_expired_certificate_is_said_to_be_so(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(authority.certificate("old", "127.0.0.1", valid=(-2, -1)))
+    async with RawUpstream(HELLO, ssl=server) as upstream:
+        said = await why_not_tls(upstream, by(authority), caplog)
+        assert said.endswith("its certificate is not trusted: it has expired")
+
+
+@on_each_loop
+async def test_a_server_that_demands_a_certificate_gets_client_cert(authority: Authority) -> None:
+    server = authority.server("127.0.0.1")
+    server.load_verify_locations(authority.file)
+    server.verify_mode = ssl.CERT_REQUIRED
+    async with RawUpstream(HELLO, ssl=server) as upstream:
+        mine = by(authority, f"client_cert: {authority.certificate('proxy')}")
+        async with Running(plain(upstream.url, upstream=mine)) as proxy:
+            assert await served_by(proxy) == b"hello"
+            connection = await upstream.connection()
+            (((_, name),),) = connection.transport.get_extra_info("peercert")["subject"]
+            assert name == "proxy"
+
+
+@contextlib.contextmanager
+def demanding(authority: Authority, version: ssl.TLSVersion) -> Iterator[int]:
+    """The port of a server that refuses one client without a certificate, with the alert that asyncio's
+    servers do not send.
+    """
+    context = authority.server("127.0.0.1")
+    context.maximum_version = version
+    context.load_verify_locations(authority.file)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def refuse() -> None:
+        with listening.accept()[0] as sock, pytest.raises(ssl.SSLError):
+            context.wrap_socket(sock, server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@on_each_loop
+async def test_a_server_that_demands_a_certificate_in_vain_is_said_to_do_so(
+    authority: Authority, version: ssl.TLSVersion, caplog: pytest.LogCaptureFixture
+) -> None:
+    with demanding(authority, version) as port:
+        async with Running(plain(f"https://127.0.0.1:{port}", upstream=by(authority))) as proxy:
+            assert (await answer_of(proxy))[0] == 502
+        (line,) = (record for record in caplog.records if record.name.endswith(".gateway"))
+        assert "tls.client_cert" in line.getMessage()
+
+
+@on_each_loop
+async def test_the_deadline_of_a_connection_holds_for_the_handshake_too(authority: Authority) -> None:
+    async with RawUpstream([HOLD]) as upstream:
+        address = parse_upstream(f"https://127.0.0.1:{upstream.port}")
+        tls = UpstreamTls(client_context(str(authority.file), None))
+        with pytest.raises(UpstreamTimeout):
+            await Dialer(open_poller()).open(address, within=0.1, tls=tls)
         await upstream.wait_all_closed()
 
 

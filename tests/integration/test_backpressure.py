@@ -6,6 +6,8 @@ import asyncio
 import socket
 from collections.abc import Iterator
 
+import pytest
+
 from sse_keepalive_proxy.live.stream import Stream
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
@@ -18,14 +20,18 @@ from tests.support.raw_upstream import (
     chunk,
     stream_head,
 )
-from tests.support.running import on_each_loop
+from tests.support.running import OVER_TLS, on_each_loop
 from tests.support.sockets import Ending
 
+pytestmark = pytest.mark.usefixtures("on_both")
 SILENT = [GOT_REQUEST, stream_head()]
 EVENT = b"data: 1\n\n"
 COMMENT = "confirm: {form: comment}\n"
 READ = 256_000 + 4096  # of upstream, at most, at a time, by uvloop; with a block that was unfinished
 FEW = 4096  # a receive buffer that is full at once
+MANY = (
+    32 * 1024
+)  # the client's TLS reads ahead by 256 KiB: less at a time would not reach the kernel for long
 
 
 def blocks(count: int, size: int = 1000) -> bytes:
@@ -219,7 +225,7 @@ async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_th
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), *map(chunk, pieces(body)), LAST_CHUNK]) as upstream,
         Instance(config(upstream, section)) as proxy,
-        await asleep(proxy, read_size=FEW) as client,
+        await asleep(proxy, read_size=FEW if OVER_TLS.get() is None else MANY) as client,
     ):
         go.set()
         (stream,) = streams(proxy)

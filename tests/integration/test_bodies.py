@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 
+from sse_keepalive_proxy.http import connection as connection_module
+from sse_keepalive_proxy.http.connection import ClientConnection
 from tests.support.http1 import LAST_CHUNK, chunk, joined, request, response
 from tests.support.raw_upstream import (
     CLOSE,
     GOT_REQUEST,
     HALF_CLOSE,
+    HOLD,
     RawUpstream,
     UpstreamConnection,
 )
 from tests.support.running import Running, on_each_loop, plain
+from tests.support.sockets import Ending
 
 OK = response("200 OK", b"ok")
 CHUNKED_POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -262,3 +266,58 @@ async def test_an_answer_ahead_of_the_body_ends_the_connection_honestly() -> Non
         client.send(b"rest" + request("/next"))
         await client.wait_end()
         assert len(client.responses) == len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_an_early_answer_to_a_large_upload_arrives_each_time() -> None:
+    async def impatient(connection: UpstreamConnection) -> None:
+        await connection.wait_received(b"\r\n\r\n")
+        await connection.send(response("413 Content Too Large", b"enough"))
+        connection.transport.close()
+
+    upload = pattern(8 << 20)
+    async with RawUpstream(impatient) as upstream, Running(plain(upstream.url)) as proxy:
+        for _ in range(10):
+            async with await proxy.client() as client:
+                client.send(request("/", method="POST", body=upload))
+                await client.wait_end()
+                assert (client.response.status, client.body) == (413, b"enough")
+
+
+@on_each_loop
+async def test_a_body_that_pauses_for_too_long_is_answered_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_BODY_TIMEOUT", 0.05)
+    for head in (CHUNKED_POST, request("/", "Content-Length: 8", method="POST")):
+        async with (
+            RawUpstream([GOT_REQUEST, OK]) as upstream,
+            Running(plain(upstream.url)) as proxy,
+            await proxy.client() as client,
+        ):
+            client.send(head + b"4\r\nhalf")
+            await client.wait_end()
+            assert client.response.status == 408
+            assert client.body == b'route "all": nothing of the request\'s body came for 0.05 s\n'
+            await upstream.wait_all_closed()
+            assert not upstream.connections[0].requests[0].complete
+
+
+@on_each_loop
+async def test_a_fault_of_ours_in_mid_answer_cuts_it_and_writes_nothing_into_the_body(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(connection: ClientConnection) -> None:
+        raise RuntimeError("planned")
+
+    monkeypatch.setattr(ClientConnection, "drained", fails)
+    for answer in (response("200 OK", b"x" * 9), CHUNKED + chunk(b"x" * 9), UNTIL_CLOSE + b"x" * 9):
+        for version in (b"1.0", b"1.1"):
+            async with (
+                RawUpstream([GOT_REQUEST, answer, HOLD]) as upstream,
+                Running(plain(upstream.url)) as proxy,
+                await proxy.client() as client,
+            ):
+                client.send(b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % version)
+                assert await client.wait_end() is Ending.RESET
+                assert [each.status for each in client.responses] in ([], [200])
+                assert b"the proxy failed" not in client.received
+    assert "please report this" in caplog.text

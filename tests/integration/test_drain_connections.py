@@ -1,5 +1,4 @@
 """Kept connections during a drain: no request is lost that left its client within the grace."""
-"""
 
 from __future__ import annotations
 

@@ -276,6 +276,8 @@ HOSTS: list[Row] = [
     ("no Host", b"GET /a HTTP/1.1\r\n\r\n", Refused()),
     ("two Hosts", b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Refused()),
     ("the same Host twice", b"GET /a HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Refused()),
+    ("two User-Agents", b"GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\nUser-Agent: c\r\n\r\n", Refused()),
+    ("two Content-Types", post(b"Content-Type: b", b"content-type: c"), Refused()),
     ("Host with @", b"GET /a HTTP/1.1\r\nHost: a@b\r\n\r\n", Refused()),
     ("Host with a slash", b"GET /a HTTP/1.1\r\nHost: a/b\r\n\r\n", Refused()),
     ("Host with a space", b"GET /a HTTP/1.1\r\nHost: a b\r\n\r\n", Refused()),

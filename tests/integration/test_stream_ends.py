@@ -30,6 +30,7 @@ from tests.support.raw_upstream import (
 from tests.support.running import on_each_loop
 from tests.support.sockets import Ending
 
+pytestmark = pytest.mark.usefixtures("on_both")
 SILENT = [GOT_REQUEST, stream_head()]
 EVENT = b"data: 1\n\n"
 COMMENT = "confirm: {form: comment}\n"

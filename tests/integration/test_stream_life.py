@@ -31,6 +31,7 @@ from tests.support.raw_upstream import (
 from tests.support.running import on_each_loop
 from tests.support.sse_reference import Event
 
+pytestmark = pytest.mark.usefixtures("on_both")
 SILENT = [GOT_REQUEST, stream_head()]
 EVENT = b"data: 1\n\n"
 COMMENT = "confirm: {form: comment}\n"

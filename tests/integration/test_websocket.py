@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -14,9 +15,10 @@ from tests.support.http1 import request, response, stream_head
 from tests.support.instance import Instance, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import CLOSE, GOT_REQUEST, HOLD, RESET, RawUpstream, Step, UpstreamConnection
-from tests.support.running import Running, on_each_loop, plain, soon
+from tests.support.running import Running, client_context, on_each_loop, plain, soon
 from tests.support.sockets import Ending
 
+pytestmark = pytest.mark.usefixtures("on_both")
 KEY = ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
 UPGRADE = ["Connection: keep-alive, Upgrade", "Upgrade: WebSocket", *KEY, "Sec-WebSocket-Protocol: chat"]
 SWITCH = (
@@ -206,6 +208,11 @@ async def test_when_upstream_ends_a_client_that_reads_late_has_all_that_came_and
         await soon(lambda: not proxy.proxy.busy)
 
 
+def connected(proxy: Running, **how: Any) -> connect:
+    """A client of the library that connects to the proxy."""
+    return connect(f"{proxy.url.replace('http', 'ws')}/ws", proxy=None, ssl=client_context(), **how)
+
+
 def _small_send_buffers(proxy: Running) -> None:
     """Have the kernel take little of what the proxy writes to clients; accepted sockets inherit it."""
     for listener in proxy.server._listeners:
@@ -340,8 +347,7 @@ async def test_a_real_conversation_is_echoed_compressed_and_pinged() -> None:
     async with serve(echo, "127.0.0.1", 0, subprotocols=["chat"]) as server:  # type: ignore[list-item]
         port = server.sockets[0].getsockname()[1]
         async with Running(plain(f"http://127.0.0.1:{port}")) as proxy:
-            url = f"ws://{proxy.address}/ws"
-            async with connect(url, proxy=None, subprotocols=["chat"]) as client:  # type: ignore[list-item]
+            async with connected(proxy, subprotocols=["chat"]) as client:
                 assert client.subprotocol == "chat"
                 assert [extension.name for extension in client.protocol.extensions] == ["permessage-deflate"]
                 for message in ("héllo", b"\x00\xff" * 300_000, ""):
@@ -367,7 +373,7 @@ async def test_a_close_code_and_its_reason_arrive_whoever_closes_first(first: st
     async with serve(serving, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with Running(plain(f"http://127.0.0.1:{port}")) as proxy:
-            async with connect(f"ws://{proxy.address}/ws", proxy=None) as client:
+            async with connected(proxy) as client:
                 if first == "client":
                     await client.close(4001, "signed in elsewhere")
                 else:
@@ -389,5 +395,5 @@ async def test_a_real_client_sees_the_status_of_a_refusal() -> None:
         port = server.sockets[0].getsockname()[1]
         async with Running(plain(f"http://127.0.0.1:{port}")) as proxy:
             with pytest.raises(InvalidStatus) as caught:
-                await connect(f"ws://{proxy.address}/ws", proxy=None)
+                await connected(proxy)
             assert (caught.value.response.status_code, caught.value.response.body) == (403, b"not you\n")

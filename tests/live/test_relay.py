@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import replace
 from typing import Any
@@ -284,3 +285,18 @@ def test_a_block_as_large_as_allowed_may_come_from_each_upstream() -> None:
     reopened(stage)
     stage.feed(b"data: 12345678901\n\n")
     assert stage.closed == {}
+
+
+def test_when_its_client_is_gone_a_relay_holds_no_stream_and_its_upstream_is_heard_no_more() -> None:
+    """Each holds the other until then, and Python would need its collector to free the two."""
+    stage = Stage()
+    relay = stage.stream.flow
+    assert stage.stream in gc.get_referents(relay)
+    stage.client.leave()
+    stage.clock.advance(0)
+    assert stage.closed == {CloseReason.CLIENT_GONE: 1}
+    assert stage.stream not in gc.get_referents(relay)
+    relay.data(b"data: late\n\n")
+    relay.end()
+    assert stage.closed == {CloseReason.CLIENT_GONE: 1}
+    assert b"late" not in stage.client.taken

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.observe import line, log
-from sse_keepalive_proxy.observe.access import access
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, chunk, response, stream_head
 from tests.support.running import on_each_loop
@@ -34,16 +33,17 @@ def configured(
     form: str = "text", level: str = "info", *, access_lines: bool = True
 ) -> Iterator[io.StringIO]:
     """What is written to stderr meanwhile. Logging is afterwards as it was."""
-    root = logging.getLogger()
-    handlers, before, lines_to = root.handlers[:], root.level, access.to(None)
+    loggers = [logging.getLogger(), logging.getLogger("sse_keepalive_proxy.access")]
+    before = [(one.level, one.propagate, one.disabled, one.handlers[:]) for one in loggers]
     with contextlib.redirect_stderr(io.StringIO()) as written:
         try:
             log.configure(level, form, access=access_lines)
             yield written
         finally:
-            root.handlers[:] = handlers
-            root.setLevel(before)
-            access.to(lines_to)
+            for one, (level_before, one.propagate, one.disabled, one.handlers[:]) in zip(
+                loggers, before, strict=True
+            ):
+                one.setLevel(level_before)
 
 
 def raise_secret(secret: str = SECRET) -> None:
@@ -168,41 +168,42 @@ def test_debug_is_a_level_too() -> None:
 
 def test_access_lines_can_be_turned_off_and_on_again() -> None:
     with configured(access_lines=False) as written:
-        access.line("request", {})
+        log.log_line("request", {})
         logger.info("ready")
         log.configure("info", "text", access=True)
-        access.line("stream open", {})
+        log.log_line("stream open", {})
     assert [line.split(maxsplit=2)[2] for line in written.getvalue().splitlines()] == ["ready", "stream open"]
 
 
 def test_a_line_of_the_access_log_looks_like_any_other() -> None:
     fields = {"route": "events", "age_s": 1.5, "since": None}
-    for form in FORMS:
-        with configured(form) as written:
-            access.line("stream closed", fields)
-            logging.getLogger("sse_keepalive_proxy.access").info("stream closed", extra={"fields": fields})
-        first, second = (re.sub(r"\d\d\.\d{3}Z", "", line) for line in written.getvalue().splitlines())
-        assert first == second
+    with configured("json") as written:
+        log.log_line("stream closed", fields)
+        logger.info("stream closed", extra={"fields": fields})
+    first, second = map(json.loads, written.getvalue().splitlines())
+    assert (first.pop("logger"), second.pop("logger")) == (
+        "sse_keepalive_proxy.access",
+        "sse_keepalive_proxy.test",
+    )
+    assert (first.pop("time")[:16], first) == (second.pop("time")[:16], second)
 
 
 def test_above_its_level_the_access_log_is_silent() -> None:
     with configured(level="warning") as written:
-        access.line("request", {})
+        log.log_line("request", {})
     assert written.getvalue() == ""
 
 
-@on_each_loop
-async def test_lines_of_one_turn_keep_their_order_whoever_wrote_them() -> None:
+def test_a_line_of_the_access_log_is_written_once_and_reaches_no_other_handler_of_the_root() -> None:
+    heard: list[logging.LogRecord] = []
+    other = logging.Handler()
+    other.emit = heard.append  # type: ignore[method-assign]
     with configured() as written:
-        access.line("stream open", {})
+        logging.getLogger().addHandler(other)
+        log.log_line("stream open", {})
         logger.info("ready")
-        access.line("stream closed", {})
-        assert written.getvalue() == ""  # they are written together, at the end of the turn
-        await asyncio.sleep(0)
-        access.line("request", {})
-        logger.warning("at once")
-        told = [line.split(maxsplit=2)[2] for line in written.getvalue().splitlines()]
-    assert told == ["stream open", "ready", "stream closed", "request", "at once"]
+    assert [line.split(maxsplit=2)[2] for line in written.getvalue().splitlines()] == ["stream open", "ready"]
+    assert [record.getMessage() for record in heard] == ["ready"]
 
 
 def test_configuring_again_does_not_double_the_lines() -> None:
@@ -234,6 +235,16 @@ def test_configuring_again_does_not_double_the_lines() -> None:
         ("/events%3Faccess_token=s3cr3t&b=s3cr3t", "/events%3Faccess_token=***&b=***"),
         ("/events%3faccess_token%3ds3cr3t", "/events%3faccess_token%3d***"),
         ("/events?", "/events?***"),
+        ("/events?eyJhbGciOiJFZERTQSJ9=1&chat=2", "/events?***=***&chat=***"),
+        ("/events?d41d8cd98f00b204e9800998ecf8427e=1", "/events?***=***"),
+        ("/events?aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=1", "/events?***=***"),
+        ("/events?a%3Ds3cr3t=1", "/events?***=***"),
+        ("/events?user:s3cr3t@host=1", "/events?***=***"),
+        ("/events?X-Amz-SignedHeaders=a&id[]=1&utf8=1", "/events?X-Amz-SignedHeaders=***&id[]=***&utf8=***"),
+        ("http://user:s3cr3t@host/events", "http://***@host/events"),
+        ("/proxy/user:s3cr3t@a@host/events?x=1", "/proxy/***@host/events?x=***"),
+        ("/proxy/http%3A%2F%2Fuser:s3cr3t%40host", "/proxy/***%40host"),
+        ("/@scope/package", "/@scope/package"),
         ("//a//b/../c%20d", "//a//b/../c%20d"),
     ],
 )  # fmt: skip
@@ -256,9 +267,30 @@ def test_no_value_of_a_query_is_ever_shown(parts: list[tuple[str, str]], path: s
     assert line.redact_target(target).count("&") == len(parts) - 1
 
 
-def test_a_long_target_is_cut() -> None:
-    assert line.redact_target("/" + "a" * 1000) == "/" + "a" * 511
+def test_of_a_long_target_the_part_that_the_cut_goes_through_is_hidden() -> None:
+    assert line.redact_target("/" + "a" * 511) == "/" + "a" * 511
+    assert line.redact_target("/" + "a" * 512) == "/***"
+    assert line.redact_target(f"/events/user:{SECRET}{'a' * 512}@host") == "/events/***"
+    assert line.redact_target(f"/events?a=1&{SECRET * 100}=1") == "/events?a=***&***"
     assert len(line.redact_target("/?" + "&".join(["a=1"] * 1000))) == 512
+
+
+def test_however_long_a_target_is_no_more_than_what_is_shown_of_it_is_looked_at() -> None:
+    looked_at: list[int] = []
+
+    class Target(str):
+        __slots__ = ()
+
+        def __getitem__(self, key: Any) -> str:
+            cut = super().__getitem__(key)
+            looked_at.append(len(cut))
+            return cut
+
+        def partition(self, sep: str) -> Any:
+            pytest.fail("the whole of it is looked at")
+
+    line.redact_target(Target("/?" + "&" * 30_000))
+    assert looked_at == [512]
 
 
 # The lines of requests and streams.

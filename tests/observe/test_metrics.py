@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from sse_keepalive_proxy import __version__
+from sse_keepalive_proxy.build import BUILD
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.programs import require
 from tests.support.proxy_process import Metrics, parse_metrics
@@ -151,7 +152,8 @@ async def test_every_metric_is_there_from_the_start_with_its_type_and_all_its_la
 @on_each_loop
 async def test_the_instance_tells_its_version_its_python_its_limit_and_its_lag() -> None:
     async with Instance(config("http://127.0.0.1:1", before="limits: {max_streams: 7}")) as proxy:
-        assert proxy.metric("build_info", version=__version__, python_version=platform.python_version()) == 1
+        labels = {"version": __version__, "python_version": platform.python_version(), "build": BUILD}
+        assert proxy.metric("build_info", **labels) == 1
         assert proxy.metric("streams_limit") == 7
         assert 0 <= proxy.metric("event_loop_lag_seconds") < 30
         assert "process_open_fds" in exposition(proxy)
@@ -571,7 +573,7 @@ async def test_a_stall_is_1_in_the_gauge_and_0_again_after_an_event() -> None:
         comment.set()
         await client.wait_for(b": no event")
         assert proxy.metric("upstream_stalled_streams") == 1  # a comment is no sign of life by default
-        assert proxy.metric("upstream_oldest_stall_seconds") > oldest
+        await proxy.until(lambda: proxy.metric("upstream_oldest_stall_seconds") > oldest)
         assert proxy.metric("upstream_stall_recoveries_total") == 0
         event.set()
         await client.wait_for(EVENT)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sse_keepalive_proxy.build import BUILD
 from sse_keepalive_proxy.observe.page import render
 from sse_keepalive_proxy.observe.registry import snapshot
 from tests.observe.test_registry import Stream
@@ -55,7 +56,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def test_an_idle_proxy_says_that_no_stream_is_open() -> None:
     page = Page(render([], "ready", 10000))
-    assert "ready · 0 of 10000 streams" in page.text
+    assert f"ready · {BUILD} · 0 of 10000 streams" in page.text
     assert "No stream is open." in page.text
     assert len(page.rows) == 1
 
@@ -98,7 +99,7 @@ def test_a_page_of_thousands_is_cut_and_says_where_the_rest_is() -> None:
     page = Page(render([row(id=str(index)) for index in range(1234)], "draining", 5000))
     assert len(page.rows) == 501
     assert "734 more: see /streams" in page.text
-    assert "draining · 1234 of 5000 streams" in page.text
+    assert f"draining · {BUILD} · 1234 of 5000 streams" in page.text
 
 
 @pytest.mark.parametrize("key", sorted(row()))

@@ -15,12 +15,15 @@ import pytest
 from sse_keepalive_proxy.config import ListenAddress
 from sse_keepalive_proxy.config.types.address import parse_listen
 from sse_keepalive_proxy.errors import CannotListen
+from sse_keepalive_proxy.serve.activation import HandedOver
 from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
 
 
 @contextlib.contextmanager
-def bound(address: str) -> Iterator[list[socket.socket]]:
-    sockets = bind(parse_listen(address), "listen")
+def bound(
+    address: str, given: HandedOver | None = None, *, reuse_port: bool = False
+) -> Iterator[list[socket.socket]]:
+    sockets = bind(parse_listen(address), "listen", given or HandedOver(), reuse_port=reuse_port)
     try:
         yield sockets
     finally:
@@ -101,6 +104,74 @@ def test_a_unix_socket_is_a_file_that_can_be_forgotten(tmp_path: Path) -> None:
     assert not path.exists()
     forget(ListenAddress(None, None, str(path)))  # once is enough, and twice does no harm
     forget(parse_listen("127.0.0.1:1"))
+
+
+def test_with_reuse_port_two_can_listen_on_one_port_and_without_it_they_cannot() -> None:
+    with bound("127.0.0.1:0", reuse_port=True) as (first,):
+        with bound(describe(first), reuse_port=True) as (second,):
+            assert describe(second) == describe(first)
+        assert "Address already in use" in refusal(describe(first))
+    for address in (":0", "localhost:0"):
+        with bound(address, reuse_port=True) as sockets:
+            assert all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in sockets)
+
+
+# Handed over.
+
+
+def given(*places: tuple[int, object]) -> tuple[HandedOver, list[socket.socket]]:
+    """Sockets that listen at these places, as the service manager opens them."""
+    made = []
+    for family, where in places:
+        made.append(socket.socket(family))
+        made[-1].bind(where)  # type: ignore[arg-type]
+        made[-1].listen()
+    return HandedOver(made), made
+
+
+def test_a_socket_that_was_handed_over_is_used_for_its_address(tmp_path: Path) -> None:
+    unix = str(tmp_path / "proxy")
+    handed, (four, path) = given((socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_UNIX, unix))
+    with bound(describe(four), handed) as sockets:
+        assert sockets == [four]
+    with bound(f"unix:{unix}", handed) as sockets:
+        assert sockets == [path]
+    assert handed.owns(unix)
+    handed.close()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_a_socket_of_every_interface_or_of_ipv6_is_used_for_its_address() -> None:
+    handed, (every, six) = given((socket.AF_INET6, ("::", 0)), (socket.AF_INET6, ("::1", 0)))
+    with bound(f":{every.getsockname()[1]}", handed) as sockets:
+        assert sockets == [every]
+    with bound(describe(six), handed) as sockets:
+        assert sockets == [six]
+
+
+def test_of_a_name_with_two_addresses_the_one_that_was_not_handed_over_is_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed, (first,) = given((socket.AF_INET, ("127.0.0.1", 0)))
+    port = first.getsockname()[1]
+    places = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.1", "127.0.0.2")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
+    with bound(f"both.test:{port}", handed) as sockets:
+        assert [sock.getsockname()[0] for sock in sockets] == ["127.0.0.1", "127.0.0.2"]
+        assert sockets[0] is first
+
+
+def test_a_socket_that_nobody_names_is_closed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    handed, (sock,) = given((socket.AF_INET, ("127.0.0.1", 0)))
+    where = f"port {sock.getsockname()[1]} of 127.0.0.1"
+    with bound("127.0.0.1:0", handed):
+        handed.close()
+    assert sock.fileno() == -1
+    (line,) = caplog.records
+    assert line.levelname == "WARNING"
+    assert line.fields == {"address": where}  # type: ignore[attr-defined]
 
 
 # When it cannot be.

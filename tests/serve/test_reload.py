@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
+import pickle
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sse_keepalive_proxy.config import Overrides, Settings, load
+import sse_keepalive_proxy.serve.watch as watching
+from sse_keepalive_proxy.config import Loaded, Overrides, Settings, load
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
+from sse_keepalive_proxy.gateway.app import Proxy
+from sse_keepalive_proxy.gateway.state import ReadyRoute
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
-from sse_keepalive_proxy.serve.reload import Reloader, Source
+from sse_keepalive_proxy.serve.reload import Reloader
 from sse_keepalive_proxy.serve.server import Server
+from sse_keepalive_proxy.serve.source import Source
 from sse_keepalive_proxy.stream.policy import KeepaliveForm
 from tests.config.keys import ED25519
 from tests.support.clock import ManualClock
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, response, stream_head
-from tests.support.running import on_each_loop
+from tests.support.running import on_each_loop, on_loop
 
 NOWHERE = "http://127.0.0.1:1"
 SILENT = [GOT_REQUEST, stream_head()]
@@ -53,9 +63,17 @@ class Told:
             adopt=self._adopt,
             metrics=self.metrics,
             later=self.clock.call_later,  # type: ignore[arg-type]
+            read=self._read,
         )
+        self.reading: asyncio.Event | None = None
+        """What a reading waits for before it begins."""
 
-    def _adopt(self, settings: Settings) -> None:
+    async def _read(self, source: Source, log_format: str) -> Loaded:
+        if self.reading is not None:
+            await self.reading.wait()
+        return source.load()
+
+    async def _adopt(self, settings: Settings) -> None:
         if self.refuses is not None:
             raise self.refuses
         self.in_force = settings
@@ -63,6 +81,26 @@ class Told:
 
     def write(self, text: str) -> None:
         self.path.write_text(text)
+
+    async def start(self) -> None:
+        self.reloader.start()
+        await self.settled()
+
+    async def reload(self) -> None:
+        self.reloader.reload()
+        await self.settled()
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass; each timer's work is done before the next one runs."""
+        until = self.clock.now + seconds
+        while (due := self.clock.next_timer()) is not None and due <= until:
+            self.clock.advance_to(due)
+            await self.settled()
+        self.clock.advance_to(until)
+
+    async def settled(self) -> None:
+        while self.reloader._task is not None:
+            await asyncio.wait([self.reloader._task])
 
     def results(self) -> tuple[float, float, float]:
         """Successes, failures, and whether the last one was a success."""
@@ -74,8 +112,10 @@ class Told:
 
 
 @pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
+def _every_line(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.INFO)
+    yield
+    gc.unfreeze()  # what a reload has spared from the collector
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -95,115 +135,125 @@ def fields(caplog: pytest.LogCaptureFixture, start: str) -> dict[str, object]:
 # When.
 
 
-def test_a_change_of_the_file_takes_effect_at_the_second_look(tmp_path: Path) -> None:
+@on_each_loop
+async def test_a_change_of_the_file_takes_effect_at_the_second_look(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     told.write(config(NOWHERE, "keepalive: {interval: 3s}"))
-    told.clock.advance(1.5)
+    await told.advance(1.5)
     assert told.adopted == []
-    told.clock.advance(1.0)
+    await told.advance(1.0)
     (adopted,) = told.adopted
     assert adopted.routes[0].stream is not None
     assert adopted.routes[0].stream.policy.keepalive is not None
     assert adopted.routes[0].stream.policy.keepalive.interval == 3
-    told.clock.advance(10)
+    await told.advance(10)
     assert (len(told.adopted), told.results()) == (1, (1, 0, 1))
 
 
-def test_a_change_between_the_first_reading_and_the_start_is_not_missed(tmp_path: Path) -> None:
+@on_each_loop
+async def test_a_change_between_the_first_reading_and_the_start_is_not_missed(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
     told.write(config(NOWHERE, "keepalive: {interval: 3s}"))
-    told.reloader.start()
-    told.clock.advance(3)
+    await told.start()
+    await told.advance(3)
     assert len(told.adopted) == 1
 
 
-def test_what_was_read_because_somebody_asked_is_not_read_again(tmp_path: Path) -> None:
+@on_each_loop
+async def test_what_was_read_because_somebody_asked_is_not_read_again(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     told.write(config(NOWHERE, "max_event: 2MiB"))
-    told.reloader.reload()
-    told.clock.advance(5)
+    await told.reload()
+    await told.advance(5)
     assert told.results() == (1, 0, 1)
 
 
-def test_without_watch_only_asking_helps_until_watch_is_turned_on(tmp_path: Path) -> None:
+@on_each_loop
+async def test_without_watch_only_asking_helps_until_watch_is_turned_on(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml", config(NOWHERE, before="watch: false"))
-    told.reloader.start()
+    await told.start()
     told.write(config(NOWHERE, "max_event: 2MiB", before="watch: false"))
     assert told.clock.next_timer() is None
-    told.reloader.reload()
+    await told.reload()
     assert len(told.adopted) == 1
     assert told.clock.next_timer() is None
     told.write(config(NOWHERE))
-    told.reloader.reload()
+    await told.reload()
     told.write(config(NOWHERE, "max_event: 3MiB"))
-    told.clock.advance(3)
+    await told.advance(3)
     assert len(told.adopted) == 3
 
 
-def test_when_watch_is_turned_off_nobody_looks_any_more(tmp_path: Path) -> None:
+@on_each_loop
+async def test_when_watch_is_turned_off_nobody_looks_any_more(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     told.write(config(NOWHERE, before="watch: false"))
-    told.clock.advance(3)
+    await told.advance(3)
     assert (len(told.adopted), told.clock.next_timer()) == (1, None)
 
 
-def test_however_often_it_reloads_there_is_one_timer(tmp_path: Path) -> None:
+@on_each_loop
+async def test_however_often_it_reloads_there_is_one_timer(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     for index in range(50):
         told.write(BAD if index % 2 else config(NOWHERE, f"max_event: {index + 1}MiB"))
-        told.reloader.reload()
+        await told.reload()
     assert [timer.is_cancelled for timer in told.clock._timers] == [False]
     assert told.results() == (25, 25, 0)
 
 
-def test_a_file_that_the_configuration_names_counts_too(tmp_path: Path) -> None:
+@on_each_loop
+async def test_a_file_that_the_configuration_names_counts_too(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_bytes(ED25519)
     identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: {key}}}"
     told = Told(tmp_path / "config.yaml", config(NOWHERE, identity))
-    told.reloader.start()
+    await told.start()
     key.write_bytes(ED25519 + b"\n")
-    told.clock.advance(3)
+    await told.advance(3)
     assert told.results() == (1, 0, 1)
     told.write(config(NOWHERE))
-    told.clock.advance(3)
+    await told.advance(3)
     key.unlink()  # nobody names it any more
-    told.clock.advance(3)
+    await told.advance(3)
     assert told.results() == (2, 0, 1)
     key.write_bytes(ED25519)
     told.write(config(NOWHERE, identity))
-    told.clock.advance(3)
+    await told.advance(3)
     key.write_bytes(ED25519 + b"\n\n")  # it is named again
-    told.clock.advance(3)
+    await told.advance(3)
     assert told.results() == (4, 0, 1)
 
 
-def test_who_asks_before_the_start_is_served_at_the_start(tmp_path: Path) -> None:
+@on_each_loop
+async def test_who_asks_before_the_start_is_served_at_the_start(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
-    told.reloader.reload()
+    await told.reload()
     assert told.results() == (0, 0, 1)
-    told.reloader.start()
+    await told.start()
     assert told.results() == (1, 0, 1)
 
 
-def test_while_it_drains_nothing_is_reloaded_and_one_line_says_so(
+@on_each_loop
+async def test_while_it_drains_nothing_is_reloaded_and_one_line_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(tmp_path / "config.yaml")
-    told.reloader.start()
-    told.reloader.stop()
+    await told.start()
+    await told.reloader.stop()
     assert told.clock.next_timer() is None
     told.write(config(NOWHERE, "max_event: 2MiB"))
-    told.reloader.reload()
+    await told.reload()
     assert (told.adopted, told.results()) == ([], (0, 0, 1))
     assert lines(caplog) == [("INFO", "the configuration is not reloaded: the proxy is draining")]
 
 
-def test_without_a_file_there_is_nothing_to_reload_and_one_line_says_so(
+@on_each_loop
+async def test_without_a_file_there_is_nothing_to_reload_and_one_line_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(tmp_path / "config.yaml")
@@ -222,7 +272,68 @@ def test_without_a_file_there_is_nothing_to_reload_and_one_line_says_so(
     assert line == ("INFO", "there is nothing to reload: the proxy was started without a configuration file")
 
 
-def test_flags_and_the_environment_are_those_of_the_start(
+@on_each_loop
+async def test_however_many_ask_while_it_is_read_it_is_read_once_more(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    told.reading = asyncio.Event()
+    for _ in range(3):
+        told.reloader.reload()
+        await asyncio.sleep(0.01)
+    told.write(config(NOWHERE, "max_event: 2MiB"))
+    told.reading.set()
+    await told.settled()
+    assert told.results() == (2, 0, 1)
+    assert told.adopted[-1] == load(told.path, environ={}).settings
+
+
+@on_each_loop
+async def test_who_asks_while_the_files_are_looked_at_is_not_forgotten(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    told.clock.advance(1)
+    await asyncio.sleep(0)  # the look has begun, and finds nothing
+    assert told.reloader._task is not None
+    await told.reload()
+    assert told.results() == (1, 0, 1)
+
+
+@on_each_loop
+async def test_what_is_being_read_when_the_drain_begins_never_takes_effect(tmp_path: Path) -> None:
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    told.reading = asyncio.Event()
+    told.reloader.reload()
+    await asyncio.sleep(0.01)
+    await told.reloader.stop()
+    told.reading.set()
+    await told.settled()
+    assert (told.adopted, told.results(), gc.isenabled()) == ([], (0, 0, 1), True)
+
+
+@on_each_loop
+async def test_files_are_looked_into_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, digests = threading.get_ident(), list[int]()
+
+    def digest(path: Path) -> bytes:
+        digests.append(threading.get_ident())
+        return path.read_bytes()
+
+    told = Told(tmp_path / "config.yaml")
+    await told.start()
+    monkeypatch.setattr(watching, "_digest", digest)
+    told.write(config(NOWHERE, "max_event: 2MiB"))
+    await told.advance(3)
+    await told.reload()
+    assert told.results() == (2, 0, 1)
+    assert digests
+    assert here not in digests
+
+
+@on_each_loop
+async def test_flags_and_the_environment_are_those_of_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = {"INTERVAL": "3s", "SSE_KEEPALIVE_PROXY_LOG_LEVEL": "error"}
@@ -230,8 +341,8 @@ def test_flags_and_the_environment_are_those_of_the_start(
     told = Told(tmp_path / "config.yaml", text, environ, Overrides(upstream="http://127.0.0.1:2"))
     monkeypatch.setenv("INTERVAL", "4s")
     environ.clear()
-    told.reloader.start()
-    told.reloader.reload()
+    await told.start()
+    await told.reload()
     (adopted,) = told.adopted
     assert adopted == told.in_force
     assert adopted.upstreams["up"].url == "http://127.0.0.1:2"
@@ -241,13 +352,14 @@ def test_flags_and_the_environment_are_those_of_the_start(
 # What is wrong never replaces what is in force.
 
 
-def test_a_bad_file_changes_nothing_and_every_problem_is_a_line(
+@on_each_loop
+async def test_a_bad_file_changes_nothing_and_every_problem_is_a_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(path := tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     told.write(BAD)
-    told.clock.advance(30)
+    await told.advance(30)
     assert (told.adopted, told.results()) == ([], (0, 1, 0))  # once: not again for every look
     *problems, verdict = lines(caplog)
     assert [line.split(": ")[0] for _, line in problems] == [f"{path}:4", f"{path}:7"]
@@ -257,75 +369,80 @@ def test_a_bad_file_changes_nothing_and_every_problem_is_a_line(
     )
     assert fields(caplog, verdict[1]) == {"file": str(path), "problems": 2}
     told.write(config(NOWHERE))
-    told.clock.advance(3)
+    await told.advance(3)
     assert (len(told.adopted), told.results()) == (1, (1, 1, 1))
 
 
-def test_a_file_that_is_gone_is_a_failure_until_it_is_back(
+@on_each_loop
+async def test_a_file_that_is_gone_is_a_failure_until_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(path := tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     path.unlink()
-    told.clock.advance(5)
+    await told.advance(5)
     assert (told.adopted, told.results()) == ([], (0, 1, 0))
     assert lines(caplog)[0] == ("ERROR", f"{path}: there is no such file")
     told.write(config(NOWHERE))
-    told.clock.advance(3)
+    await told.advance(3)
     assert told.results() == (1, 1, 1)
 
 
-def test_a_pipe_is_not_read_a_second_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@on_each_loop
+async def test_a_pipe_is_not_read_a_second_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told = Told(path := tmp_path / "config.yaml")
     path.unlink()
     os.mkfifo(path)
-    told.reloader.start()
-    told.reloader.reload()
+    await told.start()
+    await told.reload()
     assert (told.adopted, told.results()) == ([], (0, 1, 0))
     said = f"{path}: is no ordinary file (start with a file that can be read again)"
     assert lines(caplog)[0] == ("ERROR", said)
 
 
-def test_what_only_shows_when_it_is_put_in_force_is_a_failure_like_any_other(
+@on_each_loop
+async def test_what_only_shows_when_it_is_put_in_force_is_a_failure_like_any_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(tmp_path / "config.yaml")
     before = told.in_force
     told.refuses = ConfigurationError((Problem("went away", "identity.public_key_file"),))
-    told.reloader.start()
-    told.reloader.reload()
+    await told.start()
+    await told.reload()
     assert (told.in_force, told.results()) == (before, (0, 1, 0))
     assert lines(caplog)[0] == ("ERROR", "identity.public_key_file: went away")
 
 
-def test_a_mistake_of_ours_is_a_failure_too_and_looking_goes_on(
+@on_each_loop
+async def test_a_mistake_of_ours_is_a_failure_too_and_looking_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     told.refuses = RuntimeError("a secret")
     told.write(config(NOWHERE, "max_event: 2MiB"))
-    told.clock.advance(3)
+    await told.advance(3)
     assert told.results() == (0, 1, 0)
     assert lines(caplog)[0][1].endswith("the proxy failed over it; please report this")
     told.refuses = None
     told.write(config(NOWHERE, "max_event: 3MiB"))
-    told.clock.advance(3)
+    await told.advance(3)
     assert told.results() == (1, 1, 1)
 
 
 # What is said.
 
 
-def test_what_needs_a_restart_stays_and_one_warning_names_it(
+@on_each_loop
+async def test_what_needs_a_restart_stays_and_one_warning_names_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(tmp_path / "config.yaml", config(NOWHERE, before="listen: 127.0.0.1:1080"))
     before = told.in_force
-    told.reloader.start()
+    await told.start()
     limits = "limits: {max_request_header: 1KiB, request_header_timeout: 1s, max_streams: 7}"
     told.write(config(NOWHERE, before=f"listen: 127.0.0.1:1081\nadmin: off\n{limits}"))
-    told.reloader.reload()
+    await told.reload()
     (adopted,) = told.adopted
     assert (adopted.listen, adopted.admin) == (before.listen, before.admin)
     assert adopted.limits == before.limits.model_copy(update={"max_streams": 7})
@@ -337,15 +454,18 @@ def test_what_needs_a_restart_stays_and_one_warning_names_it(
     assert fields(caplog, "configuration reloaded") == told_of
     caplog.clear()
     told.write(config(NOWHERE, before="listen: 127.0.0.1:1080"))
-    told.reloader.reload()
+    await told.reload()
     assert [level for level, _ in lines(caplog)] == ["INFO"]
 
 
-def test_the_log_says_in_few_words_what_is_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@on_each_loop
+async def test_the_log_says_in_few_words_what_is_new(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     one = "- {name: one, match: {path: /one}, upstream: up}"
     two = "- {name: two, match: {path: /two}, upstream: up}"
     told = Told(tmp_path / "config.yaml", config(NOWHERE, routes=f"{one}\n{two}"))
-    told.reloader.start()
+    await told.start()
     for text, said in (
         (config(NOWHERE, routes=f"{one}\n{two}\n# a comment"), {"changed": "nothing"}),
         (config(NOWHERE, routes=f"{two}\n{one}"), {"changed": "routes:order"}),
@@ -359,64 +479,134 @@ def test_the_log_says_in_few_words_what_is_new(tmp_path: Path, caplog: pytest.Lo
         ),
     ):
         told.write(text)
-        told.reloader.reload()
+        await told.reload()
         assert fields(caplog, "configuration reloaded") == said
 
 
-def test_where_all_that_is_new_needs_a_restart_nothing_has_changed(
+@on_each_loop
+async def test_where_all_that_is_new_needs_a_restart_nothing_has_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(tmp_path / "config.yaml", config(NOWHERE, before="listen: 127.0.0.1:1080"))
-    told.reloader.start()
+    await told.start()
     told.write(config(NOWHERE, before="listen: 127.0.0.1:1081"))
-    told.reloader.reload()
+    await told.reload()
     assert fields(caplog, "configuration reloaded") == {"changed": "nothing", "needs_restart": "listen"}
 
 
+@on_each_loop
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "watched"])
-def test_a_new_key_is_named_as_what_has_changed(
+async def test_a_new_key_is_named_as_what_has_changed(
     asked: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = tmp_path / "key.pem"
     key.write_bytes(ED25519)
     identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: {key}}}"
     told = Told(tmp_path / "config.yaml", config(NOWHERE, identity))
-    told.reloader.start()
+    await told.start()
 
-    def changed() -> object:
-        told.reloader.reload() if asked else told.clock.advance(3)
+    async def changed() -> object:
+        await told.reload() if asked else await told.advance(3)
         return fields(caplog, "configuration reloaded")
 
     key.write_bytes(ED25519 + b"\n")
-    assert changed() == {"changed": "public_key_file"}
+    assert await changed() == {"changed": "public_key_file"}
     told.write(config(NOWHERE, identity, before="watch: true"))
-    assert changed() == {"changed": "nothing"}
+    assert await changed() == {"changed": "nothing"}
 
 
-def test_a_new_key_is_named_although_the_reload_before_had_failed(
+@on_each_loop
+async def test_a_new_key_is_named_although_the_reload_before_had_failed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = tmp_path / "key.pem"
     key.write_bytes(ED25519)
     identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: {key}}}"
     told = Told(tmp_path / "config.yaml", config(NOWHERE, identity))
-    told.reloader.start()
+    await told.start()
     key.write_bytes(ED25519 + b"\n")
     told.write(BAD)
-    told.reloader.reload()
+    await told.reload()
     told.write(config(NOWHERE, identity))
-    told.reloader.reload()
+    await told.reload()
     assert fields(caplog, "configuration reloaded") == {"changed": "public_key_file"}
 
 
-def test_what_is_hardly_meant_is_said_as_at_the_start(
+@on_each_loop
+async def test_what_is_hardly_meant_is_said_as_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(path := tmp_path / "config.yaml")
-    told.reloader.start()
+    await told.start()
     told.write(config(NOWHERE).replace("upstreams: {", "upstreams: {spare: {url: 'http://127.0.0.1:2'}, "))
-    told.reloader.reload()
+    await told.reload()
     assert ("WARNING", f"{path}:1: upstreams.spare: no route uses this upstream") in lines(caplog)
+
+
+# Thousands of routes, and streams that flow.
+
+
+class Turns:
+    """How much of a reload was done in one turn of the event loop, and in how many turns."""
+
+    def __init__(self) -> None:
+        self.most: Counter[str] = Counter()
+        self.count = 0
+        self._now: Counter[str] = Counter()
+
+    def done(self, what: str, count: int) -> None:
+        if not self._now:
+            asyncio.get_running_loop().call_soon(self._over)
+        self._now[what] += count
+
+    def _over(self) -> None:
+        self.count += 1
+        self.most |= self._now
+        self._now = Counter()
+
+
+def test_a_reload_of_thousands_of_routes_is_done_a_few_at_a_time_and_events_flow_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 3000
+    routes = "\n".join(
+        f"- {{name: r{each}, match: {{path: /r{each}}}, upstream: up, stream: {{}}}}" for each in range(count)
+    )
+
+    async def story() -> None:
+        async with (
+            RawUpstream(SILENT) as upstream,
+            Reloading(tmp_path, config(upstream)) as proxy,
+            await proxy.event_source() as client,
+        ):
+            await client.wait_for(b"connection_confirmed")
+            peer = await upstream.connection()
+            turns, unpack, ready = Turns(), pickle.loads, Proxy._ready
+
+            def unpacked(data: bytes) -> tuple[str, Sequence[Any]]:
+                kind, values = unpack(data)
+                turns.done("unpacked", len(values))
+                return kind, values
+
+            def made_ready(*args: Any) -> ReadyRoute:
+                turns.done("made ready", 1)
+                return ready(*args)
+
+            monkeypatch.setattr("sse_keepalive_proxy.serve.source.pickle.loads", unpacked)
+            monkeypatch.setattr(Proxy, "_ready", made_ready)
+            proxy.write(config(upstream, routes=routes))
+            proxy.server.reload()
+            events = 0
+            while not proxy.metric("config_reloads_total", result="success"):
+                peer.transport.write(chunk(b"data: %d\n\n" % events))
+                await client.wait_for(b"data: %d\n\n" % events)
+                await asyncio.sleep(0.005)
+                events += 1
+            assert turns.most == {"unpacked": 100, "made ready": 50}
+            assert turns.count >= count / 100 + count / 50
+            assert events > 20
+
+    on_loop("uvloop", story(), within=120)
 
 
 # What takes effect in a server, and for whom.
@@ -427,19 +617,20 @@ class Reloading(Instance):
 
     def __init__(self, folder: Path, text: str) -> None:
         self._path = folder / "config.yaml"
-        self._write(text)
+        self.write(text)
         source = Source(self._path, environ={}, overrides=Overrides())
         self.server = Server(source.load().settings, source)
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
         admin = "" if "admin:" in text else "admin: off\n"
         self._path.write_text(f"listen: 127.0.0.1:0\n{admin}{text}")
 
-    def reload(self, text: str, result: str = "success") -> None:
+    async def reload(self, text: str, result: str = "success") -> None:
         """Go by `text` from now on, or, with `failure`, do not."""
         before = self.metric("config_reloads_total", result=result)
-        self._write(text)
+        self.write(text)
         self.server.reload()
+        await self.until(lambda: self.metric("config_reloads_total", result=result) > before)
         assert self.metric("config_reloads_total", result=result) == before + 1
 
 
@@ -462,7 +653,7 @@ async def test_new_requests_go_by_the_new_configuration_and_those_in_flight_by_t
     ):
         client.request("/plain")
         await (await old.connection()).request()
-        proxy.reload(config(new))
+        await proxy.reload(config(new))
         assert await body_of(proxy, "/plain") == b"new"
         go.set()
         await client.wait_response()
@@ -481,7 +672,7 @@ async def test_a_running_stream_keeps_its_policy_and_no_counter_goes_down(tmp_pa
         await proxy.event_source() as old,
     ):
         await old.wait_for(b":ping")
-        proxy.reload(config(upstream, "keepalive: {interval: 50ms, form: event}"))
+        await proxy.reload(config(upstream, "keepalive: {interval: 50ms, form: event}"))
         counted = proxy.metric("pings_sent_total", form="comment")
         assert counted >= 1
         async with await proxy.event_source() as new:
@@ -509,7 +700,7 @@ async def test_a_running_stream_keeps_its_upstream(tmp_path: Path) -> None:
         await proxy.event_source() as client,
     ):
         await client.wait_for(b"connection_confirmed")
-        proxy.reload(config(new))
+        await proxy.reload(config(new))
         async with await proxy.event_source() as other:
             await other.wait_for(b"data: of new\n\n")
         go.set()
@@ -548,7 +739,7 @@ async def test_streams_of_what_is_no_stream_route_any_more_are_sent_away(how: st
         ):
             await one.wait_for(b"data: 1\n\n")
             await two.wait_for(b"data: 1\n\n")
-            proxy.reload(after[how])
+            await proxy.reload(after[how])
             await leaves(one, proxy, 2)
             await leaves(two, proxy, 2)
             assert b"data: ha" not in one.body
@@ -567,7 +758,7 @@ async def test_a_stream_that_upstream_accepts_after_its_route_is_gone_is_sent_aw
         await proxy.event_source() as client,
     ):
         await (await upstream.connection()).request()
-        proxy.reload(config(upstream, before=before).replace("name: events", "name: others"))
+        await proxy.reload(config(upstream, before=before).replace("name: events", "name: others"))
         go.set()
         await leaves(client, proxy)
 
@@ -583,12 +774,12 @@ async def test_streams_of_other_routes_stay(tmp_path: Path) -> None:
     ):
         await stays.wait_for(b"connection_confirmed")
         await goes.wait_for(b"connection_confirmed")
-        proxy.reload(config(upstream, before="drain: {spread: 10ms}"))
+        await proxy.reload(config(upstream, before="drain: {spread: 10ms}"))
         await goes.wait_response()
         await proxy.until(
             lambda: proxy.metric("streams_closed_total", route="other", reason="route_removed") == 1
         )
-        proxy.reload(config(upstream, before="drain: {spread: 10ms}"))
+        await proxy.reload(config(upstream, before="drain: {spread: 10ms}"))
         assert (stays.ending, proxy.closed()) == (None, {})
         # What a route has counted stays after it has gone.
         assert proxy.metric("streams_opened_total", route="other") == 1
@@ -604,16 +795,16 @@ async def test_limits_take_effect_at_once_and_end_nothing_that_is_open(tmp_path:
     ):
         await first.wait_for(b"connection_confirmed")
         await second.wait_for(b"connection_confirmed")
-        proxy.reload(config(upstream, before="limits: {max_streams: 1, max_request_body: 1KiB}"))
+        await proxy.reload(config(upstream, before="limits: {max_streams: 1, max_request_body: 1KiB}"))
         assert proxy.metric("streams_limit") == 1
         assert b"limits.max_streams)" in await body_of(proxy, "/events", EVENT_SOURCE)
         async with await proxy.client() as client:
             client.request("/plain", method="POST", body=b"x" * 2000)
             await client.wait_response()
             assert client.response.status == 413
-        proxy.reload(config(upstream, before="limits: {max_streams_per_client: 2}"))
+        await proxy.reload(config(upstream, before="limits: {max_streams_per_client: 2}"))
         assert b"limits.max_streams_per_client)" in await body_of(proxy, "/events", EVENT_SOURCE)
-        proxy.reload(config(upstream, before="limits: {max_connections: 2}"))
+        await proxy.reload(config(upstream, before="limits: {max_connections: 2}"))
         async with await proxy.client() as client:
             await client.wait_response()
             assert client.response.status == 503
@@ -632,9 +823,9 @@ async def test_whom_to_believe_about_the_client_takes_effect_at_once(tmp_path: P
 
     async with RawUpstream(SILENT) as upstream, Reloading(tmp_path, config(upstream)) as proxy:
         assert await seen() == "127.0.0.1"
-        proxy.reload(config(upstream, before="client_address: CF-Connecting-IP"))
+        await proxy.reload(config(upstream, before="client_address: CF-Connecting-IP"))
         assert await seen() == "203.0.113.9"
-        proxy.reload(
+        await proxy.reload(
             config(upstream, before="client_address: CF-Connecting-IP\ntrusted_proxies: [10.0.0.0/8]")
         )
         assert await seen() == "127.0.0.1"
@@ -648,7 +839,7 @@ async def test_the_drain_goes_by_the_newest_configuration(tmp_path: Path) -> Non
         await proxy.event_source() as client,
     ):
         await client.wait_for(b"connection_confirmed")
-        proxy.reload(config(upstream, before="drain: {timeout: 20s, spread: 10ms}"))
+        await proxy.reload(config(upstream, before="drain: {timeout: 20s, spread: 10ms}"))
         await proxy.server.drain(asyncio.Event())
         await client.wait_response()
         assert proxy.closed() == {"drain": 1}
@@ -667,11 +858,11 @@ async def test_the_page_shows_what_is_in_force(tmp_path: Path) -> None:
     admin = "admin: {listen: '127.0.0.1:0'}\n"
     async with Reloading(tmp_path, admin + config(NOWHERE)) as proxy:
         first = await page()
-        proxy.reload(admin + config("http://127.0.0.1:2", before="limits: {max_request_header: 1KiB}"))
+        await proxy.reload(admin + config("http://127.0.0.1:2", before="limits: {max_request_header: 1KiB}"))
         second = await page()
         assert b"url: http://127.0.0.1:2\n" in second
         assert b"max_request_header: 32KiB" in second  # a restart is needed for this one
-        proxy.reload(BAD, "failure")
+        await proxy.reload(BAD, "failure")
         assert await page() == second != first
 
 
@@ -694,7 +885,7 @@ async def test_a_reload_that_fails_leaves_routes_and_metrics_as_they_were(
         first = "- {name: first, match: {path: /first}, upstream: up}"
         second = f"- {{name: second, match: {{path: /second}}, upstream: up, stream: {{{identity}}}}}"
         text = config(upstream, routes=f"{first}\n{second}").replace("url: 'http", "url: 'https")
-        proxy.reload(text, "failure")
+        await proxy.reload(text, "failure")
         assert await body_of(proxy, "/first") == b"served"
         assert "first" not in proxy.server.metrics.routes
 
@@ -709,7 +900,7 @@ async def test_logging_is_set_anew_only_when_it_has_changed(
         lambda level, form, *, access: told.append((level, form, access)),
     )
     async with Reloading(tmp_path, config(NOWHERE)) as proxy:
-        proxy.reload(config(NOWHERE, "max_event: 2MiB"))
+        await proxy.reload(config(NOWHERE, "max_event: 2MiB"))
         assert told == []
-        proxy.reload(config(NOWHERE, before="logging: {level: debug, format: json, access: false}"))
+        await proxy.reload(config(NOWHERE, before="logging: {level: debug, format: json, access: false}"))
         assert told == [("debug", "json", False)]

@@ -14,6 +14,7 @@ from typing import Self
 
 import pytest
 
+from sse_keepalive_proxy.build import BUILD
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.observe.admin import Phase
 from tests.support.http1 import request
@@ -383,7 +384,7 @@ async def test_the_log_says_what_is_ready_what_drains_and_what_was_cut(
             pass
         told = [(record.message, record.__dict__["fields"]) for record in caplog.records]
         assert told == [
-            ("ready", {"listen": proxy.address, "admin": "off"}),
+            ("ready", {"listen": proxy.address, "admin": "off", "build": BUILD}),
             ("draining", {"streams": 1, "timeout_s": 60.0}),
             ("stopped", {"cut": 1}),
         ]

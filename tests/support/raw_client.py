@@ -132,8 +132,12 @@ class RawClient(asyncio.BufferedProtocol):
         self.send(request(target, *headers, method=method, host=f"{host}:{port}", body=body))
 
     def half_close(self) -> None:
-        """Close the writing side; go on reading."""
-        self.transport.write_eof()
+        """Close the writing side; go on reading. Below TLS, without a word of it."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
         """End with RST."""
@@ -236,8 +240,8 @@ class RawClient(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)  # of a bytearray, asyncio's TLS would fill a copy
 
     def buffer_updated(self, nbytes: int) -> None:
         arrival = Arrival(self._loop.time(), bytes(self._buffer[:nbytes]))

@@ -23,6 +23,7 @@ import ssl as ssl_module
 import stat
 import tempfile
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec, Self
 
@@ -32,9 +33,20 @@ import uvloop
 from sse_keepalive_proxy.config import Settings, load
 from sse_keepalive_proxy.gateway.app import Proxy
 from sse_keepalive_proxy.serve.server import Server
+from tests.support.authority import Authority
 from tests.support.raw_client import RawClient
 
-__all__ = ["LOOPS", "Running", "on_each_loop", "on_loop", "plain", "settings_of", "soon"]
+__all__ = [
+    "LOOPS",
+    "OVER_TLS",
+    "Running",
+    "client_context",
+    "on_each_loop",
+    "on_loop",
+    "plain",
+    "settings_of",
+    "soon",
+]
 
 P = ParamSpec("P")
 
@@ -104,8 +116,22 @@ def plain(url: str, *, route: str = "", upstream: str = "", rest: str = "") -> s
     )
 
 
+OVER_TLS: ContextVar[Authority | None] = ContextVar("OVER_TLS", default=None)
+"""Set: every configuration without a `tls` of its own presents a certificate of this authority."""
+
+
+def client_context() -> ssl_module.SSLContext | None:
+    """What a client of `OVER_TLS` trusts; None when it speaks plain HTTP."""
+    authority = OVER_TLS.get()
+    return None if authority is None else authority.client()
+
+
 def settings_of(text: str) -> Settings:
     """The configuration in `text`; without listeners of its own it gets free ports of 127.0.0.1."""
+    authority = OVER_TLS.get()
+    if authority is not None and not any(given.startswith("tls:") for given in text.splitlines()):
+        file = authority.certificate("proxy", "127.0.0.1", "localhost")
+        text += f"\ntls: {{cert_file: '{file}', key_file: '{file}'}}"
     for key, line in (("listen", "listen: 127.0.0.1:0"), ("admin", "admin: off")):
         if not any(given.startswith(f"{key}:") for given in text.splitlines()):
             text += f"\n{line}"
@@ -164,10 +190,11 @@ class Running:
     @property
     def url(self) -> str:
         """Where clients connect to."""
-        return f"http://{self.address}"
+        return f"{'http' if self.server._settings.tls is None else 'https'}://{self.address}"
 
     async def client(self, *, ssl: ssl_module.SSLContext | None = None, **how: Any) -> RawClient:
         """A new connection to it (see `RawClient.connect`)."""
+        ssl = ssl or client_context()
         return await RawClient.connect(self.url, ssl=ssl, **how)
 
     def metric(self, name: str, **labels: str) -> float:

@@ -7,7 +7,7 @@ only values that are valid by themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
@@ -15,8 +15,10 @@ from sse_keepalive_proxy.config.reading import check_route
 from sse_keepalive_proxy.config.reading.check_route import Finding, valid
 from sse_keepalive_proxy.config.reading.tree import Entry, Way, find
 from sse_keepalive_proxy.config.sections.settings import Drain, Match, Settings
-from sse_keepalive_proxy.config.types.address import Listen
-from sse_keepalive_proxy.config.types.fields import Fault
+from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
+from sse_keepalive_proxy.config.types.address import Listen, UpstreamUrl, parse_upstream
+from sse_keepalive_proxy.config.types.certificates import client_faults, outdated, server_faults
+from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, Fault
 from sse_keepalive_proxy.config.types.paths import PathTable
 from sse_keepalive_proxy.config.types.units import format_duration
 from sse_keepalive_proxy.config.types.words import did_you_mean, shown
@@ -26,12 +28,17 @@ __all__ = ["disagreements", "warnings"]
 _LISTEN: TypeAdapter[Any] = TypeAdapter(Listen)
 _DRAIN = TypeAdapter(Drain)
 _MATCH = TypeAdapter(Match)
+_URL: TypeAdapter[str] = TypeAdapter(UpstreamUrl)
+_SERVER_TLS = TypeAdapter(ServerTls)
+_UPSTREAM_TLS = TypeAdapter(Annotated[UpstreamTls, NULL_IS_DEFAULTS])
 
 
 def disagreements(root: Entry) -> Iterator[Finding]:
     """Yield every conflict between keys of the merged tree, with the path of the key to change."""
     yield from _colliding_listeners(root)
     yield from _spread_beyond_timeout(root)
+    yield from _unusable_certificates(root)
+    yield from _tls_without_https(root)
     yield from _unknown_upstreams(root)
     yield from _repeated_names(root)
     yield from _shadowed_routes(root)
@@ -44,6 +51,8 @@ def warnings(root: Entry) -> Iterator[Finding]:
     for name in _keys(root, "upstreams"):
         if name not in used:
             yield ("upstreams", name), Fault("no route uses this upstream")
+    yield from _outdated_certificates(root)
+    yield from _tls_without_port(root)
     if _keys(root, "defaults") and not any("stream" in route.keys for route in _routes(root)):
         hint = "write `stream:` in a route to make it a stream route"
         yield ("defaults",), Fault("no route has a `stream` for these defaults", hint)
@@ -101,6 +110,58 @@ def _spread_beyond_timeout(root: Entry) -> Iterator[Finding]:
         message = f"its default of {format_duration(drain.spread)} exceeds the timeout"
     hint = "" if written else f"write one, e.g. spread: {format_duration(drain.timeout)}"
     yield ("drain", "spread"), Fault(message, hint)
+
+
+def _server_tls(root: Entry) -> ServerTls | None:
+    return valid(_SERVER_TLS, root.keys.get("tls"))
+
+
+def _upstream_tls(root: Entry) -> Iterator[tuple[Way, UpstreamTls]]:
+    """Yield the `tls` of each upstream with its path."""
+    for name, upstream in _keys(root, "upstreams").items():
+        tls = valid(_UPSTREAM_TLS, upstream.keys.get("tls"))
+        if tls is not None:
+            yield ("upstreams", name, "tls"), tls
+
+
+def _unusable_certificates(root: Entry) -> Iterator[Finding]:
+    """Yield the faults of the files of every `tls`. Opens no connection."""
+    tls = _server_tls(root)
+    if tls is not None:
+        for key, fault in server_faults(tls.cert_file, tls.key_file, tls.client_ca_file):
+            yield ("tls", key), fault
+    for way, of_upstream in _upstream_tls(root):
+        for key, fault in client_faults(of_upstream.ca_file, of_upstream.client_cert):
+            yield (*way, key), fault
+
+
+def _outdated_certificates(root: Entry) -> Iterator[Finding]:
+    tls = _server_tls(root)
+    if tls is not None and (fault := outdated(tls.cert_file, tls.key_file, of_server=True)) is not None:
+        yield ("tls", "cert_file"), fault
+    for way, of_upstream in _upstream_tls(root):
+        file = of_upstream.client_cert
+        if file is not None and (fault := outdated(file, file, of_server=False)) is not None:
+            yield (*way, "client_cert"), fault
+
+
+def _tls_without_https(root: Entry) -> Iterator[Finding]:
+    for way, tls in _upstream_tls(root):
+        url = valid(_URL, find(root, (*way[:-1], "url"))[0])
+        if url is None or parse_upstream(url).scheme == "https":
+            continue
+        for key, value in tls:
+            if value is not None:
+                hint = "write an https:// url, or remove this key"
+                yield (*way, key), Fault("this upstream does not use TLS", hint)
+
+
+def _tls_without_port(root: Entry) -> Iterator[Finding]:
+    listeners = [valid(_LISTEN, entry) for way, entry in _listeners(root) if way[0] == "listen"]
+    if _server_tls(root) is None or not listeners:
+        return
+    if all(address is not None and address.unix_path is not None for address in listeners):
+        yield ("tls",), Fault("never used: `listen` has only Unix sockets, which use plain HTTP")
 
 
 def _unknown_upstreams(root: Entry) -> Iterator[Finding]:

@@ -14,16 +14,11 @@ from pydantic import ValidationError
 
 from sse_keepalive_proxy.config.reading import check
 from sse_keepalive_proxy.config.reading.document import read_document
-from sse_keepalive_proxy.config.reading.overrides import (
-    NO_OVERRIDES,
-    UPSTREAM_VARIABLE,
-    Overrides,
-    apply,
-    single_route,
-)
+from sse_keepalive_proxy.config.reading.overrides import NO_OVERRIDES, Overrides, apply, single_route
 from sse_keepalive_proxy.config.reading.translate import place, translate
 from sse_keepalive_proxy.config.reading.tree import Entry, merge_defaults, plain
 from sse_keepalive_proxy.config.sections.settings import Settings
+from sse_keepalive_proxy.environment import UPSTREAM_VARIABLE
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
 
 __all__ = ["Loaded", "from_upstream", "load"]

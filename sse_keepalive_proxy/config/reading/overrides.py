@@ -1,7 +1,7 @@
 """Apply the flags and the environment to the tree of the file.
 
-Owns the names of the variables and the places of their values in the tree. These values are checked like
-any other; their problems name the flag or the variable.
+Owns the places of their values in the tree. These values are checked like any other; their problems name the
+flag or the variable.
 """
 
 from __future__ import annotations
@@ -11,34 +11,21 @@ from dataclasses import dataclass, replace
 
 from sse_keepalive_proxy.config.reading.tree import Entry, branch, leaf
 from sse_keepalive_proxy.config.types.words import shown
+from sse_keepalive_proxy.environment import (
+    ADMIN_LISTEN_VARIABLE,
+    LISTEN_VARIABLE,
+    LOG_FORMAT_VARIABLE,
+    LOG_LEVEL_VARIABLE,
+    UPSTREAM_VARIABLE,
+)
 from sse_keepalive_proxy.errors import Problem
 
 __all__ = [
-    "ADMIN_LISTEN_VARIABLE",
-    "CONFIG_VARIABLE",
     "NO_OVERRIDES",
-    "UPSTREAM_VARIABLE",
-    "VARIABLES",
     "Overrides",
     "apply",
     "single_route",
 ]
-
-_PREFIX = "SSE_KEEPALIVE_PROXY_"
-CONFIG_VARIABLE = f"{_PREFIX}CONFIG"
-UPSTREAM_VARIABLE = f"{_PREFIX}UPSTREAM"
-LISTEN_VARIABLE = f"{_PREFIX}LISTEN"
-ADMIN_LISTEN_VARIABLE = f"{_PREFIX}ADMIN_LISTEN"
-LOG_LEVEL_VARIABLE = f"{_PREFIX}LOG_LEVEL"
-LOG_FORMAT_VARIABLE = f"{_PREFIX}LOG_FORMAT"
-VARIABLES = (
-    CONFIG_VARIABLE,
-    UPSTREAM_VARIABLE,
-    LISTEN_VARIABLE,
-    ADMIN_LISTEN_VARIABLE,
-    LOG_LEVEL_VARIABLE,
-    LOG_FORMAT_VARIABLE,
-)
 
 _DEFAULT = "default"
 

@@ -103,7 +103,10 @@ def _can_be_off(way: Way) -> bool:
 
 
 def _unknown_key(way: Way) -> Fault:
-    known = list(written_fields(_section_at(way[:-1])))
+    section = _section_at(way[:-1])
+    if (instead := section.instead.get(str(way[-1]))) is not None:
+        return instead
+    known = list(written_fields(section))
     hint = did_you_mean(str(way[-1]), known, otherwise=f"known here: {', '.join(known)}")
     return Fault("unknown key", hint)
 

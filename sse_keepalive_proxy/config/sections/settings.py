@@ -15,6 +15,7 @@ from pydantic import Field, Strict
 
 from sse_keepalive_proxy.config.sections.client import Cors
 from sse_keepalive_proxy.config.sections.stream import Stream
+from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
 from sse_keepalive_proxy.config.types.address import (
     Listen,
     ListenAddress,
@@ -159,8 +160,8 @@ class Drain(Section):
     )
     idle_grace: ShortDuration = Field(
         default=2.0,
-        description="How long an idle client connection stays open during a drain. A request on it is still "
-        "answered, with `Connection: close`.",
+        description="How long an idle client connection stays open during a drain. A request on it is "
+        "still answered, with `Connection: close`.",
     )
 
 
@@ -179,6 +180,11 @@ class Upstream(Section):
         default=None,
         description="The time limit for the response headers of a plain request. Streams have their own "
         "`open_timeout`.",
+    )
+    tls: Annotated[UpstreamTls, NULL_IS_DEFAULTS] = Field(
+        default=UpstreamTls(),
+        description="The TLS settings for an `https://` server. Its certificate is always verified. If "
+        "left out, the certificate authorities of the system are used.",
     )
 
     @property
@@ -280,6 +286,16 @@ class Settings(Section):
         description="The addresses for clients: one address or a list. Each is `host:port`, `:port`, "
         "`[::1]:port` or `unix:/path`.",
     )
+    reuse_port: bool = Field(
+        default=False,
+        description="Allows another process to listen on the same TCP ports, also for `admin`. So a new "
+        "proxy can start before the old one ends. Sockets of systemd do not need this key.",
+    )
+    tls: Annotated[ServerTls | None, OFF] = Field(
+        default=None,
+        description="The TLS certificate for clients, on every TCP address of `listen`. With off, the "
+        "proxy uses plain HTTP. Unix sockets always use plain HTTP.",
+    )
     admin: Annotated[Admin | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=Admin(),
         description="The admin listener for metrics, health and status pages, on its own port. With off "
@@ -329,8 +345,20 @@ class Settings(Section):
     )
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that the configuration names, each once. A change of one triggers a reload."""
-        identities = (route.stream.identity for route in self.routes if route.stream)
-        named = (identity.public_key_file for identity in identities if identity)
-        return tuple(dict.fromkeys(Path(name) for name in named if name is not None))
+    def files(self) -> dict[Path, str]:
+        """The files that the configuration names, each with one of its keys. A change triggers a reload."""
+        named: list[tuple[str, str | None]] = [
+            ("public_key_file", route.stream.identity.public_key_file)
+            for route in self.routes
+            if route.stream and route.stream.identity
+        ]
+        if self.tls is not None:
+            named += [(f"tls.{key}", getattr(self.tls, key)) for key in ServerTls.model_fields]
+        for name, upstream in self.upstreams.items():
+            files = {"ca_file": upstream.tls.ca_file, "client_cert": upstream.tls.client_cert}
+            named += [(f"upstreams.{name}.tls.{key}", file) for key, file in files.items()]
+        found: dict[Path, str] = {}
+        for key, file in named:
+            if file is not None:
+                found.setdefault(Path(file), key)
+        return found

@@ -6,8 +6,9 @@ Owns how a validator refuses a value in plain words. It knows no files and no li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
@@ -56,7 +57,12 @@ def refuse(*faults: Fault) -> PydanticCustomError:
 
 
 class Section(BaseModel):
-    """A mapping of the configuration: frozen, with strict types, without unknown keys."""
+    """A mapping of the configuration: frozen, with strict types, without unknown keys.
+
+    `instead`: keys that users may expect here, and the faults to report for them.
+    """
+
+    instead: ClassVar[Mapping[str, Fault]] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 

@@ -1,21 +1,15 @@
-"""Check the public key file of an `identity`.
-
-Reads a limited size, and only from regular files, so that a pipe or a device cannot block the check. No
-message contains any content of the file.
-"""
+"""Check the public key file of an `identity`. No message contains any content of the file."""
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
-from pathlib import Path
 
 from sse_keepalive_proxy.config.types.fields import Fault
+from sse_keepalive_proxy.config.types.files import content_of
 from sse_keepalive_proxy.config.types.shapes import ALGORITHMS
 
 __all__ = ["extra_fault", "key_fault"]
 
-_LARGEST_FILE = 64 << 10
 _FEWEST_RSA_BITS = 2048
 
 
@@ -35,7 +29,7 @@ def key_fault(path: str, algorithms: Sequence[str]) -> Fault | None:
 
     Needs the extra `jwt`.
     """
-    content = _content(Path(path))
+    content = content_of(path)
     if isinstance(content, Fault):
         return content
     if b"PRIVATE KEY-----" in content:
@@ -52,24 +46,6 @@ def key_fault(path: str, algorithms: Sequence[str]) -> Fault | None:
     if unfit:
         return Fault(f"the key does not fit {', '.join(unfit)}", f"it fits {', '.join(fitting)}")
     return _weakness(content, fitting[0])
-
-
-def _content(path: Path) -> bytes | Fault:
-    try:
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            return Fault("is a directory, not a file")
-        if not stat.S_ISREG(kind):
-            return Fault("is not a regular file", "write the key to a regular file")
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except FileNotFoundError:
-        return Fault("there is no such file", "a relative path starts at the proxy's working directory")
-    except PermissionError:
-        return Fault("cannot be read: this user has no permission")
-    except OSError as error:
-        return Fault(f"cannot be read: {error.strerror}")
-    return content if len(content) <= _LARGEST_FILE else Fault("larger than 64KiB", "is this the right file?")
 
 
 def _weakness(content: bytes, algorithm: str) -> Fault | None:

@@ -30,6 +30,7 @@ __all__ = [
     "Origin",
     "PathPattern",
     "PlainLine",
+    "ServerName",
     "Word",
 ]
 
@@ -93,6 +94,13 @@ def _host(value: object) -> str:
         hint = "write it without scheme, port and path, e.g. example.com or *.example.com"
         raise refuse(Fault("not a host name", hint))
     return host.strip("[]").lower()
+
+
+def _server_name(value: object) -> str:
+    name = _host(value)
+    if name.startswith("*"):
+        raise refuse(Fault("a server has one name", "write the name in its certificate, without *"))
+    return name
 
 
 def _credential(value: object) -> str:
@@ -182,6 +190,7 @@ HeaderName = Annotated[str, _shape("header name", _token, rf"^{_TOKEN}$")]
 Method = Annotated[str, _shape("method", _method, r"^[^a-z\s]+$")]
 PathPattern = Annotated[str, _shape("path", _path, r"^/([^*?#\s]*/)?\*$|^/[^*?#\s]*$")]
 HostPattern = Annotated[str, _shape("host", _host)]
+ServerName = Annotated[str, _shape("host", _server_name)]
 CredentialPlace = Annotated[str, _shape("credential", _credential, r"^(query|header):.+$")]
 PlainLine = Annotated[str, _shape("text", _line)]
 EventName = Annotated[str, _shape("event name", _word)]

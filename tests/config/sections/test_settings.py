@@ -20,6 +20,7 @@ from sse_keepalive_proxy.stream.policy import (
     Verify,
 )
 from tests.config.writing import VALID, loaded, refused, said, stream_of
+from tests.support.authority import Authority
 
 
 def test_the_defaults_of_the_file_are_the_defaults_of_the_policy() -> None:
@@ -147,8 +148,20 @@ def test_the_files_of_a_configuration_are_its_key_files_each_once() -> None:
     for name, path in (("second", "/b.pem"), ("third", "/a.pem")):
         route = f"name: {name}, match: {{path: /{name}}}, upstream: notify, stream: {{{identity}{path}}}}}"
         text += f"  - {{{route}}}\n"
-    assert loaded(text).settings.files == (Path("/a.pem"), Path("/b.pem"))
-    assert loaded(VALID).settings.files == ()
+    key = "public_key_file"
+    assert loaded(text).settings.files == {Path("/a.pem"): key, Path("/b.pem"): key}
+    assert loaded(VALID).settings.files == {}
+
+
+def test_the_files_of_tls_are_named_by_their_keys(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = authority.certificate("server", "localhost")
+    upstream = f"https://notify:6687, tls: {{ca_file: {authority.file}, client_cert: {server}}}"
+    text = f"tls: {{cert_file: {server}, key_file: {server}, client_ca_file: off}}\n" + VALID
+    assert loaded(text.replace("http://notify:6687", upstream)).settings.files == {
+        server: "tls.cert_file",
+        authority.file: "upstreams.notify.tls.ca_file",
+    }
 
 
 @pytest.mark.parametrize("line", ["confirm: off", "confirm: {form: off}"])

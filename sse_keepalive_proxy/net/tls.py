@@ -1,0 +1,194 @@
+"""Accepts TLS on accepted sockets: the handshakes under way, their deadline, and what is said of failed ones.
+
+An encrypted connection has the loop's own transport. Its protocol is made once the handshake is over, so that
+until then a client costs a socket and a timer, and a task from its first byte on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import cast
+
+from sse_keepalive_proxy.net.interfaces import Protocol
+from sse_keepalive_proxy.net.poller import READ, Poller
+from sse_keepalive_proxy.net.tasks import spawn
+from sse_keepalive_proxy.net.tcp import shown_address
+from sse_keepalive_proxy.net.transport import SocketTransport
+
+__all__ = ["Handshakes"]
+
+logger = logging.getLogger("sse_keepalive_proxy.net")
+
+_HANDSHAKE, _SSLV2 = 0x16, 0x80
+"""The first byte of a TLS record (RFC 8446 5.1), and the bit that the first byte of an SSLv2 hello has."""
+
+_SHUTDOWN_TIMEOUT = 60.0
+"""Seconds that a closed connection may take to deliver what waits and to hear the client's close_notify."""
+
+_QUIET = 60.0
+"""Seconds between two log lines about handshakes that failed for the same reason."""
+
+_REASONS = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client sent no certificate: `tls.client_ca_file` demands one",
+    "UNSUPPORTED_PROTOCOL": "the client offers no TLS version from 1.2 on",
+    "NO_PROTOCOLS_AVAILABLE": "the client offers no TLS version from 1.2 on",
+    "VERSION_TOO_LOW": "the client offers no TLS version from 1.2 on",
+    "NO_SHARED_CIPHER": "the client and this server have no cipher in common",
+    "TLSV1_ALERT_UNKNOWN_CA": "the client does not trust the authority of `tls.cert_file`",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the client refuses the certificate of `tls.cert_file`",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client says that the certificate of `tls.cert_file` has expired",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client refuses the certificate of `tls.cert_file`",
+}
+
+
+class Handshakes:
+    """Shakes hands with whoever connects, by `context`, which may be replaced at any time.
+
+    A client has `within` seconds from its connection to the end of its handshake. Where `full()`, it is
+    dropped at once. A client that does not speak TLS gets a protocol made by `plain`.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        context: ssl.SSLContext,
+        within: float,
+        *,
+        full: Callable[[], bool],
+        plain: Callable[[], Protocol],
+    ) -> None:
+        self.poller, self.context, self.within = poller, context, within
+        self.full, self.plain = full, plain
+        self.under_way: set[_Handshake] = set()
+        self._failures: dict[str, tuple[float, int]] = {}  # when said last, and how often since
+
+    def accept(self, sock: socket.socket, factory: Callable[[], Protocol]) -> None:
+        """Take `sock`, which is non-blocking, and give its connection to a protocol made by `factory`."""
+        if self.full():
+            sock.close()
+        else:
+            self.under_way.add(_Handshake(self, sock, factory))
+
+    def close(self) -> None:
+        """Drop every client whose handshake is not over."""
+        for handshake in list(self.under_way):
+            handshake.cut()
+
+    def failed(self, error: Exception, peer: str) -> None:
+        """Log that the handshake with `peer` failed, at most once a minute for each reason."""
+        reason, now = _reason(error, self.within), asyncio.get_running_loop().time()
+        said_at, unsaid = self._failures.get(reason, (now - _QUIET, 0))
+        if now < said_at + _QUIET:
+            self._failures[reason] = said_at, unsaid + 1
+            return
+        self._failures[reason] = now, 0
+        fields = {"client": peer, "reason": reason, **({"unsaid": unsaid} if unsaid else {})}
+        logger.warning("a TLS handshake failed", extra={"fields": fields})
+
+
+class _Handshake(asyncio.Protocol):
+    """One client until its handshake is over."""
+
+    def __init__(self, owner: Handshakes, sock: socket.socket, factory: Callable[[], Protocol]) -> None:
+        self._owner, self._factory = owner, factory
+        self._loop = asyncio.get_running_loop()
+        self._sock: socket.socket | None = sock  # None: somebody else closes it
+        self._task: asyncio.Task[None] | None = None
+        self._deadline = self._loop.time() + owner.within
+        self._timer = self._loop.call_at(self._deadline, self.cut)
+        owner.poller.watch(sock.fileno(), self, READ, 0)
+
+    def ready(self, events: int) -> None:  # noqa: ARG002 (a poller's watcher)
+        """The first byte has come, or the client has left."""
+        sock = self._sock
+        if sock is None:
+            return
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            first = b""
+        if not first:
+            self._loop.call_soon(self.cut)  # after the poller's turn: until then nobody gets its number
+            return
+        self._look_away(sock)
+        if first[0] == _HANDSHAKE or first[0] & _SSLV2:
+            self._task = spawn(self._shake(sock))
+            self._task.add_done_callback(self._over)
+        else:
+            self._sock = None
+            self._leave()
+            SocketTransport(self._owner.poller, sock, self._owner.plain())
+
+    def cut(self) -> None:
+        """Close now."""
+        if self._task is not None:
+            self._task.cancel()
+        elif self._sock is not None:
+            self._look_away(self._sock)
+            self._close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is over."""
+        self._leave()
+        protocol = self._factory()
+        transport.set_protocol(cast(asyncio.Protocol, protocol))
+        protocol.connection_made(cast(asyncio.Transport, transport))
+
+    async def _shake(self, sock: socket.socket) -> None:
+        peer = "?"
+        with contextlib.suppress(OSError):  # it has gone
+            peer = shown_address(sock.getpeername())
+        self._sock = None
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self,
+                sock,
+                ssl=self._owner.context,
+                ssl_handshake_timeout=max(self._deadline - self._loop.time(), 0.001),
+                ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT,
+            )
+        except OSError as error:
+            self._owner.failed(error, peer)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._close()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": "a TLS handshake failed inside the proxy", "exception": error}
+            self._loop.call_exception_handler(context)
+
+    def _look_away(self, sock: socket.socket) -> None:
+        self._timer.cancel()
+        self._owner.poller.watch(sock.fileno(), self, 0, READ)
+        self._owner.poller.forget(sock.fileno())
+
+    def _close(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._owner.under_way.discard(self)
+
+
+def _reason(error: Exception, within: float) -> str:
+    """Why a handshake failed, in words that are the same for the same reason."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"the client's certificate is not accepted: {error.verify_message}"
+        case ssl.SSLEOFError() | ConnectionResetError() | BrokenPipeError():
+            return "the client left in the middle of it"
+        case ssl.SSLError():
+            reason = error.reason or "unknown"
+            return _REASONS.get(reason, reason.lower().replace("_", " "))
+        case ConnectionAbortedError() | TimeoutError():
+            return f"it was not over after {within:g} s (limits.request_header_timeout)"
+        case _:
+            return str(error) or type(error).__name__
