@@ -1,3 +1,3 @@
-"""A sidecar that keeps server-sent event streams alive, honest and observable."""
+"""A reverse proxy that keeps server-sent event streams alive."""
 
 __version__ = "0.1.0"

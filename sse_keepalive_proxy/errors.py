@@ -3,22 +3,22 @@
     ProxyError
     ├── ConfigurationError      the file, the environment or a flag is wrong; carries every problem
     ├── CannotListen            an address of the configuration cannot be listened on
-    ├── AnswerCut               an answer has begun and cannot be whole; a ConnectionError too
-    ├── EncodingError           a frame that would break the event stream was asked for
+    ├── AnswerCut               a response has begun and cannot be completed; also a ConnectionError
+    ├── EncodingError           text that would break a frame of an event stream
     ├── EventTooLarge           an upstream event exceeds `max_event`
-    ├── RequestInvalid          a client's bytes are no HTTP request
-    ├── RequestBodyError        a request's body cannot be passed on
+    ├── RequestInvalid          a client's bytes are not an HTTP request
+    ├── RequestBodyError        a request body cannot be forwarded
     │   ├── BodyTooLarge        it exceeds `limits.max_request_body`
     │   ├── BodyInvalid         its chunked coding is broken
-    │   └── BodyTooLate         it did not come in time
+    │   └── BodyTooLate         it was not complete in time
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamRefused     no connection could be made (name, route, port, TLS)
         ├── UpstreamTimeout     no connection or no response head in time
-        ├── UpstreamReset       the connection broke before the message was whole
+        ├── UpstreamReset       the connection broke before the message was complete
         └── UpstreamInvalid     what upstream sent is not HTTP
 
-Expected endings of a stream (the client leaves, upstream ends) are values, not exceptions:
-see `stream.lifecycle.CloseReason`.
+The expected ends of a stream (the client leaves, upstream ends) are values of `stream.states.CloseReason`,
+not exceptions.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ __all__ = [
 
 
 class ProxyError(Exception):
-    """Base of everything this package raises on purpose."""
+    """The base class of every exception that this package raises on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a configuration, said so that it can be mended.
+    """One problem of a configuration, with its place and a hint for its repair.
 
-    `str()` gives the line an operator reads: ``config.yaml:14: routes[0].stream: message (hint)``.
+    `str()` gives the line for the operator: ``config.yaml:14: routes[0].stream: message (hint)``.
     """
 
     message: str
@@ -73,7 +73,7 @@ class Problem:
 
 
 class ConfigurationError(ProxyError):
-    """A configuration that cannot be used. `problems` holds all of them, in file order."""
+    """A configuration cannot be used. `problems` holds every problem, in file order."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -81,19 +81,19 @@ class ConfigurationError(ProxyError):
 
 
 class CannotListen(ProxyError):
-    """An address cannot be listened on. The message says which, why, and what to do."""
+    """The proxy cannot listen on an address. The message names the address, the cause and the remedy."""
 
 
 class AnswerCut(ProxyError, ConnectionError):
-    """A response has begun and cannot be whole: its connection is closed under it."""
+    """A response has begun and cannot be completed. The caller closes the connection."""
 
 
 class EncodingError(ProxyError, ValueError):
-    """Text that would break the frame it was to be put in (CR, LF or NUL in it)."""
+    """Text that would break its frame: it contains CR, LF, NUL or half a surrogate pair."""
 
 
 class EventTooLarge(ProxyError):
-    """An event grew past `limit` bytes. `blocks` holds the whole blocks that came before it."""
+    """An event is larger than `limit` bytes. `blocks` holds the whole blocks before it."""
 
     def __init__(self, limit: int, blocks: bytes) -> None:
         super().__init__(f"an upstream event is larger than max_event ({limit} bytes)")
@@ -110,7 +110,7 @@ class RequestInvalid(ProxyError):
 
 
 class RequestBodyError(ProxyError):
-    """A request's body cannot be passed on, so that its answer is ours. The message is for the client."""
+    """A request body cannot be forwarded, so the proxy itself answers. The message is for the client."""
 
 
 class BodyTooLarge(RequestBodyError):
@@ -118,11 +118,11 @@ class BodyTooLarge(RequestBodyError):
 
 
 class BodyInvalid(RequestBodyError):
-    """A request's body is not what its head announced: its chunked coding is broken."""
+    """The chunked coding of a request body is broken."""
 
 
 class BodyTooLate(RequestBodyError):
-    """A request's body is not whole though upstream has begun to answer with a stream, for too long."""
+    """Upstream has answered with a stream, but the request body was not complete in time."""
 
 
 class UpstreamError(ProxyError):
@@ -134,12 +134,12 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """Upstream was too slow: to connect, or to send its response head."""
+    """Upstream was too slow to accept the connection or to send its response head."""
 
 
 class UpstreamReset(UpstreamError):
-    """The connection to upstream broke before its message was whole."""
+    """The connection to upstream broke before its message was complete."""
 
 
 class UpstreamInvalid(UpstreamError):
-    """Upstream's bytes are not HTTP/1.1."""
+    """The bytes from upstream are not HTTP/1.1."""

@@ -1,9 +1,10 @@
-"""The house keeps its own rules: layers, purity, size, lint, types, generated pages, the two commands."""
+"""The house keeps its own rules: layers, purity, size, references, language, lint, types, generated pages."""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -42,6 +43,41 @@ RANKS = {
     "demo": 8,
     "cli": 9,
 }
+SOURCES = sorted(
+    path
+    for place in ("sse_keepalive_proxy", "tests", "bench", "deploy", "config.example.yaml", "hatch_build.py")
+    for path in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*"))
+    if path.is_file() and path != Path(__file__) and path.suffix not in (".pyc", ".so", ".lock", ".png")
+)
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
+CITED = {
+    "behaviour.md": ROOT / "docs" / "reference" / "behaviour.md",
+    "facts.md": ROOT / "docs" / "design" / "facts.md",
+}
+OUTSIDE = re.compile(r"FACTS \d|DESIGN [A-C]\d?\b|CLIENTS \d|\blaws? \d|\brules? \d", re.IGNORECASE)
+# Phrases that readers of English as a second language stumble over, and where they are gone for good.
+RIDDLES = re.compile(
+    r"\b(told|but for|who comes|whoever|nobody|anew|be it|all the same|of nothing|who asks|somebody|everybody"
+    r"|behind (its|the|a|an) (live )?client|nor (is|are|does|do|has))\b",
+    re.IGNORECASE,
+)
+PLAIN_ROOMS = ("cli", "config", "observe", "stream", "wire", "errors.py", "__init__.py")
+UNREAD_PAGES = {
+    "performance.md",
+    "0001-hand-over.md",
+    "0012-sockets.md",
+    "0013-compiled.md",
+    "0014-access-log.md",
+}
+UNREAD_PAGES |= {str(Path("docs", "design", "README.md"))}
+PLAIN = [
+    path
+    for path in [*SOURCES, *PAGES]
+    if path.is_relative_to(ROOT / "deploy")
+    or path == ROOT / "config.example.yaml"
+    or (path.suffix == ".md" and UNREAD_PAGES.isdisjoint((path.name, str(path.relative_to(ROOT)))))
+    or any(path.is_relative_to(PACKAGE / room) for room in PLAIN_ROOMS)
+]
 IMPURE = {"asyncio", "aiohttp", "time", "random", "socket", "ssl", "logging", "prometheus_client", "os"}
 LONGEST = 500
 
@@ -161,6 +197,61 @@ def test_what_extends_aiohttp_overrides_public_methods_only(
     added = {name for base in ours.__mro__ if base not in theirs.__mro__ for name in vars(base)}
     shared = {name for name in added & names_of(theirs) if not name.startswith("__")}
     assert shared - {"_abc_impl"} == overridden  # which is Python's
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a Markdown page: its headings as GitHub names them, and every `id`."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ +(.+)$", text, flags=re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def local(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PAGES], ids=local)
+def test_no_reference_is_a_number_or_points_out_of_the_repository(path: Path) -> None:
+    assert OUTSIDE.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_every_fact_and_rule_that_the_code_cites_exists() -> None:
+    known = {name: anchors(page) for name, page in CITED.items()}
+    cited = [
+        (local(path), name, anchor)
+        for path in SOURCES
+        for name, anchor in re.findall(r"\b(\w+\.md)#([\w-]+)", path.read_text(encoding="utf-8"))
+    ]
+    assert len(cited) > 40
+    assert [each for each in cited if each[2] not in known.get(each[1], ())] == []
+
+
+def test_every_page_that_the_code_names_exists() -> None:
+    named = [
+        (local(path), name)
+        for path in SOURCES
+        for name in re.findall(r"\bdocs/[\w/.-]+\.\w+", path.read_text(encoding="utf-8"))
+    ]
+    assert [each for each in named if not (ROOT / each[1]).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=local)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        if name.startswith(("https:", "http:", "mailto:")):
+            continue
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("path", PLAIN, ids=local)
+def test_the_language_is_plain(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert [found[0] for found in RIDDLES.finditer(text)] == []
 
 
 def test_the_metrics_page_is_what_the_code_says() -> None:

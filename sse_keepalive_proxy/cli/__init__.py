@@ -1,6 +1,6 @@
 """The command line: one file for each command.
 
-A command imports what it needs when it runs: a health check every ten seconds pays for no other command.
+A command imports its modules when it runs. So a health check does not load the other commands.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _COMMANDS = (run, check, routes, healthcheck, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; the CLI reference is generated from it."""
+    """Return the parser of the whole command line. The CLI reference is generated from it."""
     parser = argparse.ArgumentParser(
         prog="sse-keepalive-proxy",
-        description="A sidecar in front of any SSE server: its streams stay alive, honest and observable.",
+        description="A reverse proxy that keeps server-sent event streams alive.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sse-keepalive-proxy {__version__} ({BUILD})")
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` names; return its exit code (2 for a wrong command line)."""
+    """Run the command in `argv` and return its exit code. A wrong command line exits with 2."""
     args = build_parser().parse_args(argv)
     try:
         code: int = args.execute(args)

@@ -1,4 +1,4 @@
-"""`check`: every problem of a configuration, without opening anything."""
+"""`check`: report every problem of a configuration."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "check",
         help="validate a configuration",
-        description="The same validation as `run`: all problems at once, one a line on stderr, with file "
-        "and line. Nothing is opened or connected to.",
+        description="Validate a configuration as `run` does. Report every problem on stderr, one per line, "
+        "with file and line. Open no socket and no connection.",
         allow_abbrev=False,
     )
-    parser.add_argument("-c", "--config", metavar="FILE", help=f"the configuration (or {CONFIG_VARIABLE})")
-    parser.add_argument("--strict", action="store_true", help="warnings are errors")
     parser.add_argument(
-        "--print", action="store_true", dest="show", help="show the effective configuration, redacted"
+        "-c", "--config", metavar="FILE", help=f"the configuration file (default: {CONFIG_VARIABLE})"
+    )
+    parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    parser.add_argument(
+        "--print", action="store_true", dest="show", help="print the effective configuration without secrets"
     )
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Exit code 0 when valid, 78 when not, 2 when no file was named."""
+    """Return exit code 0 if the configuration is valid, 78 if not, 2 without a configuration."""
     from dataclasses import replace
 
     from sse_keepalive_proxy.cli.configuration import load_or_say, report
     from sse_keepalive_proxy.config import Overrides, to_yaml
 
-    loaded = load_or_say(args.config, Overrides(), "check: nothing to check: give -c FILE")
+    loaded = load_or_say(args.config, Overrides(), "check: no configuration: give -c FILE")
     if isinstance(loaded, int):
         return loaded
     if args.strict and loaded.warnings:

@@ -1,4 +1,4 @@
-"""What every command shares: its exit codes, and where it is added to the parser."""
+"""Shared by every command: the exit codes, and the type of the parser's commands."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the commands that read a configuration share: finding it, and saying what is wrong with it.
+"""Shared by the commands with a configuration: find it and report its problems.
 
-Imports `config`, and with it pydantic: a command imports this when it runs.
+It imports `config` and so pydantic. Therefore a command imports this module only when it runs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ __all__ = ["configuration_file", "load_or_say", "report"]
 
 
 def load_or_say(file: str | None, overrides: Overrides, otherwise: str) -> Loaded | int:
-    """The configuration that flags and environment lead to, or an exit code once every problem has been
-    said on stderr: 78, or 2 with `otherwise` when they name none.
+    """Return the configuration that flags and environment name, or an exit code.
+
+    With exit code 78 every problem has been reported on stderr. With exit code 2 there is no configuration,
+    and `otherwise` has been printed.
     """
     try:
         loaded = _find(file, overrides)
@@ -34,7 +36,7 @@ def load_or_say(file: str | None, overrides: Overrides, otherwise: str) -> Loade
 
 
 def _find(file: str | None, overrides: Overrides) -> Loaded | None:
-    """The configuration that flags and environment lead to, None when they name none.
+    """Return the configuration that flags and environment name, or None.
 
     Raises `ConfigurationError`.
     """
@@ -48,12 +50,12 @@ def _find(file: str | None, overrides: Overrides) -> Loaded | None:
 
 
 def configuration_file(file: str | None) -> Path | None:
-    """The configuration file that the flag, else the environment names."""
+    """Return the configuration file from the flag or, without it, from the environment."""
     path = file or os.environ.get(CONFIG_VARIABLE)
     return Path(path) if path else None
 
 
 def report(problems: Iterable[Problem]) -> None:
-    """One line each, on stderr."""
+    """Print each problem as a line on stderr."""
     for problem in problems:
         print(problem, file=sys.stderr)

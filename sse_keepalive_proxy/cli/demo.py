@@ -1,4 +1,4 @@
-"""`demo`: the story of a stream healed three times, on loopback, with nothing to set up."""
+"""`demo`: show how the proxy repairs a stream, on loopback and without setup."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this command to the parser."""
     parser = commands.add_parser(
         "demo",
-        help="see a dead stream healed",
-        description="A stand-in for a notify-server that falls silent, ends a stream after its first event "
-        "and can be restarted; this proxy in front of it; and a page with the same stream direct and through "
-        "the proxy. All on loopback, with nothing to configure. The terminal shows what is on the wire until "
-        "Ctrl-C.",
+        help="show how the proxy repairs a broken stream",
+        description="Start a stand-in for a notify-server, this proxy in front of it, and a page. The "
+        "stand-in is silent, ends a stream after its first event and can be restarted. The page shows the "
+        "same stream directly and through the proxy. Everything is on loopback and needs no configuration. "
+        "The terminal shows the state of both streams until Ctrl-C.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--port",
         type=_port,
         metavar="N",
-        help=f"where the proxy and its page are ({DEFAULT_PORT}, or a free port where that is taken)",
+        help=f"the port of the proxy and its page (default: {DEFAULT_PORT}, or a free port if it is in use)",
     )
     parser.add_argument(
         "--once",
         action="store_true",
-        help="tell the story in about twelve seconds, print the verdict and exit: 0 healed, 1 not",
+        help="run three scenes in about twelve seconds, print the result and exit: 0 healed, 1 not healed",
     )
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Exit code 0 when healed, or after Ctrl-C; 1 when not healed, or when the port is taken."""
+    """Return exit code 0 if healed or after Ctrl-C, 1 if not healed or if the port is in use."""
     from sse_keepalive_proxy.demo.stage import settings
     from sse_keepalive_proxy.errors import CannotListen
     from sse_keepalive_proxy.observe import log
@@ -55,7 +55,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"not a port: {text!r} (0 takes a free one)")
+        raise argparse.ArgumentTypeError(f"not a port: {text!r} (0 uses a free port)")
     return int(text)
 
 

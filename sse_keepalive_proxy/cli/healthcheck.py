@@ -1,4 +1,4 @@
-"""`healthcheck`: for a container's HEALTHCHECK."""
+"""`healthcheck`: the check for a container's HEALTHCHECK."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sse_keepalive_proxy.environment import ADMIN_LISTEN_VARIABLE, CONFIG_VARIAB
 __all__ = ["add_to"]
 
 _LISTEN = "127.0.0.1:9090"
-"""Where the admin listener is by default."""
+"""The default address of the admin listener."""
 
 _DEFAULT = f"http://{_LISTEN}/livez"
 _TIMEOUT = 3.0
@@ -23,21 +23,23 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this command to the parser."""
     parser = commands.add_parser(
         "healthcheck",
-        help="ask a running proxy whether it lives",
-        description="Ask the admin listener of a running proxy whether it lives.",
+        help="check that a running proxy is alive",
+        description="Request `/livez` from the admin listener of a running proxy.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--url", metavar="URL", help=f"what to ask ({_DEFAULT}, or what environment and configuration say)"
+        "--url",
+        metavar="URL",
+        help=f"the URL to request (default: from environment and configuration, or {_DEFAULT})",
     )
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Exit code 0 for an answer with status 200, 1 for anything else."""
+    """Return exit code 0 for status 200, 1 for any other result."""
     url: str | None = default_url() if args.url is None else args.url
     if url is None:
-        print("healthcheck: the admin listener cannot be asked over TCP: give --url", file=sys.stderr)
+        print("healthcheck: the admin listener has no TCP address: give --url", file=sys.stderr)
         return FAILED
     if not url.startswith(("http://", "https://")):
         print(f"healthcheck: not an http URL: {url}", file=sys.stderr)
@@ -50,8 +52,9 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def default_url() -> str | None:
-    """Return the URL of the admin listener that the environment, else its configuration names; None when that
-    is off or a Unix socket. Without a usable one, return the default's.
+    """Return the URL of the admin listener, from the environment or from the configuration that it names.
+
+    None if the listener is off or a Unix socket. The default URL if there is no valid address.
     """
     from urllib.parse import urlsplit
 
@@ -70,9 +73,9 @@ def default_url() -> str | None:
 
 
 def _configured() -> str:
-    """Return where the configuration file of the environment, if any, puts the admin listener.
+    """Return the address of the admin listener in the configuration file that the environment names.
 
-    Reading it costs as much as `check`: a container sets the variable instead.
+    This costs as much as `check`. So a container sets the variable with the address.
     """
     file = os.environ.get(CONFIG_VARIABLE)
     if not file:
@@ -90,7 +93,7 @@ def _configured() -> str:
 
 
 def _ask(url: str) -> str | None:
-    """Return in one line what is wrong with the answer to a GET of `url`, None when its status is 200."""
+    """Send a GET to `url`. Return None for status 200, otherwise the fault in one line."""
     import http.client
     import urllib.error
     import urllib.request
@@ -105,6 +108,6 @@ def _ask(url: str) -> str | None:
     except (OSError, ValueError) as error:
         return str(error)
     except http.client.BadStatusLine:
-        return "what answers there does not speak HTTP"  # the error itself is what it said
+        return "the answer is not HTTP"  # the text of the error would quote the answer
     except http.client.HTTPException as error:
         return str(error)

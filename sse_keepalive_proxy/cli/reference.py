@@ -1,8 +1,8 @@
-"""The reference of the command line, out of its parser.
+"""Generate the reference of the command line from its parser.
 
     python -m sse_keepalive_proxy.cli.reference
 
-writes `docs/reference/cli.md`; a test fails when the committed file differs.
+writes `docs/reference/cli.md`. A test fails if the committed file differs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,23 @@ _INTRODUCTION = """\
 
 <!-- Written by `python -m sse_keepalive_proxy.cli.reference` from the parser. Do not edit. -->
 
-`sse-keepalive-proxy COMMAND`, or `python -m sse_keepalive_proxy COMMAND`. Flags override the environment,
-which overrides the file. Exit code 2 is a wrong command line, 78 a wrong configuration, 1 a failure in a
-command's own terms: an address that cannot be listened on, a URL that no route answers, a proxy that
-does not live.
+Run `sse-keepalive-proxy COMMAND` or `python -m sse_keepalive_proxy COMMAND`. Flags override the environment,
+and the environment overrides the file.
 
-`--upstream` with a file takes the place of the url of its only upstream; with several it is an error.
+| exit code | meaning |
+|---|---|
+| 0 | success |
+| 1 | the command failed: an address is not available, no route matches the URL, the proxy is not alive |
+| 2 | wrong command line |
+| 78 | wrong configuration |
+
+With a file, `--upstream` replaces the URL of the file's upstream. If the file has several upstreams, this is
+an error.
 """
 
 
 def markdown() -> str:
-    """The page."""
+    """Return the page."""
     return _INTRODUCTION + "".join(_sections(build_parser()))
 
 

@@ -1,4 +1,4 @@
-"""`routes`: which route answers a URL."""
+"""`routes`: show the route for a URL."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this command to the parser."""
     parser = commands.add_parser(
         "routes",
-        help="say which route answers a URL",
-        description="Say which route of a configuration answers URL (a path, or a whole URL).",
+        help="show the route for a URL",
+        description="Show the route of a configuration that handles a URL.",
         allow_abbrev=False,
     )
-    parser.add_argument("url", metavar="URL", help="a path, or a whole URL")
-    parser.add_argument("-c", "--config", metavar="FILE", help=f"the configuration (or {CONFIG_VARIABLE})")
-    parser.add_argument("--method", metavar="M", default="GET", help="the request's method (GET)")
+    parser.add_argument("url", metavar="URL", help="a path or a whole URL")
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", help=f"the configuration file (default: {CONFIG_VARIABLE})"
+    )
+    parser.add_argument("--method", metavar="M", default="GET", help="the request's method (default: GET)")
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Exit code 0 when a route answers, 1 when none does, 2 usage, 78 configuration."""
+    """Return exit code 0 if a route matches, 1 if none does, 2 for usage, 78 for the configuration."""
     from urllib.parse import urlsplit
 
     from sse_keepalive_proxy.cli.configuration import load_or_say
     from sse_keepalive_proxy.config import Overrides
     from sse_keepalive_proxy.gateway.routes import RouteTable
 
-    loaded = load_or_say(args.config, Overrides(), "routes: give the configuration with -c FILE")
+    loaded = load_or_say(args.config, Overrides(), "routes: no configuration: give -c FILE")
     if isinstance(loaded, int):
         return loaded
     try:
@@ -46,7 +48,7 @@ def execute(args: argparse.Namespace) -> int:
         method=args.method.upper(), path=url.path or "/", host=host
     )
     if route is None:
-        print("no route answers this: 404")
+        print("no route matches: 404")
         return FAILED
     kind = "stream" if route.stream is not None else "pass-through"
     print(f"{route.name}  {route.match.path}  {kind}  -> {loaded.settings.upstreams[route.upstream].url}")

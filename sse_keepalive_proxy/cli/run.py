@@ -1,4 +1,4 @@
-"""`run`: serve."""
+"""`run`: start the proxy."""
 
 from __future__ import annotations
 
@@ -18,29 +18,35 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _NEW_OBJECTS = 20_000
-"""Objects more than were freed, after which Python looks for cycles among them."""
+"""The number of new objects after which Python's garbage collector runs."""
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this command to the parser."""
     parser = commands.add_parser(
         "run",
-        help="serve",
-        description="Serve until SIGTERM or SIGINT, then drain. A second signal stops at once. With "
-        "--upstream alone no file is needed: one route for every path, with every default.",
+        help="start the proxy",
+        description="Start the proxy. SIGTERM or SIGINT begins a drain; a second signal stops it at once. "
+        "With --upstream no file is needed: there is one route for every path, with every default.",
         allow_abbrev=False,
     )
-    parser.add_argument("-c", "--config", metavar="FILE", help=f"the configuration (or {CONFIG_VARIABLE})")
-    parser.add_argument("--upstream", metavar="URL", help=f"the server behind (or {UPSTREAM_VARIABLE})")
     parser.add_argument(
-        "--listen", metavar="ADDR", help="where clients connect: host:port, :port, unix:/path"
+        "-c", "--config", metavar="FILE", help=f"the configuration file (default: {CONFIG_VARIABLE})"
     )
-    parser.add_argument("--admin-listen", metavar="ADDR", help="where metrics and probes are, or off")
+    parser.add_argument(
+        "--upstream", metavar="URL", help=f"the URL of the upstream (default: {UPSTREAM_VARIABLE})"
+    )
+    parser.add_argument(
+        "--listen", metavar="ADDR", help="the address for clients: host:port, :port or unix:/path"
+    )
+    parser.add_argument("--admin-listen", metavar="ADDR", help="the address for metrics and probes, or off")
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Exit code 0 after a drain, 1 when an address cannot be listened on, 2 usage, 78 configuration."""
+    """Return exit code 0 after a drain, 1 if an address is not available, 2 for usage, 78 for the
+    configuration.
+    """
     from sse_keepalive_proxy.cli.configuration import configuration_file, load_or_say, report
     from sse_keepalive_proxy.config import Overrides
     from sse_keepalive_proxy.errors import CannotListen, ConfigurationError
@@ -51,12 +57,12 @@ def execute(args: argparse.Namespace) -> int:
     overrides = Overrides(listen=args.listen, admin_listen=args.admin_listen, upstream=args.upstream)
     file = configuration_file(args.config)
     source = None if file is None else Source(file, environ=os.environ, overrides=overrides)
-    loaded = load_or_say(args.config, overrides, "run: nothing to do: give -c FILE or --upstream URL")
+    loaded = load_or_say(args.config, overrides, "run: no configuration: give -c FILE or --upstream URL")
     if isinstance(loaded, int):
         return loaded
     settings = loaded.settings
     log.configure(settings.logging.level, settings.logging.format, access=settings.logging.access)
-    say(loaded.warnings)  # in the log's own format: it may be JSON
+    say(loaded.warnings)  # in the format of the log, which may be JSON
     try:
         run_in_loop(settings, source)
     except ConfigurationError as error:
@@ -69,13 +75,13 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def run_in_loop(settings: Settings, source: Source | None) -> None:
-    """Serve on uvloop where it runs, else on asyncio's own loop."""
+    """Serve on uvloop if it is installed, otherwise on asyncio's own loop."""
     import asyncio
 
     from sse_keepalive_proxy.serve.server import run as serve
 
-    # What is loaded stays, and a stream's objects live long: looking them through for cycles after every 700
-    # new ones, as Python does by itself, is a tenth of the cost of opening a stream.
+    # Loaded modules stay, and the objects of a stream live long. By default Python searches them for cycles
+    # after every 700 new objects, which makes the opening of a stream slower.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])

@@ -1,6 +1,6 @@
-"""The configuration: what may be written, what it means, and what is wrong with it.
+"""The configuration: its keys, its meaning, and the report of its problems.
 
-`load` and `from_upstream` are the ways in; everything they return is frozen and valid.
+Use `load` and `from_upstream`. They return only frozen, valid values.
 """
 
 from __future__ import annotations

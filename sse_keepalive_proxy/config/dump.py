@@ -1,7 +1,7 @@
-"""The configuration in force, as it would be written, for `check --print` and `/config`.
+"""Print the effective configuration for `check --print` and `/config`.
 
-Owns redaction of configured values: `_redacted` is the one place for it. What `to_yaml` gives is
-itself a valid configuration that means the same.
+Owns the redaction of configured values: `_redacted` is the only place for it. The output of `to_yaml` is
+a valid configuration with the same meaning.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ __all__ = ["effective", "to_yaml"]
 
 REDACTED = "(redacted)"
 
-# Keys whose values are secret by nature. None exists yet: URLs with credentials are refused, and
-# a route's `credential` only says where one is.
+# Keys with secret values. None exists yet: URLs with credentials are refused, and `credential` names only
+# places.
 _SECRET_KEYS: frozenset[str] = frozenset()
 
 
 def effective(settings: Settings) -> dict[str, Any]:
-    """Every key with the value in force, as JSON can hold it: units again, `off` again, no secrets.
+    """Return every key with its effective value as JSON types: with units, with `off`, without secrets.
 
-    `defaults` is left out, for it has been merged into the routes; so is the `stream` of a route
-    that has none, because naming it would give it one.
+    `defaults` is left out, because it is already merged into the routes. A route without `stream` shows
+    none, because an empty section would mean every default.
     """
     written = settings.model_dump(mode="json", by_alias=True, exclude={"defaults"})
     for route in written["routes"]:
@@ -36,21 +36,21 @@ def effective(settings: Settings) -> dict[str, Any]:
 
 
 def to_yaml(settings: Settings) -> str:
-    """`effective` as YAML text that `load` reads back to the same."""
+    """Return `effective` as YAML text. `load` reads it as the same configuration."""
     return yaml.dump(
         _escaped(effective(settings)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000
     )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes the same list or mapping twice rather than an anchor and an alias."""
+    """Write a repeated list or mapping twice instead of an anchor and an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
         return True
 
 
 def _redacted(value: Any, key: str = "") -> Any:
-    """`value` without what is secret."""
+    """Return `value` without secrets."""
     match value:
         case dict():
             return {name: _redacted(inner, name) for name, inner in value.items()}
@@ -61,7 +61,7 @@ def _redacted(value: Any, key: str = "") -> Any:
 
 
 def _escaped(value: Any) -> Any:
-    """`value` with each `${` written so that it is not taken for a variable."""
+    """Return `value` with each `${` escaped, so that it is not read as a variable."""
     match value:
         case str():
             return value.replace("${", "$${")

@@ -1,9 +1,9 @@
-"""The reference of the configuration, and the JSON Schema for editors, out of the model.
+"""Generate the configuration reference and the JSON Schema for editors from the model.
 
     python -m sse_keepalive_proxy.config.reference
 
-writes `docs/reference/configuration.md` and `sse_keepalive_proxy/config/schema.json`. Every word
-in them is a description of the model; a test fails when the committed files differ.
+writes `docs/reference/configuration.md` and `sse_keepalive_proxy/config/schema.json`. The texts are the
+descriptions of the model. A test fails if the committed files differ.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROUTE: dict[str, Any] = {
     "name": "a",
     "match": {"path": "/*"},
     "upstream": _EXAMPLE_NAME,
-    # What is off by default has keys all the same, and they have defaults.
+    # Sections that are off by default have keys with defaults, too.
     "cors": {"origins": ["*"]},
     "stream": {"identity": None},
 }
@@ -51,27 +51,27 @@ _INTRODUCTION = """\
 
 <!-- Written by `python -m sse_keepalive_proxy.config.reference` from the model. Do not edit. -->
 
-One YAML file. `sse-keepalive-proxy check -c FILE` names every problem in it with its line.
+The configuration is one YAML file. `sse-keepalive-proxy check -c FILE` reports every problem with its line.
 
-- A duration carries a unit: `250ms`, `15s`, `1.5s`, `2m`, `1h`. A size too: `512B`, `64KiB`, `1MiB`, `1GiB`.
-  A bare number and a zero are refused: nobody can tell what they mean.
-- A concern is turned off with `off`. A section with nothing behind its colon has every default.
-- `${NAME}` is the value of an environment variable and `${NAME:-default}` has a default for when it is unset
-  or empty; without one, an unset name is an error. It can stand in any value, not in a key, and its value can
-  become a number or a text but never structure. `$${` is a literal `${`.
-- Only `true` and `false` are booleans. A key written twice, an unknown key and a YAML tag are errors.
-- Flags override the environment, which overrides the file. The variables are
+- A duration has a unit: `250ms`, `15s`, `1.5s`, `2m`, `1h`. A size has a unit, too: `512B`, `64KiB`, `1MiB`,
+  `1GiB`. A number without a unit and a zero are refused, because their meaning is not clear.
+- `off` turns a concern off. An empty section has every default.
+- `${NAME}` is the value of an environment variable. `${NAME:-default}` has a default for an unset or empty
+  variable. Without a default, an unset variable is an error. Variables can be used in values, not in keys. A
+  variable can become a number or a text, never a list or a mapping. `$${` is a literal `${`.
+- Only `true` and `false` are booleans. A duplicate key, an unknown key and a YAML tag are errors.
+- Flags override the environment, and the environment overrides the file. The variables are
   `SSE_KEEPALIVE_PROXY_CONFIG`, `SSE_KEEPALIVE_PROXY_UPSTREAM`, `SSE_KEEPALIVE_PROXY_LISTEN`,
   `SSE_KEEPALIVE_PROXY_ADMIN_LISTEN`, `SSE_KEEPALIVE_PROXY_LOG_LEVEL` and `SSE_KEEPALIVE_PROXY_LOG_FORMAT`.
 
-For completion and checks while typing, point your editor at `sse_keepalive_proxy/config/schema.json`:
+Editors can complete and check the file with `sse_keepalive_proxy/config/schema.json`. Write
 `# yaml-language-server: $schema=PATH` as the first line.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key as the reference shows it. `default` is YAML, or says in brackets why there is none."""
+    """One key of the reference. `default` is YAML, or the reason in brackets why there is none."""
 
     name: str
     kind: str
@@ -81,14 +81,14 @@ class Key:
 
 
 class _Schema(GenerateJsonSchema):
-    """Titles are for shapes such as `duration`; one made out of a key says nothing."""
+    """Give titles only to shapes such as `duration`, not to keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
         return False
 
 
 def keys(section: type[Section]) -> Iterator[Key]:
-    """The keys of `section` in the order of the model."""
+    """Yield the keys of `section` in the order of the model."""
     schema = section.model_json_schema(schema_generator=_Schema)
     sample = _samples()[section.__name__]
     for name, field in written_fields(section).items():
@@ -99,7 +99,7 @@ def keys(section: type[Section]) -> Iterator[Key]:
 
 
 def default_of(section: type[Section], name: str, sample: dict[str, Any]) -> str:
-    """The default of a key as YAML in one line."""
+    """Return the default of a key as YAML on one line."""
     if section is Settings and name == "defaults":
         return "{}"
     if name == "stream":
@@ -113,19 +113,19 @@ def default_of(section: type[Section], name: str, sample: dict[str, Any]) -> str
 
 
 def summary(description: str) -> str:
-    """Its first sentence."""
+    """Return the first sentence of `description`."""
     return re.split(r"(?<=\.)\s", description, maxsplit=1)[0]
 
 
 def markdown() -> str:
-    """The reference page."""
+    """Return the reference page."""
     parts = [_INTRODUCTION, _table("Top level", Settings, "")]
     parts += [_table(f"`{path}`", section, _plain_doc(section)) for path, section in _sections(Settings, "")]
     return "\n".join(parts)
 
 
 def _sections(section: type[Section], path: str) -> Iterator[tuple[str, type[Section]]]:
-    """Every section below `section` with its path; `defaults` is the same as a route's `stream`."""
+    """Yield every section below `section` with its path, without `defaults`, which equals `stream`."""
     for key in keys(section):
         if key.section is None or (section is Settings and key.name == "defaults"):
             continue
@@ -157,7 +157,7 @@ def _cell(text: str) -> str:
 
 
 def _kind(shape: dict[str, Any], defs: dict[str, Any]) -> str:
-    """What a value looks like, in words: `duration or off`."""
+    """Describe the shape of a value: `duration or off`."""
     match shape:
         case {"anyOf": several}:
             return " or ".join(dict.fromkeys(_kind(one, defs) for one in several))
@@ -192,7 +192,7 @@ def _plural(kind: str) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a configuration file, with `${NAME}` allowed wherever it can stand."""
+    """Return the JSON Schema of a configuration file. It allows `${NAME}` wherever the loader does."""
     schema = Settings.model_json_schema(schema_generator=_Schema)
     for name, shape in {**schema["$defs"], "Settings": schema}.items():
         _write_defaults(shape, _samples().get(name, {}))
@@ -203,7 +203,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _write_defaults(shape: dict[str, Any], sample: dict[str, Any]) -> None:
-    """Defaults as they would be written; none for a section, whose keys have their own."""
+    """Add the defaults as a file would have them. A section has none, because its keys have them."""
     for name, value in shape.get("properties", {}).items():
         if value.pop("default", sample) is not sample and not isinstance(sample[name], dict):
             value["default"] = sample[name]
@@ -212,7 +212,7 @@ def _write_defaults(shape: dict[str, Any], sample: dict[str, Any]) -> None:
 
 
 def _with_variables(node: Any) -> Any:
-    """`node` with a string that holds `${` as an alternative to every checked scalar."""
+    """Return `node` with a string that contains `${` as an alternative to every checked scalar."""
     if isinstance(node, list):
         return [_with_variables(inner) for inner in node]
     if not isinstance(node, dict):
@@ -225,7 +225,7 @@ def _with_variables(node: Any) -> Any:
 
 
 def _samples() -> dict[str, dict[str, Any]]:
-    """The written defaults of every section, by the name of its class."""
+    """Return the defaults of every section as a file would have them, by class name."""
     written = Settings.model_validate(_SMALLEST).model_dump(mode="json", by_alias=True)
     samples = {"Settings": written}
 

@@ -1,4 +1,6 @@
-"""The exact bytes of notify-server's event stream (FACTS 1). Pure: no I/O, the time is an argument.
+"""The exact bytes of notify-server's event stream (facts.md#notify-server-frames).
+
+Pure: no I/O. The time is an argument.
 
 Every frame is a `data:` line, then `event: Generic`, then a blank line. The JSON is compact and has
 `"event":"Generic"` first and its other keys, at every depth, in alphabetical order.

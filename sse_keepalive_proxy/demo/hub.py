@@ -1,4 +1,4 @@
-"""Who is connected to the stand-in, and what becomes of a message: the three modes (FACTS 1).
+"""The streams of the stand-in, and its three modes of delivery (facts.md#notify-server-builds).
 
 No sockets here: a `Stream` is a queue that the HTTP side empties. `Hub.handle` takes a message as
 NATS would bring it, whoever calls it.

@@ -12,7 +12,7 @@ __all__ = ["Action", "Gzip", "Knobs", "changed"]
 
 
 class Gzip(StrEnum):
-    """Whether the stream is compressed, as a careless middleware would do it (FACTS 2)."""
+    """Whether the stream is compressed, as by a middleware (facts.md#cloudflare-compression)."""
 
     OFF = "off"
     NEGOTIATED = "negotiated"  # when the request accepts gzip

@@ -1,4 +1,5 @@
-"""A stand-in for notify-server: its HTTP surface to the byte (FACTS 1), with knobs to make it worse.
+"""A stand-in for notify-server: its HTTP surface to the byte (facts.md#notify-server-http), with knobs that
+make it worse.
 
 For `sse-keepalive-proxy demo` and for tests, inside an event loop (`NotifyServer`) or as a process:
 `python -m sse_keepalive_proxy.demo.notify_server --port 6687 --mode silent`, which prints one JSON

@@ -1,6 +1,7 @@
 """A client of one stream that counts what a page cannot see: bytes, pings, and the time since the last byte.
 
-It asks as a browser's EventSource does and sorts events by what `onmessage` would hear (FACTS 1): those
+It asks as a browser's EventSource does and sorts events by what `onmessage` would hear
+(facts.md#notify-server-page): those
 without a name. It opens its stream once and never again, as that client does.
 """
 

@@ -1,4 +1,4 @@
-"""The tokens notify-server accepts (FACTS 1), made with a key of the stand-in's own.
+"""The tokens notify-server accepts (facts.md#notify-server-tokens), made with a key of the stand-in's own.
 
 They are EdDSA (Ed25519) where PyJWT and its crypto can be imported (the extra `jwt`). Where they
 cannot, they are HS256, made with the standard library alone: the same claims and refusals, so that

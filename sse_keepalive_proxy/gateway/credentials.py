@@ -1,7 +1,8 @@
 """Where a client's credentials are in a request, and a mark by which they are known again.
 
 Owns the reading of `query:NAME` and `header:name`, and the keyed hash: the only thing that is ever
-remembered of a credential (law 12). Whether a credential is any good only upstream knows.
+remembered of a credential (behaviour.md#credentials-stay-secret). Whether a credential is
+any good only upstream knows.
 """
 
 from __future__ import annotations

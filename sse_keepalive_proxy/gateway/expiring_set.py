@@ -1,7 +1,8 @@
-"""Credentials that are remembered for a while, by their fingerprints: bounded and expiring (law 12).
+"""Credentials that are remembered for a while, by their fingerprints: bounded and expiring
+(behaviour.md#credentials-stay-secret).
 
 An early commit that ended in a refusal is such a memory: the same credential waits for the real status next
-time (law 6). Forgetting is harmless, so what is oldest may go at any time.
+time (behaviour.md#early-commit). Forgetting is harmless, so what is oldest may go at any time.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from sse_keepalive_proxy.stream.policy import Identity, Verify
 __all__ = ["LEEWAY", "Holder", "Identifier", "TokenRejection"]
 
 LEEWAY = 60.0
-"""Seconds by which clocks may differ: as much as notify-server grants (FACTS 1)."""
+"""Seconds by which clocks may differ: as much as notify-server grants (facts.md#notify-server-tokens)."""
 
 _LONGEST_TOKEN = 64 << 10  # bytes
 _NEVER = 253402300800.0

@@ -148,7 +148,7 @@ class StreamRequest:
 
     @property
     def early(self) -> EarlyCommit | None:
-        """The early commit of this request; None where its credential was refused after one (law 6)."""
+        """The early commit, or None if one was refused for this credential (behaviour.md#early-commit)."""
         policy = self._stream_route.policy.early_commit
         if policy is None or not self._may_commit_early() or self._fingerprint() in self._process.refused:
             return None

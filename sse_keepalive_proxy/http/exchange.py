@@ -30,7 +30,8 @@ _MAX_HEAD: Final = 256 * 1024
 _MAX_EARLY = 64 * 1024
 _NO_HEADERS: list[Header] = []
 
-# A vanished upstream is found in about two minutes (law 8); seconds, seconds, probes.
+# A vanished upstream is found in about two minutes (behaviour.md#no-stream-outlives-its-client);
+# seconds, seconds, probes.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -184,7 +185,7 @@ class Exchange:
 
     def connection_made(self, transport: Transport) -> None:
         self._transport = transport
-        if hasattr(transport, "max_size"):  # asyncio's own loop: larger reads cost an mmap each (FACTS 6)
+        if hasattr(transport, "max_size"):  # asyncio's own loop (facts.md#large-reads)
             transport.max_size = _READ_SIZE
         sock = transport.get_extra_info("socket")
         try:

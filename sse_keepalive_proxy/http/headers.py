@@ -1,7 +1,7 @@
 """Header fields on their way through: hop-by-hop ones end here, forwarding ones are vouched for.
 
 Names and values stay raw bytes, in order, repeats kept. RFC 9110 7.6.1 (hop-by-hop fields),
-RFC 9112 6 (framing), DESIGN A2 (the head of a stream).
+RFC 9112 6 (framing), behaviour.md#status-sent-once (the head of a stream).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def encode_head(first_line: bytes, headers: Iterable[Header]) -> bytes:
 
 def stream_head(headers: Sequence[Header]) -> list[Header]:
     """The fields of a stream's response head: upstream's, minus what would be a lie about a body we
-    add to, plus what keeps hops from holding it back (FACTS 2).
+    add to, plus what keeps hops from holding it back (facts.md#cloudflare-compression).
     """
     kept: list[Header] = []
     directives: list[bytes] = []

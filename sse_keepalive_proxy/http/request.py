@@ -1,8 +1,8 @@
 """A request as the proxy means it: checked again after aiohttp's parser, then never doubted.
 
 The parser (llhttp, strict) refuses most smuggling shapes. What it lets through and a second reader
-could take otherwise is refused here (law 13), so that exactly one clean request, written anew from
-these values, reaches upstream.
+could take otherwise is refused here (behaviour.md#doubtful-requests), so that exactly one clean
+request, written anew from these values, reaches upstream.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from http import HTTPStatus
 __all__ = ["error_response", "retry_after"]
 
 _RETRY_AFTER = (1, 10)
-"""Seconds, drawn anew for each client without room, so that they do not come back together (FACTS 7.22)."""
+"""Seconds, drawn anew for each client without room (facts.md#equal-waits)."""
 
 
 def retry_after() -> tuple[bytes, bytes]:

@@ -34,7 +34,7 @@ class DownstreamCallbacks(Protocol):
         """Everything that waited has left."""
 
     def client_left(self) -> None:
-        """It has closed its side: nothing more need be written (law 8)."""
+        """It has closed its side: write no more (behaviour.md#no-stream-outlives-its-client)."""
 
     def client_lost(self, exc: Exception | None) -> None:
         """The connection is gone; the last call there is."""

@@ -162,7 +162,8 @@ class Relay:
 
     def inject(self, frame: bytes) -> None:
         """Write a frame of our own: always between two blocks, since only whole ones were forwarded. Where
-        the last one ended in a bare CR, the LF comes first and upstream's own is dropped (law 2).
+        the last one ended in a bare CR, the LF comes first and upstream's own is dropped
+        (behaviour.md#injections-between-blocks).
         """
         down = self.down
         if not frame or down is None:

@@ -51,7 +51,7 @@ def prepare(listening: socket.socket, send_timeout: float) -> None:
 
 def watch(transport: Transport, write_timeout: float) -> None:
     """Let the kernel end a connection whose peer has vanished: writing alone does not find out for hours
-    (FACTS 6).
+    (facts.md#vanished-clients).
     """
     sock = transport.get_extra_info("socket")
     if sock is not None:

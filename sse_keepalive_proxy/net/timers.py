@@ -2,7 +2,7 @@
 
 A timer of its own costs a stream about 540 bytes under uvloop (measured), a place in a set a fraction of
 that. Deadlines that lie within `_GRAIN` of one another ring together, never early and at most so
-much late, which the 250 ms of law 3 allow for.
+much late, which the 250 ms of behaviour.md#downstream-silence allow for.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from sse_keepalive_proxy.net.poller import READ, WRITE, Poller
 __all__ = ["SocketTransport"]
 
 _READ_SIZE: Final = 64 * 1024
-"""Bytes read at most at once. More would be mapped into memory and out again for every event (FACTS 6)."""
+"""Bytes read at most at once (facts.md#large-reads)."""
 
 _HIGH_WATER: Final = 64 * 1024
 _AGAIN = (BlockingIOError, InterruptedError)

@@ -1,1 +1,1 @@
-"""What operators see: metrics, logs, open streams, the admin listener."""
+"""The operator's view: metrics, logs, open streams, the admin listener."""

@@ -1,8 +1,8 @@
-"""The admin listener: metrics and probes for everybody who reaches it, pages for operators.
+"""The admin listener: metrics and probes for all its clients, pages for operators.
 
-Nothing on it changes state. Pages tell about single clients, so by default only loopback may see them,
-and only with a `Host` that is an address or `localhost`: a page elsewhere cannot reach them through a
-name of its own (DNS rebinding).
+No request on it changes state. Pages show single clients, so by default only clients on loopback may see
+them, and only with a `Host` that is an address or `localhost`. So a web page elsewhere cannot read them
+through its own host name (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Phase(StrEnum):
-    """Where the server is in its life."""
+    """The phase of the server, as `/readyz` shows it."""
 
     STARTING = "starting"
     READY = "ready"
@@ -43,7 +43,7 @@ def admin_app(
     pages: Pages,
     phase: Callable[[], Phase],
 ) -> web.Application:
-    """The admin application. `config_yaml` gives the configuration in force, redacted."""
+    """Return the admin application. `config_yaml` returns the redacted effective configuration."""
 
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(

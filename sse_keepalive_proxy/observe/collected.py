@@ -1,5 +1,6 @@
-"""The metrics of the routes as Prometheus gets them: what was counted, and what is read from the open streams
-when it asks.
+"""The collector of the routes' metrics: the counts of `route_metrics` and the state of the open streams.
+
+It reads them when Prometheus scrapes.
 """
 
 from __future__ import annotations
@@ -19,34 +20,32 @@ __all__ = ["Collected"]
 
 _COUNTERS = {
     "streams_opened": "Streams whose client got a response head.",
-    "confirm_failures": "Streams whose client had gone before it could be confirmed.",
-    "upstream_stalls": "Times an upstream stream stalled.",
-    "upstream_stall_recoveries": "Stalls that ended in life.",
+    "confirm_failures": "Streams whose client left before the confirm.",
+    "upstream_stalls": "Stalls of upstream streams.",
+    "upstream_stall_recoveries": "Stalls that ended with a sign of life.",
     "upstream_eof_after_first_event": "Streams that upstream ended after one event.",
-    "uninspectable_streams": "Encoded streams, passed through without pings.",
-    "quick_tunnel_requests": (
-        "Stream GETs through *.trycloudflare.com, which holds them back whatever we send."
-    ),
+    "uninspectable_streams": "Streams with a content coding, passed through without pings.",
+    "quick_tunnel_requests": "GET requests for streams through *.trycloudflare.com, which holds them back.",
 }
 _LABELLED = {
-    "streams_closed": ("reason", "Streams ended, by their only reason."),
-    "streams_rejected": ("reason", "Streams refused for want of room."),
+    "streams_closed": ("reason", "Ended streams, by close reason."),
+    "streams_rejected": ("reason", "Streams refused because of a limit."),
     "confirms_sent": ("form", "Confirms written to clients."),
-    "upstream_errors": ("kind", "Upstream gave no usable answer."),
-    "upstream_reconnects": ("result", "Attempts to open upstream again behind a live client."),
+    "upstream_errors": ("kind", "Upstream connections without a usable answer."),
+    "upstream_reconnects": ("result", "Attempts to open upstream again for a connected client."),
 }
 _HISTOGRAMS = {
-    "request_duration_seconds": "Plain requests, streams not.",
-    "stream_duration_seconds": "How long streams lived.",
-    "upstream_time_to_headers_seconds": "Request to upstream's response head.",
-    "time_to_first_byte_seconds": "Request to the first body byte that the client gets.",
-    "upstream_time_to_first_event_seconds": "Request to upstream's first event.",
-    "upstream_silence_seconds": "Silences of upstream as they ended, from one keepalive interval up.",
-    "upstream_stall_seconds": "Silences of stalled upstreams as they recovered.",
+    "request_duration_seconds": "Duration of plain requests, without streams.",
+    "stream_duration_seconds": "Duration of streams.",
+    "upstream_time_to_headers_seconds": "Time from the request to upstream's response head.",
+    "time_to_first_byte_seconds": "Time from the request to the first body byte for the client.",
+    "upstream_time_to_first_event_seconds": "Time from the request to upstream's first event.",
+    "upstream_silence_seconds": "Ended silences of upstream of at least one keepalive interval.",
+    "upstream_stall_seconds": "Silences of stalled upstreams that recovered.",
 }
 _GAUGES = {
-    "requests_in_flight": "Requests being handled.",
-    "upstream_last_event_timestamp_seconds": "When upstream last sent an event; 0 for never.",
+    "requests_in_flight": "Requests in progress.",
+    "upstream_last_event_timestamp_seconds": "Unix time of upstream's last event; 0 for none.",
 }
 _SUMS = {
     "upstream_events": ("events", "Events from upstream."),
@@ -55,11 +54,14 @@ _SUMS = {
 }
 
 Values = dict[tuple[str, ...], float]
-"""By the values of the labels."""
+"""Numbers by their label values."""
 
 
 class Collected(Collector):
-    """The routes' metrics. `requests`: those answered, by route, method and status; `clock`: the loop's."""
+    """Collect the routes' metrics.
+
+    `requests`: the answered requests by route, method and status. `clock`: the clock of the event loop.
+    """
 
     def __init__(
         self,
@@ -79,7 +81,9 @@ class Collected(Collector):
             (route, method, f"{status:03d}"): count
             for (route, method, status), count in self._requests.items()
         }
-        yield _counter("requests", "Requests answered, streams too.", ("route", "method", "code"), requests)
+        yield _counter(
+            "requests", "Answered requests, streams included.", ("route", "method", "code"), requests
+        )
         for name, text in _COUNTERS.items():
             yield _counter(name, text, ("route",), self._of_each(name))
         for name, (label, text) in _LABELLED.items():
@@ -102,7 +106,7 @@ class Collected(Collector):
         return {(route,): getattr(metrics, name) for route, metrics in self._routes.items()}
 
     def _of_open_streams(self) -> Iterator[Metric]:
-        """What the open streams have to say, also of what those before them have counted."""
+        """Yield the metrics of the open streams, and the sums over open and ended streams."""
         routes = self._routes
         now = self._clock()
         sums = {name: route.past.copy() for name, route in routes.items()}
@@ -113,7 +117,7 @@ class Collected(Collector):
             name, life = stream.route_name, stream.life
             states[name, life.state.value] += 1
             if life.close_reason is not None:
-                continue  # counted in `past` already
+                continue  # already counted in `past`
             sums[name].add(stream)
             routes[name].saw_event(stream.flow.event_at)
             if life.stalled_since is not None:
@@ -121,10 +125,10 @@ class Collected(Collector):
                 oldest[name,] = max(oldest[name,], life.silent_for(now))
         yield _gauge("streams_active", "Open streams by state.", ("route", "state"), states)
         yield _gauge(
-            "upstream_stalled_streams", "Upstream streams without a sign of life now.", ("route",), stalled
+            "upstream_stalled_streams", "Streams whose upstream is stalled now.", ("route",), stalled
         )
         yield _gauge(
-            "upstream_oldest_stall_seconds", "The longest silence among the stalled ones.", ("route",), oldest
+            "upstream_oldest_stall_seconds", "Longest silence of a stalled upstream.", ("route",), oldest
         )
         yield from _sums(sums)
 
@@ -140,13 +144,13 @@ def _sums(sums: Mapping[str, Counts]) -> Iterator[Metric]:
         sent[route, "upstream"], sent[route, "synthetic"] = counts.sent_upstream, counts.sent_synthetic
         pings.update({(route, form.value): count for form, count in counts.pings.items()})
     yield _counter(
-        "downstream_bytes", "Bytes of stream bodies to clients, by who wrote them.", ("route", "origin"), sent
+        "downstream_bytes", "Bytes of stream bodies to clients, by origin.", ("route", "origin"), sent
     )
     yield _counter("pings_sent", "Pings written to clients.", ("route", "form"), pings)
 
 
 def _buckets(spread: Histogram) -> list[tuple[str, float]]:
-    """How many values each bucket has, those of the lower ones too."""
+    """Return the cumulative count of each bucket."""
     names = [*map(floatToGoString, spread.bounds), "+Inf"]
     return list(zip(names, accumulate(spread.counts), strict=True))
 

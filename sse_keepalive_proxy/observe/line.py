@@ -1,6 +1,6 @@
-"""What a log line says: on one line whatever it holds, and without a credential.
+"""Format log lines: always on one line, and without credentials.
 
-Values of a query never appear, since they are credentials here as often as not (FACTS 7.19).
+The values of a query never appear, because many are credentials (facts.md#credentials-in-queries).
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ __all__ = ["now_rfc3339", "one_line", "redact_target", "text_line"]
 
 _HIDDEN = "***"
 _MAX_TARGET = 512
-"""Characters of a target that are looked at, and that are shown."""
+"""The number of characters of a target that are read and shown."""
 
 _BARE = re.compile(r"[!#-~]+")
-"""What needs no quotes: printable ASCII without a space or a quote."""
+"""Text that needs no quotes: printable ASCII without a space or a quote."""
 
 _NUMBERS = frozenset({int, float, bool})
-"""What never needs them, and is most of a line."""
+"""Types of values that never need quotes."""
 
 _PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
-"""A value inside a path: of a matrix parameter (`;session=`), or of a query whose `?` came encoded."""
+"""A value inside a path: of a matrix parameter (`;session=`), or of a query with an encoded `?`."""
 
 _NAME = re.compile(r"(?:[A-Za-z_.\[\]-]{0,32}|[\w.\[\]-]{1,16})", re.ASCII)
-"""What may be the name of a parameter. Longer ones, and long ones with digits, may be a token."""
+"""The name of a parameter. A longer name, or a long name with digits, may be a token."""
 
 
 def redact_target(target: str) -> str:
-    """A request target that may be shown: its path, and of its query only the names.
+    """Redact a request target: keep its path and the names in its query, at most 512 characters.
 
-    A part of the query without a name or without a value is hidden whole: it may be a bare token, padded
-    with `=` as base64 is. So is a name that looks like a token, and in the path what stands before an `@`.
-    Of a target longer than 512 characters the rest is not looked at, and the part that the cut goes through
-    is hidden.
+    A part of the query without a name or without a value is hidden as a whole, because it may be a token
+    with `=` as base64 padding. A name that looks like a token is hidden, and so is the part of a path segment
+    before an `@`. Only the first 512 characters are read. The path segment at this limit is hidden.
     """
     path, mark, query = target[:_MAX_TARGET].partition("?")
     if len(target) > _MAX_TARGET and not mark:
@@ -59,13 +58,13 @@ def _redact_part(part: str) -> str:
 
 
 def _hide_userinfo(segment: str) -> str:
-    """`user:password@host` without what stands before its last `@`, which may be encoded."""
+    """Hide the part of `user:password@host` before its last `@`, which may be encoded."""
     end = max(segment.rfind("@"), segment.rfind("%40"))
     return segment if end < 1 else _HIDDEN + segment[end:]
 
 
 def now_rfc3339() -> str:
-    """The time of day, UTC, to the millisecond, as RFC 3339 writes it."""
+    """Return the current UTC time in RFC 3339 form, with milliseconds."""
     return _millisecond(time.time_ns() // 1_000_000)
 
 
@@ -80,10 +79,10 @@ def _second(unix: int) -> str:
 
 
 def text_line(level: str, message: str, fields: dict[str, Any]) -> str:
-    """A line as people read it: the time, the level, the message, and each field as `name=value`."""
+    """Return a line of text: the time, the level, the message, and each field as `name=value`."""
     line = f"{now_rfc3339()} {level:7} {one_line(message)}"
-    told = " ".join([f"{key}={_plain(value)}" for key, value in fields.items()])
-    return f"{line}  {told}" if told else line
+    shown = " ".join([f"{key}={_plain(value)}" for key, value in fields.items()])
+    return f"{line}  {shown}" if shown else line
 
 
 def _plain(value: object) -> str:
@@ -94,7 +93,7 @@ def _plain(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` with whatever could end a line or steer a terminal written as an escape."""
+    """Escape every character of `text` that could end a line or control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,8 +1,8 @@
-"""Log lines: text or JSON, one each for a record, to stderr.
+"""Write log records to stderr, one line each, as text or JSON.
 
-A record is a message and `fields` (`logger.warning("…", extra={"fields": {…}})`). The access log, the lines
-of requests and streams, is a logger of its own: it can be turned off. Whatever a peer chose (a target, an
-address) can neither break a line nor carry a credential into it: see `line`.
+A record has a message and `fields` (`logger.warning("…", extra={"fields": {…}})`). The access log, with the
+lines of requests and streams, is a separate logger and can be turned off. Input from a peer (a target, an
+address) cannot break a line or add a credential to it: see `line`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ access_log = logging.getLogger("sse_keepalive_proxy.access")
 
 
 class _Text(logging.Formatter):
-    """Makes the line that people read."""
+    """Format a record as text."""
 
     def format(self, record: logging.LogRecord) -> str:
         line, trace = text_line(record.levelname, record.getMessage(), _fields(record)), _trace(record)
@@ -31,7 +31,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """Makes the line that machines read: the same facts, each under its own key."""
+    """Format a record as JSON, with the same fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -48,8 +48,9 @@ class _Json(logging.Formatter):
 
 
 def configure(level: str, form: str, *, access: bool) -> None:
-    """Send everything from `level` up to stderr, as `form`: text or json. `access`: whether requests and
-    streams get their lines. A handler that somebody adds to the root logger does not see those.
+    """Write every record from `level` upwards to stderr, as `form`: `text` or `json`.
+
+    `access`: whether to write the access log. Other handlers of the root logger do not get its records.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
@@ -57,7 +58,7 @@ def configure(level: str, form: str, *, access: bool) -> None:
     root.handlers[:] = access_log.handlers[:] = [handler]
     root.setLevel(level.upper())
     access_log.propagate, access_log.disabled = False, not access
-    # What no line of ours tells need not be found out (Logging HOWTO, "Optimization"): 7 of 30 µs a line.
+    # Do not compute data that no line uses (Logging HOWTO, "Optimization").
     logging._srcfile = None  # noqa: SLF001 (as documented there)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
@@ -68,11 +69,12 @@ def log_line(message: str, fields: dict[str, Any]) -> None:
 
 
 def complain(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The event loop's exception handler. The loop's own quotes exceptions and the arguments of callbacks,
-    and with them what a peer sent.
+    """Log an error of the event loop, as its exception handler.
+
+    The loop's own handler quotes exceptions and the arguments of callbacks, which may contain data of a peer.
     """
     logger.error(
-        "the event loop met an error; please report this: %s",
+        "an error in the event loop; please report it: %s",
         context["message"].partition("(")[0],
         exc_info=context.get("exception"),
     )
@@ -84,7 +86,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _trace(record: logging.LogRecord) -> str:
-    """Where an unexpected exception came from, without its text: that may quote what a peer sent."""
+    """Return the traceback of an exception without its text, which may contain data of a peer."""
     if not record.exc_info or record.exc_info[0] is None:
         return ""
     frames = "".join(traceback.format_tb(record.exc_info[2]))

@@ -1,8 +1,8 @@
-"""What Prometheus gets: the contract of `docs/reference/metrics.md`.
+"""The metrics of one instance, as `docs/reference/metrics.md` lists them.
 
-Labels come from the configuration and from closed sets, never from a request (a method that is not known is
-`other`). What is counted of a route are plain numbers (`route_metrics`), which `collected` reads when
-Prometheus asks, and so are the answered requests, which may have no route. Else here is what there is one of.
+Labels come from the configuration and from closed sets, never from a request; an unknown method is `other`.
+The counts of a route and the answered requests are plain numbers (`route_metrics`), which `collected` reads
+when Prometheus scrapes. This module owns the metrics of the whole instance.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 __all__ = ["NO_ROUTE", "Metrics"]
 
 NO_ROUTE = "_none"
-"""The route label of a request that no route takes: no configured name can be this."""
+"""The route label of a request without a matching route. No route can have this name."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
 class Metrics:
-    """All metrics of one instance, in a registry of their own.
+    """All metrics of one instance, in their own registry.
 
-    `clock` is the loop's clock, which streams stamp their events with.
+    `clock` is the clock of the event loop; streams use it for the times of their events.
     """
 
     def __init__(self, streams: Registry, clock: Callable[[], float]) -> None:
@@ -47,18 +47,18 @@ class Metrics:
         self.routes: dict[str, RouteMetrics] = {}
         self._requests: dict[tuple[str, str, int], int] = {}
         ProcessCollector(registry=registry)
-        Info("sse_proxy_build", "What runs here.", registry=registry).info(
+        Info("sse_proxy_build", "The running versions.", registry=registry).info(
             {"version": __version__, "python_version": platform.python_version(), "build": BUILD}
         )
         self.loop_lag = Gauge(
-            "sse_proxy_event_loop_lag_seconds", "How late the event loop's last tick was.", registry=registry
+            "sse_proxy_event_loop_lag_seconds", "Delay of the event loop's last tick.", registry=registry
         )
-        Gauge("sse_proxy_streams_limit", "Streams there is room for.", registry=registry).set_function(
+        Gauge("sse_proxy_streams_limit", "Largest number of open streams.", registry=registry).set_function(
             lambda: streams.limit
         )
         self._reloads = Counter(
             "sse_proxy_config_reloads",
-            "Times the configuration was read anew.",
+            "Reloads of the configuration.",
             ("result",),
             registry=registry,
         )
@@ -66,12 +66,12 @@ class Metrics:
             self._reloads.labels(result)
         self._last_reload_successful = Gauge(
             "sse_proxy_config_last_reload_successful",
-            "1 when the configuration was good when it was last read, else 0.",
+            "1 if the last reload succeeded, otherwise 0.",
             registry=registry,
         )
         self._last_reload_success = Gauge(
             "sse_proxy_config_last_reload_success_timestamp_seconds",
-            "Since when the configuration in force is; the start counts.",
+            "Unix time of the last successful reload, or of the start.",
             registry=registry,
         )
         self._last_reload_successful.set(1)
@@ -79,7 +79,7 @@ class Metrics:
         registry.register(Collected(self.routes, self._requests, streams, clock))
 
     def route(self, name: str) -> RouteMetrics:
-        """The metrics of route `name`, there from the start at 0."""
+        """Return the metrics of route `name`. New ones begin at 0."""
         if name not in self.routes:
             self.routes[name] = RouteMetrics(self._wall_time)
         return self.routes[name]
@@ -90,12 +90,12 @@ class Metrics:
         self._requests[key] = self._requests.get(key, 0) + 1
 
     def reloaded(self, *, success: bool) -> None:
-        """The configuration was read anew; without `success` the last good one stays."""
+        """Count one reload of the configuration."""
         self._reloads.labels("success" if success else "failure").inc()
         self._last_reload_successful.set(success)
         if success:
             self._last_reload_success.set_to_current_time()
 
     def _wall_time(self, at: float) -> float:
-        """A moment on the loop's clock as a Unix timestamp."""
+        """Convert a time of the loop's clock to Unix time."""
         return time.time() - (self._clock() - at)

@@ -1,4 +1,4 @@
-"""The status page: every open stream in one table, rendered here, escaped, without a script."""
+"""The status page: a table of the open streams, escaped and without scripts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = (
     ("bytes", "bytes"),
 )
 _MOST = 500
-"""Rows shown: the page is for eyes, `/streams` has all."""
+"""The largest number of rows. `/streams` has all streams."""
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#59636e}
@@ -44,8 +44,8 @@ div{overflow-x:auto}a{color:inherit}
 
 
 def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
-    """The page as HTML. It loads itself again every two seconds."""
-    stalled_first = sorted(streams, key=lambda row: row["state"] != "stalled")  # then as they were opened
+    """Return the page as HTML. It reloads itself every two seconds."""
+    stalled_first = sorted(streams, key=lambda row: row["state"] != "stalled")  # a stable sort
     states = Counter(str(row["state"]) for row in streams)
     chips = "".join(
         f'<span class="chip {escape(state)}">{count} {escape(state)}</span>'

@@ -1,8 +1,8 @@
-"""The reference of the metrics, out of the metrics.
+"""Generate the reference of the metrics from the metrics.
 
     python -m sse_keepalive_proxy.observe.reference
 
-writes `docs/reference/metrics.md`; a test fails when the committed file differs.
+writes `docs/reference/metrics.md`. A test fails if the committed file differs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ _INTRODUCTION = f"""\
 
 <!-- Written by `python -m sse_keepalive_proxy.observe.reference` from the code. Do not edit. -->
 
-`/metrics` on the admin listener, for Prometheus. Labels come from the configuration and from closed sets,
-never from a request: no path, no user, no token. Those sets are there from the start, at 0, but for
-`requests_total`, whose `code` is the status as three digits (499: the client left before the answer) and
-whose `method` is one of the known ones or `other`. A request that no route takes has `route="{NO_ROUTE}"`;
-one refused before routing also has `method="other"`.
+The admin listener serves these metrics at `/metrics` for Prometheus. Labels come from the configuration and
+from closed sets. They never come from a request: no path, no user, no token. Every label value exists from
+the start with the value 0.
 
-`streams_*`, `confirms_*`, `pings_*` and `downstream_*` count clients; `upstream_*` count connections to
-upstream. Times are seconds. The usual `process_*` metrics are there too.
+`requests_total` is the exception. Its `code` is the status as three digits; 499 means that the client left
+before the answer. Its `method` is a known method or `other`. A request without a matching route has
+`route="{NO_ROUTE}"`. A request that is refused before routing also has `method="other"`.
 
-What each `state` of `streams_active` means is in [lifecycle](../design/lifecycle.md), what each `reason` of
-`streams_closed_total` means in [behaviour](behaviour.md#ends).
+`streams_*`, `confirms_*`, `pings_*` and `downstream_*` count clients. `upstream_*` count connections to
+upstream. Times are in seconds. The usual `process_*` metrics are also available.
+
+The page [lifecycle](../design/lifecycle.md) explains each `state` of `streams_active`. The page
+[behaviour](behaviour.md#ends) explains each `reason` of `streams_closed_total`.
 
 | metric | type | labels | meaning |
 |---|---|---|---|
@@ -39,7 +41,7 @@ What each `state` of `streams_active` means is in [lifecycle](../design/lifecycl
 
 
 def markdown() -> str:
-    """The page."""
+    """Return the page."""
     metrics = Metrics(Registry(1, None), lambda: 0.0)
     metrics.route("events")
     metrics.answered("events", "GET", 200)

@@ -1,7 +1,7 @@
-"""The open streams of this instance: what limits count, what metrics and pages read.
+"""The open streams of this instance. Limits count them; metrics and pages read them.
 
-A stream enters when its request arrives, before upstream is asked, so that a limit protects upstream
-too. It leaves when its connection is gone, or when its request turns out to be no stream.
+A stream is added when its request arrives, before the upstream connection, so that a limit also protects
+upstream. It is removed when its connection is closed, or when the answer is not an event stream.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Flow", "OpenStream", "Registry", "snapshot"]
 
 
 _LATECOMER = 1.0
-"""Seconds that a stream has at most which comes when a drain is nearly over."""
+"""The longest time, in seconds, of a stream that is added near the end of a drain."""
 
 
 class Flow(Protocol):
-    """What has come from upstream, and what has gone to the client."""
+    """The counts of bytes and blocks from upstream and to the client."""
 
     event_at: float | None
     events: int
@@ -34,9 +34,7 @@ class Flow(Protocol):
 
 
 class OpenStream(Protocol):
-    """What is known of an open stream. Its own counts are read when somebody asks; times are on the
-    loop's clock.
-    """
+    """An open stream, as the registry, the metrics and the pages see it. Times are on the loop's clock."""
 
     stream_id: str
     route_name: str
@@ -50,17 +48,17 @@ class OpenStream(Protocol):
 
     @property
     def flow(self) -> Flow:
-        """What has passed through it."""
+        """The counts of its bytes and blocks."""
 
     def leave(self, at: float, reason: CloseReason) -> None:
-        """End it for `reason` at `at`, at a block boundary."""
+        """End the stream at the time `at`, at a block boundary, with `reason`."""
 
     def cut(self) -> None:
-        """End it now, whatever still waits for its client."""
+        """End the stream now, and discard the bytes that wait for its client."""
 
 
 def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
-    """A stream as pages and log lines show it: times in seconds, None for never, nothing secret."""
+    """Return the values of a stream for pages and log lines: times in seconds, None for never, no secrets."""
     flow = stream.flow
     return {
         "id": stream.stream_id,
@@ -80,7 +78,7 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
 
 
 class Registry:
-    """Open streams, with their limits, which a reload may change. `per_client` None is no limit."""
+    """The open streams and their limits, which a reload may change. `per_client` None means no limit."""
 
     def __init__(self, limit: int, per_client: int | None) -> None:
         self.limit = limit
@@ -89,7 +87,7 @@ class Registry:
         self._connecting: set[int] = set()
         self._clients: dict[str, int] = {}
         self._drain_ends_at: float | None = None
-        self.leaving = asyncio.Event()  # set once every stream has been told to end
+        self.leaving = asyncio.Event()  # set when a drain begins
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -99,11 +97,14 @@ class Registry:
 
     @property
     def connecting(self) -> int:
-        """Those that upstream has not accepted yet: their clients' connections are still the server's."""
+        """The number of streams that upstream has not accepted yet. The server owns their connections."""
         return len(self._connecting)
 
     def refusal(self, client: str) -> str | None:
-        """Why one more stream of `client` has no room: a label of `streams_rejected_total`, or None."""
+        """Return the limit that refuses another stream of `client`, or None.
+
+        It is a label of `streams_rejected_total`.
+        """
         if len(self._streams) >= self.limit:
             return "max_streams"
         if self.per_client is not None and self._clients.get(client, 0) >= self.per_client:
@@ -111,27 +112,29 @@ class Registry:
         return None
 
     def leave(self, which: Callable[[str], bool], at: Callable[[], float], reason: CloseReason) -> None:
-        """End for `reason` the streams of every route of which `which` holds, those too that upstream has not
-        accepted yet, each at its own `at()`.
+        """End the streams of every route for which `which` is true, each at its own time `at()`.
+
+        This includes streams that upstream has not accepted yet.
         """
         for stream in self:
             if which(stream.route_name):
                 stream.leave(at(), reason)
 
     def drain(self, now: float, until: float) -> None:
-        """End every stream at a moment of its own between `now` and `until`, or up to a second later where it
-        is still to come. Times are the loop's.
+        """End every stream at a random time between `now` and `until`.
+
+        A stream that is added later ends at most one second after `until`. Times are on the loop's clock.
         """
         self._drain_ends_at = until
         self.leaving.set()
         self.leave(lambda _: True, lambda: random.uniform(now, until), CloseReason.DRAIN)  # noqa: S311
 
     def drain_rest(self, now: float) -> float:
-        """Return the seconds until the last stream has left, 0 without a drain."""
+        """Return the seconds until the end of the drain, 0 without a drain."""
         return 0.0 if self._drain_ends_at is None else max(self._drain_ends_at - now, 0.0)
 
     def add(self, stream: OpenStream) -> None:
-        """Count `stream` from now on, as connecting."""
+        """Add `stream` as connecting."""
         if self._drain_ends_at is not None:
             last = max(self._drain_ends_at, stream.opened_at + _LATECOMER)
             stream.leave(random.uniform(stream.opened_at, last), CloseReason.DRAIN)  # noqa: S311
@@ -140,11 +143,11 @@ class Registry:
         self._clients[stream.client] = self._clients.get(stream.client, 0) + 1
 
     def begun(self, stream: OpenStream) -> None:
-        """It has its client's connection to itself from now on."""
+        """Note that `stream` now owns its client's connection."""
         self._connecting.discard(id(stream))
 
     def remove(self, stream: OpenStream) -> None:
-        """Count `stream` no longer. Harmless when it has left already."""
+        """Remove `stream`. It may have been removed already."""
         self._connecting.discard(id(stream))
         if self._streams.pop(id(stream), None) is None:
             return

@@ -1,4 +1,5 @@
-"""A configuration that is read anew while the proxy serves: all of it takes effect, or nothing does (law 11).
+"""A configuration that is read anew while the proxy serves: all of it takes effect, or nothing does
+(behaviour.md#all-or-nothing-reload).
 
 Owns when the file is read again, what a new start has to wait for, and what is said about it. How a good
 configuration takes the place of the one in force is the server's business (`adopt`).

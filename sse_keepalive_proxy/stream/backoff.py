@@ -1,8 +1,8 @@
-"""An upstream that was lost: how long to wait before it is asked again, and when to give it up.
+"""The waits before a lost upstream is opened again, and the time to give up.
 
-The ceiling of a wait doubles with every attempt, and the wait is drawn evenly from nothing up to it:
-clients that lost their upstream together come back spread over the whole of it. What upstream itself
-demands comes on top, so that it spreads them, too (FACTS 7.22).
+A wait is random between 0 and a ceiling, and the ceiling doubles with every attempt. So clients that lost
+their upstream together come back at different times. A wait that upstream demands is added to the random
+wait, so it does not bring them back together (facts.md#equal-waits).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ __all__ = ["Backoff", "Outage"]
 
 
 class Backoff:
-    """The waits of one client, none above `longest` seconds. `draw` gives numbers evenly spread over 0 to 1,
-    1 left out.
+    """The random waits of one client, each at most `longest` seconds.
+
+    `draw` returns uniform random numbers from 0 up to but not including 1.
     """
 
     __slots__ = ("_ceiling", "_delay", "_draw", "_longest")
@@ -28,19 +29,21 @@ class Backoff:
         self._ceiling = self._delay = min(policy.delay, self._longest)
 
     def next_wait(self, at_least: float = 0.0) -> float:
-        """Seconds before the next attempt, not less than `at_least`."""
+        """Return the seconds until the next attempt: `at_least` plus a random part."""
         wait = self._ceiling * self._draw()
         self._ceiling = min(2 * self._ceiling, self._longest)
         return at_least + wait
 
     def start_over(self) -> None:
-        """Upstream has shown that it lives: the next wait is short again."""
+        """Reset the ceiling after a sign of life."""
         self._ceiling = self._delay
 
 
 class Outage:
-    """Why upstream is lost, since when, and when it is asked again or given up. Kept after its end, so that
-    the waits of the next one go on growing unless `alive_at`, upstream's last sign of life, has moved.
+    """The reason and the times of a lost upstream: the loss, the next attempt, the end of all attempts.
+
+    The stream keeps it after upstream is back. The waits of the next outage go on growing unless
+    `alive_at`, the time of upstream's last sign of life, has moved.
     """
 
     __slots__ = ("_backoff", "_give_up_after", "alive_at", "began_at", "gives_up_at", "reason", "reopens_at")
@@ -51,23 +54,23 @@ class Outage:
         self.reason = CloseReason.UPSTREAM_END
         self.began_at = self.gives_up_at = 0.0
         self.alive_at: float | None = None
-        self.reopens_at: float | None = None  # None while upstream is being asked
+        self.reopens_at: float | None = None  # None during an attempt
 
     def begin(self, reason: CloseReason, alive_at: float, now: float) -> None:
-        """Upstream is lost, again or for the first time."""
+        """Record that upstream is lost at `now`."""
         if alive_at != self.alive_at:
             self._backoff.start_over()
         self.reason, self.alive_at, self.began_at = reason, alive_at, now
         self.gives_up_at = now + self._give_up_after
 
     def ask_again(self, at_least: float, now: float) -> bool:
-        """Set `reopens_at`; false when that would be too late."""
+        """Set `reopens_at`. Return False if it is later than `gives_up_at`."""
         at = now + self._backoff.next_wait(at_least)
         self.reopens_at = at
         return at < self.gives_up_at
 
     def stood_still(self, seconds: float, now: float) -> None:
-        """For so many seconds, until now, we held upstream back for the client's sake: they do not count."""
+        """Shift the times by the `seconds` until `now` for which the proxy paused upstream."""
         if self.alive_at is not None:
             self.alive_at += seconds
         lost_for = min(seconds, now - self.began_at)
@@ -77,5 +80,5 @@ class Outage:
 
     @property
     def due_at(self) -> float:
-        """When upstream is to be asked or, while it is, to be given up."""
+        """The time of the next attempt or, during an attempt, the time to give up."""
         return self.gives_up_at if self.reopens_at is None else self.reopens_at

@@ -1,7 +1,7 @@
-"""The claims of a client's token in the events we write: `{claim.user.id}` and the other placeholders.
+"""Fill the placeholders of the proxy's events, such as `{claim.user.id}`, a claim of the client's token.
 
-Works on JSON text with its placeholders still in it, as `encode.json_line` wrote it. A claim comes from
-outside, so it is put in as JSON at all times, on one line, and what it holds is not looked at again.
+Templates are JSON text from `encode.json_line`. A claim comes from outside, so it is always inserted as
+JSON on one line, and placeholders inside it are not filled.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ __all__ = ["claim", "fill", "names"]
 
 _CLAIM = r"claim((?:\.[A-Za-z0-9_-]+)+)"
 _PLACE = re.compile(
-    # A whole string: its opening quote stands where a value begins, and no colon makes it a key. A quote
-    # inside a string has a backslash before it.
+    # A whole string value: its opening quote begins a value, and no colon follows that makes it a key.
+    # A quote inside a string has a backslash before it.
     rf'(?:(?<=[\[:,])|^)"\{{{_CLAIM}\}}"(?!:)'
     rf"|\{{(?:{_CLAIM}|([a-z_]+))\}}"
 )
 
 
 def names(data: Any) -> bool:
-    """Whether a placeholder of a claim stands anywhere in the strings of `data`."""
+    """Whether any string of `data` contains a placeholder of a claim."""
     return any(found[1] or found[2] for found in _PLACE.finditer(encode.json_line(data)))
 
 
 def claim(claims: Mapping[str, Any], path: str) -> Any:
-    """The claim at `path`, names with dots between them (`user.id`), or None when there is none."""
+    """Return the claim at the dotted `path` (`user.id`), or None."""
     value: Any = claims
     for name in path.split("."):
         if not isinstance(value, Mapping):
@@ -39,11 +39,11 @@ def claim(claims: Mapping[str, Any], path: str) -> Any:
 
 
 def fill(template: str, values: Mapping[str, str], claims: Mapping[str, Any]) -> str:
-    """`template`, compact JSON, with its placeholders replaced: still compact JSON, on one line, ASCII.
+    """Replace the placeholders of `template`, compact JSON. Return compact JSON, on one line of ASCII.
 
-    `{name}` becomes the text in `values`; a name that is not in it stays. A string that is nothing but
-    `{claim.user.id}` becomes that claim, its JSON type kept, null when there is none; in a longer string,
-    or a key, the claim's text is put in: nothing for null, compact JSON for what is no text.
+    `{name}` becomes its text in `values`; an unknown name stays. A string value that is only
+    `{claim.user.id}` becomes the claim with its JSON type, or null. In a longer string or a key it becomes
+    the claim's text: empty for null, compact JSON for a value that is not a string.
     """
 
     def replaced(found: re.Match[str]) -> str:
@@ -64,9 +64,7 @@ def _text(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    """A claim that JSON cannot write again counts as none: an infinite number (`1e999` is read as one), or
-    what is nested too deeply.
-    """
+    """Encode a claim. One that JSON cannot encode becomes null: infinity (`1e999`), or too deep nesting."""
     try:
         return encode.json_line(value)
     except (ValueError, RecursionError):

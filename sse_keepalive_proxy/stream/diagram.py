@@ -1,7 +1,6 @@
-"""The life of a stream as a page: its states drawn from `TRANSITIONS`, its clocks in a table.
+"""Render the page about the life of a stream: a diagram of `TRANSITIONS` and a table of the clocks.
 
-Returns text only; `make docs` writes it to `docs/design/lifecycle.md`, and a test fails when the committed
-file differs.
+`make docs` writes the text to `docs/design/lifecycle.md`. A test fails if the committed file differs.
 """
 
 from __future__ import annotations
@@ -18,16 +17,17 @@ _INTRODUCTION = """\
 
 <!-- Written by `make docs` from `sse_keepalive_proxy/stream/`. Do not edit. -->
 
-`stream/lifecycle.py` is told what happened and when, and answers with what is to be done. It reads no clock
-and owns no timer: `next_deadline` says when it wants to be asked again.
+`stream/lifecycle.py` takes events with their times and returns commands. It reads no clock and owns no timer:
+`next_deadline` says when it must be called again.
 
-An upstream that ends, breaks off or is given up as stalled is not the end of the client's stream where
-`reopens` says that it may be asked again. The stream is `reconnecting` then, pings go on, and half a block
-is thrown away. `stream/backoff.py` says when upstream is asked: after what it demands itself (`retry`,
-`Retry-After`) and a random part of a ceiling, which doubles with every attempt and is small again only
-after a sign of life. Every opening but the first is announced with the gap before it. A stream that is to
-leave (drain, `max_age`, an expired token) does so between two blocks: in the middle of one it waits up to a
-second for its end.
+When upstream ends, breaks off or is dropped as stalled, the client's stream goes on if `reopens` allows a
+reconnect. The stream is then `reconnecting`: pings continue, and the unfinished block is discarded.
+`stream/backoff.py` sets the time of the next attempt. The wait is the time that upstream demands (`retry`,
+`Retry-After`) plus a random part of a ceiling. The ceiling doubles with every attempt and is reset only by a
+sign of life. After every reconnect the client gets a notice of the gap.
+
+A stream that must end (drain, `max_age`, an expired token) ends between two blocks. In the middle of a block
+it waits up to one second for the end of the block.
 """
 
 
@@ -41,39 +41,39 @@ class _Clock(NamedTuple):
 _CLOCKS = (
     _Clock(
         "`written_at`",
-        "bytes that leave for the client: upstream's or ours",
+        "bytes that are sent to the client, from upstream or from the proxy",
         "a ping after `keepalive.interval`",
-        "an unfinished block of upstream, since nothing of it leaves",
+        "an unfinished block of upstream, because none of it is sent",
     ),
     _Clock(
         "`upstream_at`, `alive_at`",
-        "bytes of upstream; those that are a sign of life (`stall.sign_of_life`, `stall.ignore`)",
-        "`idle` after an interval; `stalled` after `stall.after`, the end after `stall.close_after`",
-        "anything we write, opening upstream again; they stand still while we have paused upstream",
+        "bytes from upstream; `alive_at` only by a sign of life (`stall.sign_of_life`, `stall.ignore`)",
+        "`idle` after one interval; `stalled` after `stall.after`; the end after `stall.close_after`",
+        "bytes of the proxy; a reconnect. Both stop while the proxy has paused upstream",
     ),
     _Clock(
         "`moved_at`",
-        "bytes that the client takes of those that wait for it",
-        "the end after `write_timeout`: `client_stalled`, or a cut where the stream has ended already",
-        "anything we write",
+        "waiting bytes that the client accepts",
+        "the end after `write_timeout`: `client_stalled`, or a cut if the stream has already ended",
+        "bytes that are written but not accepted",
     ),
     _Clock(
         "`began_at` of the outage",
-        "upstream being lost, each time anew",
+        "each loss of upstream",
         "the end after `reconnect.give_up_after`: `give_up`",
-        "attempts that fail; what upstream demands before the next one",
+        "failed attempts; waits that upstream demands",
     ),
     _Clock(
         "`opened_at`",
-        "upstream answering with an event stream, each time anew",
-        "another upstream (`stall.action: reconnect`): a `stalled` one had `stall.after` to show life",
-        "anything that it sends; it stands still while we have paused upstream",
+        "each answer of upstream with an event stream",
+        "a reconnect after `stall.after`, if the stream is `stalled` (`stall.action: reconnect`)",
+        "bytes from upstream. It stops while the proxy has paused upstream",
     ),
 )
 
 
 def markdown() -> str:
-    """The page."""
+    """Return the page."""
     return "\n".join([_INTRODUCTION, *_diagram(), "", *_states(), "", *_clocks(), ""])
 
 
@@ -96,7 +96,7 @@ def _states() -> Iterator[str]:
 
 
 def _clocks() -> Iterator[str]:
-    yield from ("## The clocks", "", "None of them ever stands for another.", "")
-    yield from ("| clock | moved by | its silence makes | never moved by |", "|---|---|---|---|")
+    yield from ("## The clocks", "", "No clock replaces another.", "")
+    yield from ("| clock | moved by | if it does not move | not moved by |", "|---|---|---|---|")
     for clock in _CLOCKS:
         yield f"| {' | '.join(clock)} |"

@@ -1,8 +1,8 @@
-"""What the proxy says in its own name on a stream: confirm, ping, stalled, closing.
+"""The frames that the proxy itself writes on a stream: confirm, ping, notices, the last block.
 
-Made ready once per route; a frame that changes with the moment is one `str.replace` away. No frame
-carries an `id`; only the last one of a stream carries a `retry` (law 2). Every frame is whole blocks,
-but for a ping that ends in one newline: that is a whole line, and stands between two blocks.
+A route prepares them once. No frame has an `id`, and only the last frame of a stream has a `retry`
+(behaviour.md#injections-between-blocks). Every frame is whole blocks, except a comment that ends in one
+newline: it is a whole line between two blocks.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from sse_keepalive_proxy.wire import encode
 __all__ = ["OK", "Frames", "confirm_form"]
 
 OK = encode.comment("ok")
-"""The confirm that every client survives: a comment."""
+"""The confirm as a comment."""
 
 _PADDING_LINE = 1024
 
 
 def confirm_form(confirm: Confirm | None, *, event_source: bool) -> ConfirmForm | None:
-    """The form of the confirm for one request: EVENT, COMMENT or None.
+    """Return the form of the confirm for one request: EVENT, COMMENT, or None if it is off.
 
-    `event_source`: a GET without a body that accepts `text/event-stream` and nothing else, as a
-    browser sends it. Others get the comment: a named event breaks clients of LLM streams (FACTS 5).
+    `event_source`: the request is a GET without a body that accepts only `text/event-stream`, as from a
+    browser. Other clients get the comment (facts.md#named-events).
     """
     if confirm is None:
         return None
@@ -69,13 +69,14 @@ class Frames:
         self._ping_data = _template(keepalive.data, route)
 
     def first(self, form: ConfirmForm | None, confirm: bytes = OK) -> bytes:
-        """The body bytes that leave with the response head: padding, then the confirm event, or `:ok` where
-        there is none or it still waits for upstream to answer, or to speak first.
+        """Return the body bytes that are sent with the response head: the padding, then `confirm`.
+
+        `confirm` is the confirm event, or `:ok` if there is no event or it comes later.
         """
         return b"" if form is None else self._padding + confirm
 
     def confirm(self, stream_id: str, now: str, claims: Mapping[str, Any] | None = None) -> bytes:
-        """The confirm event. `now` is RFC 3339, `claims` those of the client's token."""
+        """Return the confirm event. `now` is RFC 3339 text; `claims` are those of the client's token."""
         data = self._confirm_data
         if self._confirm_claims:
             data = claims_.fill(data, {"stream_id": stream_id, "now": now}, claims or {})
@@ -84,7 +85,10 @@ class Frames:
         return encode.event(self._confirm_name, data)
 
     def ping(self, *, after_id: bool, idle_for: float, stream_id: str, now: str) -> bytes:
-        """One ping. `after_id`: upstream has sent a non-empty id (FACTS 5); `idle_for` in seconds."""
+        """Return one ping. `after_id`: upstream has sent a non-empty id (facts.md#comment-terminators).
+
+        `idle_for` is upstream's silence in seconds.
+        """
         keepalive = self._keepalive
         if keepalive.form is KeepaliveForm.EVENT:
             return encode.event(keepalive.event, _fill(self._ping_data, stream_id, now))
@@ -94,8 +98,9 @@ class Frames:
         return self._ping if blank else self._ping_newline
 
     def stalled(self, *, event: bool, silent_for: float, after_id: bool) -> bytes:
-        """Tells the client that upstream gives no sign of life, for `silent_for` seconds now: as an event
-        or as a comment, which ends as a ping comment does. `after_id` as for `ping`.
+        """Return the notice that upstream has given no sign of life for `silent_for` seconds.
+
+        It is an event, or a comment that ends like a ping comment. `after_id` as for `ping`.
         """
         if not event:
             blank = _ends_blank(self._keepalive, after_id)
@@ -106,9 +111,10 @@ class Frames:
     def recovered(
         self, *, event: bool, reason: CloseReason, gap: float, resumed: bool, after_id: bool
     ) -> bytes:
-        """Tells the client that upstream was lost for `reason` and `gap` seconds: what it would have sent in
-        them is missing, unless it is `resumed` and sends it now. As an event or as a comment; `after_id` as
-        for `ping`.
+        """Return the notice that upstream was lost for `gap` seconds, because of `reason`.
+
+        Events of the gap are missing, unless `resumed` and upstream sends them now. It is an event or a
+        comment; `after_id` as for `ping`.
         """
         data = {"reason": reason.value, "gap_ms": round(gap * 1000), "resumed": resumed}
         if event:
@@ -117,15 +123,18 @@ class Frames:
         return encode.comment(f"stream_recovered {text}", blank=_ends_blank(self._keepalive, after_id))
 
     def error(self, status: int, message: str) -> bytes:
-        """Tells a client whose response had begun what upstream answered in truth: the status that it would
-        have got, and what that was. Always an event: to say nothing would be to lie (law 6).
+        """Return the `proxy_error` event for a client that got 200 before upstream answered.
+
+        `status` and `message` are upstream's real answer. It is an event for every client
+        (behaviour.md#early-commit).
         """
         data = {"type": "proxy_error", "status": status, "message": message}
         return encode.event("proxy_error", encode.json_line(data))
 
     def closing(self, reason: CloseReason, retry: int) -> bytes:
-        """The last block where the proxy itself ends a stream. `retry`: milliseconds, jittered by the
-        caller so that clients do not come back at once together.
+        """Return the last block of a stream that the proxy itself ends.
+
+        `retry` is in milliseconds. The caller draws it at random (facts.md#equal-waits).
         """
         data = {"type": "stream_closing", "reason": reason.value}
         return encode.event("stream_closing", encode.json_line(data), retry=retry)
@@ -142,8 +151,9 @@ def _ends_blank(keepalive: Keepalive, after_id: bool) -> bool:
 
 
 def _template(data: Mapping[str, Any], route: str) -> str:
-    """JSON with its placeholders still in it: they stand inside strings, and what replaces them holds
-    no character that JSON would escape.
+    """Encode `data` as JSON that keeps its placeholders.
+
+    They are inside strings, and their values have no character that JSON escapes.
     """
     return encode.json_line(data).replace("{route}", route)
 
@@ -153,8 +163,9 @@ def _fill(template: str, stream_id: str, now: str) -> str:
 
 
 def _padding(size: int) -> bytes:
-    """Comment lines of `size` bytes in all (at least 3), ending in a blank line, so that a hop that
-    buffers lets go.
+    """Return comment lines of `size` bytes in total (at least 3) that end in a blank line.
+
+    They fill the buffer of a hop, so that it forwards the first bytes.
     """
     if not size:
         return b""

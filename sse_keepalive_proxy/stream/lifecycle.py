@@ -1,19 +1,18 @@
 """The life of one stream, from the request to the last byte.
 
-The rules, each a law of `docs/reference/behaviour.md`:
+It follows the rules of `docs/reference/behaviour.md`:
 
-- Three clocks that never stand for one another: `written_at` (a byte left for the client),
-  `upstream_at` (upstream sent anything) with `alive_at` (upstream gave a sign of life that the
-  policy counts), and `moved_at` (the client took some of the bytes that wait for it).
-- Downstream silence makes a ping. Upstream silence makes a stall. A ping never moves an upstream
-  clock, so it cannot hide a dead upstream; nor does opening upstream again.
-- While we have paused upstream ourselves its clocks stand still.
-- A lost upstream is opened again where `reopens` allows it, after waits that grow until it lives.
-- The first reason to close is the only one; then the client may take what waits, if it does take.
+- There are three clocks: `written_at` (a byte was sent to the client), `upstream_at` (upstream sent
+  anything) with `alive_at` (upstream gave a sign of life), and `moved_at` (the client took waiting bytes).
+- Downstream silence causes a ping. Upstream silence causes a stall. A ping or a reconnect moves no
+  upstream clock, so it cannot hide a dead upstream (behaviour.md#pings-never-pretend).
+- The upstream clocks stop while the proxy has paused upstream.
+- A lost upstream is opened again if `reopens` allows it. The waits grow until upstream gives a sign of life.
+- A stream has one close reason, the first. After it the client has `write_timeout` to accept waiting bytes.
 
-The lifecycle holds no bytes, no socket and no timer. It is told what happened and when, and answers
-with what is to be done; `next_deadline` says when it wants to be asked again. Deadlines are lazy: moving
-`written_at` or `alive_at` re-arms nothing, the timer that fires too early finds out. Times are seconds.
+The lifecycle holds no bytes, no socket and no timer. It takes events with their times and returns commands.
+`next_deadline` says when to call `handle_timer`. Deadlines are lazy: moving `written_at` or `alive_at` does
+not set the timer again; a timer that fires too early computes the next deadline. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 __all__ = ["Lifecycle"]
 
 _QUIET = 15.0
-"""Seconds of upstream silence that count as idle where no keepalive interval says so."""
+"""Seconds of upstream silence until `idle`, if keepalive is off."""
 
-_UNFINISHED, _LOOK = 1.0, 1 / 16  # seconds that a stream which is to leave waits for a block's end
+_UNFINISHED, _LOOK = 1.0, 1 / 16  # seconds: the longest wait for the end of a block, and between two looks
 _NOTHING: tuple[Command, ...] = ()
-_FLOWING: Final = State.FLOWING  # to find a member in its class takes 90 ns
+_FLOWING: Final = State.FLOWING  # a member lookup in the enum is slow
 
 
 class Lifecycle:
-    """One stream's states, clocks and deadlines. See the module for the rules.
+    """The states, clocks and deadlines of one stream. The module docstring has the rules.
 
-    `reopens`: whether a lost upstream may be asked again, which may depend on ids; `retry`: the seconds
-    that it wants to be left alone for then. `draw` gives numbers evenly spread over 0 to 1.
+    `reopens`: whether a lost upstream may be opened again. `retry`: the seconds that upstream demands
+    before that. `draw` returns uniform random numbers from 0 to 1.
     """
 
     __slots__ = (
@@ -63,26 +62,26 @@ class Lifecycle:
         self.blocked = False  # whether bytes wait for the client
         self._committed = self._aborted = False
         self._moved_at, self._checked_at, self._taken = now, now, 0
-        self.opened_at: float | None = None  # upstream's newest answer with a stream
+        self.opened_at: float | None = None  # upstream's latest answer with a stream
         self.confirm_at: float | None = None
         self._leave_at: float | None = None
-        self._leave_by: float | None = None  # whether or not upstream has finished its block
+        self._leave_by: float | None = None  # the end comes then, even inside a block
         self._leave_reason = CloseReason.DRAIN
         self._paused_at: float | None = None
         self._outage: Outage | None = None
 
     def silent_for(self, now: float) -> float:
-        """Seconds since upstream's last sign of life, not counting what we were paused."""
+        """Return the seconds since upstream's last sign of life, without pauses."""
         return self._upstream_time(now) - self.alive_at
 
     def _upstream_time(self, now: float) -> float:
-        """Upstream's clock: it stands still while we have paused it, also for what comes all the same."""
+        """Return the time of the upstream clock, which stops during a pause, even if bytes arrive."""
         return now if self._paused_at is None else self._paused_at
 
-    # The way of every byte.
+    # Called for every read.
 
     def received(self, now: float, alive: bool) -> tuple[Command, ...] | None:
-        """Upstream sent something; `alive`: a sign of life. None where no state and no deadline changed."""
+        """Note bytes from upstream; `alive`: a sign of life. None if no state and no deadline changed."""
         if self.state is _FLOWING and self._paused_at is None and now - self.upstream_at < self._quiet:
             self.upstream_at = now
             if alive:
@@ -91,7 +90,7 @@ class Lifecycle:
         return self._woken(now, alive)
 
     def _woken(self, now: float, alive: bool) -> tuple[Command, ...]:
-        """The same where the state may change or a silence ends."""
+        """Do the same when the state may change or a silence ends."""
         if self.state is State.DRAINING:
             return _NOTHING
         self.confirm_at = None
@@ -113,7 +112,7 @@ class Lifecycle:
     # Control.
 
     def handle(self, event: messages.Event, now: float) -> tuple[Command, ...]:
-        """Take one event; return what is to be done, in order."""
+        """Take one event. Return the commands, in order."""
         match event:
             case messages.ClientGone():
                 return self._close(CloseReason.CLIENT_GONE, now)
@@ -162,7 +161,7 @@ class Lifecycle:
         return self._commit(now, confirm=not wait)
 
     def _lost(self, reason: CloseReason, at_least: float, now: float) -> tuple[Command, ...]:
-        """Upstream is gone: ask for another, or end as it did."""
+        """Upstream is lost: schedule a reconnect, or end the stream with `reason`."""
         if not self.reopens or self._policy.reconnect is None:
             return self._close(reason, now)
         outage = self._outage = self._outage or Outage(self._policy.reconnect, self._draw)
@@ -225,7 +224,7 @@ class Lifecycle:
     # Time.
 
     def next_deadline(self) -> float | None:
-        """When `handle_timer` wants to be called; None when nothing is waited for."""
+        """Return the time to call `handle_timer`, or None."""
         return min(self._deadlines(), default=None)
 
     def _deadlines(self) -> list[float]:
@@ -247,12 +246,12 @@ class Lifecycle:
         return due
 
     def _looks_at_client(self) -> float:
-        """When to see whether the client has taken something: four times within the limit."""
+        """Return the time to check the client's progress: four checks within `write_timeout`."""
         limit = self._policy.write_timeout
         return min(self._moved_at + limit, self._checked_at + limit / 4)
 
     def _stalls_at(self) -> float | None:
-        """When upstream counts as stalled or, once it does, when the stream ends for it."""
+        """Return the time when upstream counts as stalled or, if it is stalled, when the stream ends."""
         stall = self._policy.stall
         if stall is None or self.state is State.CONNECTING:
             return None
@@ -261,8 +260,9 @@ class Lifecycle:
         return None if stall.close_after is None else self.stalled_since + stall.close_after
 
     def _replaces_at(self) -> float | None:
-        """When a stalled upstream, which has had its time to show life, is given up for another one. Never
-        where its `retry` is so long that there would be no other.
+        """Return the time to replace a stalled upstream, which first gets `stall.after` for a sign of life.
+
+        None if its `retry` is too long for another attempt.
         """
         stall, again = self._policy.stall, self._policy.reconnect
         if stall is None or stall.action is not StallAction.RECONNECT or again is None or not self.reopens:
@@ -274,9 +274,9 @@ class Lifecycle:
         return max(self.stalled_since, self.opened_at + stall.after)
 
     def handle_timer(self, now: float, taken: int = 0, *, unfinished: bool = False) -> tuple[Command, ...]:
-        """Do what is due at `now`. `taken`: how many bytes the client has taken in all, read by the
-        caller while the stream is blocked; a client that takes any is slow, not stalled. `unfinished`:
-        upstream is in the middle of a block.
+        """Return the commands that are due at `now`. `unfinished`: upstream is inside a block.
+
+        `taken`: the bytes that a blocked client has accepted. A client that accepts any is not stalled.
         """
         if self.state is State.DRAINING:
             if self._aborted or not self._write_timed_out(now, taken):
@@ -305,7 +305,7 @@ class Lifecycle:
         return now >= self._moved_at + self._policy.write_timeout
 
     def _upstream_due(self, now: float, commands: list[Command]) -> None:
-        """What upstream's silence or absence asks for."""
+        """Add the commands for a silent or lost upstream."""
         if self._paused_at is not None:
             return
         if self.state is State.FLOWING and now >= self.upstream_at + self._quiet:
@@ -333,10 +333,10 @@ class Lifecycle:
             self._enter(State.STALLED)
         commands.append(messages.Stalled(now - self.alive_at))
         if (stall := self._policy.stall) and stall.action is StallAction.NOTIFY:
-            self.written_at = now  # the notice ends downstream's silence: no ping right behind it
+            self.written_at = now  # the notice ends the downstream silence: no ping follows at once
 
     def _downstream_due(self, now: float, commands: list[Command]) -> None:
-        """What the client's silence asks for: no ping behind bytes that still wait (law 3)."""
+        """Add confirm or ping when due. No ping while bytes wait (behaviour.md#downstream-silence)."""
         if self.close_reason is not None:
             return
         if self.confirm_at is not None and now >= self.confirm_at:

@@ -1,7 +1,6 @@
-"""What a lifecycle is told, and what it answers: events in, commands out.
+"""The input and the output of a lifecycle: events and commands.
 
-Values only. What they do is written in `stream.lifecycle`.
-Times and durations are seconds.
+These are values. `stream.lifecycle` defines their meaning. Times and durations are in seconds.
 """
 
 from __future__ import annotations
@@ -39,19 +38,20 @@ __all__ = [
 ]
 
 
-# What happened. Upstream's blocks come through `Lifecycle.received`, on the way of every byte.
+# Events. Upstream's blocks are not events: they go through `Lifecycle.received`.
 
 
 @dataclass(frozen=True, slots=True)
 class CommitEarly:
-    """Upstream has not answered, and the client shall wait no longer for its response to begin."""
+    """Upstream has not answered, and the client's response must begin now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Upstream answered 2xx with an event stream, for the first time or again. The first time the confirm
-    event, where there is one, gives it `confirm_wait` seconds to speak first. `resumed`: it was told the id
-    of the last event.
+    """Upstream answered 2xx with an event stream, for the first time or again.
+
+    `confirm_wait`: the first time, upstream has so many seconds to send its first bytes; then the confirm
+    event follows. `resumed`: the request had `Last-Event-ID`.
     """
 
     confirm_wait: float = 0.0
@@ -60,8 +60,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class NotOpened:
-    """Upstream, asked behind a client whose response has begun, gave no event stream. `again`: it may be
-    asked once more, `at_least` seconds from now; else the stream ends, for `reason`.
+    """An attempt for a client whose response has begun gave no event stream.
+
+    `again`: another attempt may follow, after at least `at_least` seconds. Otherwise the stream ends with
+    `reason`.
     """
 
     reason: CloseReason
@@ -71,7 +73,7 @@ class NotOpened:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamLost:
-    """Upstream's body is over, or broke off: `reason`. It wants to be left alone for `at_least` seconds."""
+    """Upstream's body ended or broke off, for `reason`. `at_least`: the wait that upstream demands."""
 
     reason: CloseReason
     at_least: float = 0.0
@@ -79,13 +81,14 @@ class UpstreamLost:
 
 @dataclass(frozen=True, slots=True)
 class ClientGone:
-    """The client's connection is lost, or half-closed."""
+    """The client's connection is lost or half-closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """The client's socket takes no more: bytes wait. `taken`: how many it has taken in all, so far as the
-    caller knows; from there on `handle_timer` counts progress.
+    """The client's socket is full, and bytes wait.
+
+    `taken`: the bytes that it has accepted so far. `handle_timer` measures progress from this number.
     """
 
     taken: int = 0
@@ -93,22 +96,22 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Unblocked:
-    """Everything that waited has left."""
+    """No byte waits for the client any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """We stopped reading upstream."""
+    """The proxy has paused reading from upstream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """We read upstream again."""
+    """The proxy reads from upstream again."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaveAt:
-    """This stream is to be closed by us at `at`, for `reason`: the first such moment counts."""
+    """The proxy must close the stream at the time `at`, for `reason`. The earliest such time counts."""
 
     at: float
     reason: CloseReason
@@ -116,7 +119,7 @@ class LeaveAt:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that only `reason` can follow."""
+    """The stream must end now, with `reason`."""
 
     reason: CloseReason
 
@@ -136,35 +139,36 @@ Event = (
 )
 
 
-# What is to be done.
+# Commands.
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Write the response head, and with it the first body byte: the confirm, or `:ok` before it."""
+    """Write the response head and the first body bytes: the confirm event, or `:ok` if it comes later."""
 
     confirm: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Write the confirm event: upstream let its `wait` pass."""
+    """Write the confirm event. Upstream sent nothing during `wait`, or answered after an early commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Let upstream go, and with it the block it has not finished: another will be asked for."""
+    """Close the upstream connection and discard its unfinished block. A new attempt will follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reopen:
-    """Ask upstream again, now."""
+    """Open upstream again, now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Upstream is back: tell the client that for `gap` seconds, since upstream was lost for `reason`, events
-    may be missing. `resumed` as in `Opened`.
+    """Upstream is back. Write the notice that events of the last `gap` seconds may be missing.
+
+    `reason` is the reason of the loss; `resumed` as in `Opened`.
     """
 
     reason: CloseReason
@@ -174,15 +178,16 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Write a ping. `idle_for`: seconds since upstream's last byte, not counting what we paused it."""
+    """Write a ping. `idle_for`: seconds since upstream's last byte, without pauses."""
 
     idle_for: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """Upstream has given no sign of life for `silent_for` seconds. Count it; where the policy says notify,
-    write the client a notice, which the downstream clock takes for written.
+    """Upstream has given no sign of life for `silent_for` seconds. Count it.
+
+    If the policy says `notify`, also write a notice. The downstream clock already counts it as written.
     """
 
     silent_for: float
@@ -190,28 +195,28 @@ class Stalled:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A stalled upstream lives again, after `silent_for` seconds."""
+    """A stalled upstream gave a sign of life after `silent_for` seconds."""
 
     silent_for: float
 
 
 @dataclass(frozen=True, slots=True)
 class SilenceEnded:
-    """Upstream sent something after `seconds`, a silence of at least one interval."""
+    """Upstream sent something after a silence of `seconds`, at least one keepalive interval."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End the client's stream at this block boundary and let upstream go."""
+    """End the client's stream at this block boundary and close the upstream connection."""
 
     reason: CloseReason
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """The end itself was not taken in time: drop the client's connection."""
+    """The client did not accept the end in time. Drop its connection."""
 
 
 Command = (

@@ -1,8 +1,8 @@
-"""What a route promises its streams: frozen values, one per concern.
+"""The settings of a route's streams: frozen values, one class for each concern.
 
-Built from the configuration once, shared by every stream of a route, never changed: a running
-stream keeps the policy it began with (law 11). A concern that is off is None.
-Durations are seconds, sizes are bytes.
+The configuration creates them, and all streams of a route share them. They never change: a running stream
+keeps its policy (behaviour.md#running-streams-keep-their-policy). A concern that is off is None. Durations
+are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class ConfirmForm(StrEnum):
-    """What a client gets at once. `auto` is decided per request (FACTS 5)."""
+    """The form of the confirm, the first bytes for a client. `auto` is decided for each request."""
 
     AUTO = "auto"
     EVENT = "event"
@@ -39,14 +39,14 @@ class ConfirmForm(StrEnum):
 
 
 class KeepaliveForm(StrEnum):
-    """A ping is a comment, invisible to every EventSource, or an event that scripts can hear."""
+    """The form of a ping: a comment, which an EventSource ignores, or an event for its listeners."""
 
     COMMENT = "comment"
     EVENT = "event"
 
 
 class Terminator(StrEnum):
-    """How a ping comment ends. `auto`: a blank line until upstream has sent an id (FACTS 5)."""
+    """How a ping comment ends. `auto`: a blank line until upstream has sent an id."""
 
     AUTO = "auto"
     BLANK = "blank"
@@ -62,7 +62,7 @@ class SignOfLife(StrEnum):
 
 
 class StallAction(StrEnum):
-    """What happens when upstream stalls, besides being counted."""
+    """The action when upstream stalls. `observe` only counts it."""
 
     OBSERVE = "observe"
     NOTIFY = "notify"
@@ -70,8 +70,9 @@ class StallAction(StrEnum):
 
 
 class ReconnectWhen(StrEnum):
-    """Which streams may be opened again behind their client; never one whose request has a body.
-    `resumable`: those of an EventSource that know the id of their last event. `always`: every GET.
+    """The streams whose lost upstream may be opened again. A request with a body is never repeated.
+
+    `resumable`: a stream of an EventSource with a last event ID. `always`: every GET.
     """
 
     RESUMABLE = "resumable"
@@ -79,7 +80,7 @@ class ReconnectWhen(StrEnum):
 
 
 class Verify(StrEnum):
-    """What makes a token's claims believed: its signature, or that upstream has accepted the request."""
+    """The proof for a token's claims: its signature, or upstream's acceptance of the request."""
 
     JWT = "jwt"
     UPSTREAM = "upstream"
@@ -87,7 +88,7 @@ class Verify(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """The first bytes of a stream, from us, so that no client waits on silence."""
+    """The proxy's first bytes of a stream. `wait`: seconds for which upstream may send the first bytes."""
 
     form: ConfirmForm = ConfirmForm.AUTO
     event: str = "connection_confirmed"
@@ -104,7 +105,7 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """What is written when downstream has been silent for `interval`."""
+    """The ping, written after `interval` seconds without a byte for the client."""
 
     interval: float = 15.0
     form: KeepaliveForm = KeepaliveForm.COMMENT
@@ -117,7 +118,7 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """When upstream counts as stalled, and what then. Pings never hide it for ever (law 5)."""
+    """When upstream counts as stalled, and what happens then (behaviour.md#pings-never-pretend)."""
 
     after: float = 60.0
     sign_of_life: SignOfLife = SignOfLife.EVENTS
@@ -129,7 +130,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class EarlyCommit:
-    """A 200 for a client whose upstream has not answered `after` so many seconds."""
+    """Answer 200 if upstream has not answered within `after` seconds. Only for `methods`."""
 
     after: float
     methods: frozenset[str] = frozenset({"GET"})
@@ -137,10 +138,10 @@ class EarlyCommit:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """How an upstream that was lost is opened again.
+    """How a lost upstream is opened again.
 
-    `first_within`: how long the first opening is tried, before the client has a status; None: once.
-    `delay` is the first ceiling of the random wait before an attempt; it doubles up to `max_delay`.
+    `first_within`: seconds of attempts before the client has a status; None: one attempt.
+    `delay`: the first ceiling of the random wait before an attempt. It doubles up to `max_delay`.
     """
 
     when: ReconnectWhen = ReconnectWhen.RESUMABLE
@@ -154,9 +155,10 @@ class Reconnect:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is, by the claims of the JSON Web Token in `source` (`query:NAME` or `header:name`).
+    """Where a client's JSON Web Token is, and how its claims are verified.
 
-    `public_key_file` holds a PEM public key; it and `algorithms` are for `Verify.JWT` only.
+    `source` is `query:NAME` or `header:name`. `public_key_file` names a PEM public key. `Verify.UPSTREAM`
+    uses neither it nor `algorithms`.
     """
 
     source: str = "query:access_token"
@@ -170,7 +172,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """Everything a route's `stream` section says, with the defaults of the contract."""
+    """All settings of a route's `stream` section, with their defaults."""
 
     credential: tuple[str, ...] = ("query:access_token", "header:authorization", "header:cookie")
     identity: Identity | None = None

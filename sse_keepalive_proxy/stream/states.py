@@ -1,7 +1,6 @@
-"""The states of a stream, every change from one to another, the reasons for its end, and what comes of
-asking upstream again.
+"""The states of a stream, their transitions, the close reasons, and the results of a reconnect.
 
-Data only: `stream.lifecycle` moves through it and refuses any other way, `stream.diagram` draws it.
+This module is data. `stream.lifecycle` refuses every transition that is not in it; `stream.diagram` draws it.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ __all__ = ["TRANSITIONS", "CloseReason", "ReconnectResult", "State"]
 
 
 class State(StrEnum):
-    """What operators see of a stream; the values are the labels of `streams_active`.
+    """The state of a stream, as operators see it. The values are labels of `streams_active`.
 
-    Each member carries its `meaning` in a few words.
+    Each member has a `meaning` for the documentation.
     """
 
     meaning: str
@@ -26,17 +25,17 @@ class State(StrEnum):
         state.meaning = meaning
         return state
 
-    CONNECTING = "connecting", "asked upstream, no answer yet"
-    WAITING = "waiting", "upstream answered, and has sent nothing"
-    FLOWING = "flowing", "upstream sent something within the last keepalive interval"
-    IDLE = "idle", "upstream sent nothing for that long, which is normal"
-    STALLED = "stalled", "upstream gave no sign of life for `stall.after`"
-    RECONNECTING = "reconnecting", "upstream was lost, and is asked again behind the live client"
-    DRAINING = "draining", "ended; the last bytes are on their way to the client"
+    CONNECTING = "connecting", "upstream has not answered yet"
+    WAITING = "waiting", "upstream has answered and has not sent a byte yet"
+    FLOWING = "flowing", "upstream has sent something within the last keepalive interval"
+    IDLE = "idle", "upstream has sent nothing for one keepalive interval; this is normal"
+    STALLED = "stalled", "upstream has given no sign of life for `stall.after`"
+    RECONNECTING = "reconnecting", "upstream is lost and is opened again, while the client stays connected"
+    DRAINING = "draining", "the stream has ended; its last bytes are on their way to the client"
 
 
 class CloseReason(StrEnum):
-    """Why a stream ended: one word for label, log, page and docs."""
+    """The reason for the end of a stream: the same word in metrics, logs, pages and documentation."""
 
     CLIENT_GONE = "client_gone"
     UPSTREAM_END = "upstream_end"
@@ -55,7 +54,7 @@ class CloseReason(StrEnum):
 
 
 class ReconnectResult(StrEnum):
-    """What came of asking upstream again: a stream, nothing yet, or the end of the client's stream."""
+    """The result of a reconnect: a new stream, a failed attempt, or the end of the client's stream."""
 
     REOPENED = "reopened"
     FAILED = "failed"
@@ -69,8 +68,8 @@ _LOST = "upstream ends or breaks"
 TRANSITIONS: dict[State, dict[State, str]] = {
     State.CONNECTING: {
         State.WAITING: "upstream answers with an event stream",
-        State.RECONNECTING: "it fails behind an early commit",
-        State.DRAINING: "it ends before it began",
+        State.RECONNECTING: "upstream fails after an early commit",
+        State.DRAINING: "the stream ends before upstream answers",
     },
     State.WAITING: {
         State.FLOWING: "the first bytes",
@@ -92,14 +91,14 @@ TRANSITIONS: dict[State, dict[State, str]] = {
     },
     State.STALLED: {
         State.FLOWING: "a sign of life",
-        State.RECONNECTING: "upstream ends or breaks, or is given up for another (stall.action)",
+        State.RECONNECTING: "upstream ends or breaks, or stall.action replaces it",
         State.DRAINING: _CLOSED,
     },
     State.RECONNECTING: {
         State.WAITING: "upstream answers with an event stream",
-        State.STALLED: "it does, and has given no sign of life for long",
+        State.STALLED: "upstream answers, but stall.after has passed without a sign of life",
         State.DRAINING: _CLOSED,
     },
     State.DRAINING: {},
 }
-"""Every change of state there is, and what brings it about."""
+"""Every transition and its cause."""

@@ -1,11 +1,10 @@
-"""A look inside whole blocks: what kind they are, and what they carry.
+"""Read the content of whole blocks: their kind and their fields.
 
-Everything here takes bytes that `framing.Framer` has let go, so every block is whole. `tally` is on
-the way of every byte and counts without reading; `parse` reads one block to the letter of WHATWG
-HTML 9.2.6 and is called only where a policy asks.
+Every function takes bytes that `framing.Framer` has returned, so every block is whole. `tally` runs for
+every read and counts without parsing. `parse` reads one block as WHATWG HTML 9.2.6 says; it runs only
+when a policy needs it.
 
-Lines come from `bytes.splitlines`, which knows CR, LF and CR LF and nothing else. (`str.splitlines`
-would also split on U+2028: FACTS 7.)
+`bytes.splitlines` splits at CR, LF and CR LF only. `str.splitlines` splits at more (facts.md#line-ends).
 """
 
 from __future__ import annotations
@@ -24,14 +23,12 @@ _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 _EVENT_FIELD = (b"event:", b"event\n", b"event\r")
 _ONE_LINE: Final = (1, 0, True)
 _MOST_DIGITS = 18
-"""More milliseconds than these digits can say are for ever."""
+"""A number of milliseconds with more digits counts as infinite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block, read. `data`, `name` and `id` are None where no such field stands in it; `retry` is in
-    milliseconds.
-    """
+    """The fields of one block. A field that is absent is None. `retry` is in milliseconds."""
 
     data: bytes | None
     name: bytes | None
@@ -41,21 +38,21 @@ class Block:
 
     @property
     def is_event(self) -> bool:
-        """Whether a client dispatches something: only a block with data does."""
+        """Whether a client dispatches an event for this block: only if it has data."""
         return self.data is not None
 
     @property
     def is_comment(self) -> bool:
-        """Whether the block says nothing to a client but that the sender lives."""
+        """Whether the block has comments and no data."""
         return self.comments > 0 and self.data is None
 
     @property
     def json_type(self) -> str | None:
-        """The `type` of an event whose data is a JSON object, None for all others."""
+        """The string `type` of the JSON object in `data`, or None."""
         if self.data is None or not self.data.lstrip().startswith(b"{"):
             return None
         try:
-            # Decoded as a client does it: left to itself, `json` would take some bytes for UTF-16.
+            # Clients decode UTF-8. `json.loads` on bytes would guess UTF-16 for some of them.
             value = json.loads(self.data.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return None
@@ -64,7 +61,7 @@ class Block:
 
 
 def split(blocks: bytes) -> Iterator[bytes]:
-    """Whole blocks, one by one; joined they are `blocks` again."""
+    """Yield each block of `blocks`. The joined result equals `blocks`."""
     start = end = 0
     for line in blocks.splitlines(keepends=True):
         end += len(line)
@@ -74,7 +71,7 @@ def split(blocks: bytes) -> Iterator[bytes]:
 
 
 def parse(block: bytes) -> Block:
-    """Read one whole block (WHATWG HTML 9.2.6, "process the field")."""
+    """Parse one whole block (WHATWG HTML 9.2.6, "process the field")."""
     data: list[bytes] = []
     name = last_id = retry = None
     comments = 0
@@ -95,22 +92,24 @@ def parse(block: bytes) -> Block:
 
 
 def _milliseconds(digits: bytes) -> int:
-    """Digits of any number: `int` itself refuses some thousands of them."""
+    """Convert digits to a number. `int` alone raises on thousands of digits."""
     digits = digits.lstrip(b"0")
     return int(digits or b"0") if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def tally(blocks: bytes) -> tuple[int, int, bool]:
-    """How many events and how many comment-only blocks stand in `blocks`, and whether there is certainly
-    nothing in them but one line of data each: no name, no id, nothing that a policy could ask for.
+    """Count the events and the comment-only blocks in `blocks`.
+
+    The third value is True if every block is certainly one line of data and nothing else: no name, no id,
+    no other field.
     """
-    # Slices are compared: calling `find` and `startswith` takes twice as long.
+    # Comparing slices is faster than calling `find` and `startswith`.
     if _LF not in blocks[:-2] and blocks[:5] == b"data:" and _CR not in blocks:
-        return _ONE_LINE  # and its blank line
-    if _CR in blocks:  # how lines end changes no count
+        return _ONE_LINE  # one line of data and a blank line
+    if _CR in blocks:  # the kind of line end does not change the counts
         blocks = blocks.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if blocks.startswith(b"data:"):
-        found = BytesIO(blocks).readlines()  # finds LF with memchr: half of what `split` costs, or less
+        found = BytesIO(blocks).readlines()  # faster than `split`: it finds LF with memchr
         texts = found[::2]
         if found.count(b"\n") == len(texts) and all(line.startswith(b"data:") for line in texts):
             return len(texts), 0, True
@@ -128,12 +127,11 @@ def tally(blocks: bytes) -> tuple[int, int, bool]:
 
 
 def last_id(blocks: bytes) -> bytes | None:
-    """The last `id` in `blocks`, which is the id that a client now knows; None where there is none.
+    """Return the last `id` in `blocks`, or None. It is the last event ID of a client that got `blocks`.
 
-    Every block is whole, so each has set it, one without data as well (WHATWG HTML 9.2.6). Empty, it says
-    that there is no id any more.
+    A block without data sets the id too (WHATWG HTML 9.2.6). An empty value removes the id.
     """
-    start = blocks.rfind(b"\nid:") + 4  # in most streams the last one can be read without all the others
+    start = blocks.rfind(b"\nid:") + 4  # usually the last id can be read without parsing the other blocks
     if start == 3 and not blocks.startswith(b"id:"):
         if not _may_hold(blocks, b"id"):
             return None
@@ -149,7 +147,7 @@ def last_id(blocks: bytes) -> bytes | None:
 
 
 def last_retry(blocks: bytes) -> int | None:
-    """The last `retry` in `blocks`, in milliseconds; None where there is none."""
+    """Return the last `retry` in `blocks`, in milliseconds, or None."""
     if b"retry" not in blocks:
         return None
     found = [retry for block in split(blocks) if (retry := parse(block).retry) is not None]
@@ -157,13 +155,14 @@ def last_retry(blocks: bytes) -> int | None:
 
 
 def _may_hold(blocks: bytes, field: bytes) -> bool:
-    """Whether a line of `blocks` begins with `field`: cheap, and right but for longer names."""
+    """Whether a line of `blocks` begins with `field`. Cheap; a longer field name also matches."""
     return blocks.startswith(field) or b"\n" + field in blocks or b"\r" + field in blocks
 
 
 def unname(blocks: bytes, names: frozenset[bytes]) -> bytes:
-    """`blocks` without the `event` lines that give one of `names`: `onmessage` hears only events
-    without a name (FACTS 1). Every other line stays as it was.
+    """Return `blocks` without the `event` lines of the events in `names`. Other lines do not change.
+
+    `onmessage` receives only events without a name (facts.md#notify-server-page).
     """
     if b"event" not in blocks:
         return blocks
@@ -178,7 +177,7 @@ def _without_name(block: bytes, names: frozenset[bytes]) -> bytes:
         if not line.startswith(_EVENT_FIELD):
             kept.append(line)
         elif kept and kept[-1].endswith(b"\r"):
-            # A bare CR in front goes too, and the line's own ending stays in its place: together with
-            # an LF behind, that CR would make one ending of two and the blank line would be lost.
+            # Replace the bare CR before the line with the line's own ending. Otherwise this CR and a
+            # following LF would become one line ending, and the blank line would be lost.
             kept[-1] = kept[-1][:-1] + line[len(line.rstrip(b"\r\n")) :]
     return b"".join(kept)

@@ -1,8 +1,7 @@
-"""The frames we write ourselves: comments and events without `id`.
+"""Encode the proxy's own frames: comments, and events without `id`.
 
-Whatever would end a line early, and so break the frame, is refused with `EncodingError`: CR, LF,
-and NUL, which some parsers end a string at. So is half a surrogate pair, which UTF-8 cannot hold.
-Data is JSON, on one line by its nature.
+CR and LF would end a line early. Some parsers end a string at NUL. UTF-8 cannot encode half a surrogate
+pair. Text with any of them raises `EncodingError`. Event data is JSON on one line.
 """
 
 from __future__ import annotations
@@ -19,14 +18,18 @@ _BREAKS = re.compile(r"[\r\n\0\ud800-\udfff]")
 
 
 def comment(text: str, *, blank: bool = True) -> bytes:
-    """`:text`, with a blank line behind it or, where `blank` is false, a single line feed."""
+    """Encode `:text`, followed by a blank line, or by a single LF if `blank` is false.
+
+    Raises `EncodingError`.
+    """
     return b":%b\n%b" % (_safe(text, "a comment"), b"\n" if blank else b"")
 
 
 def event(name: str, data: str, *, retry: int | None = None) -> bytes:
-    """One whole event. An empty `name` leaves the `event` line out; `retry` is milliseconds.
+    """Encode one whole event. An empty `name` omits the `event` line. `retry` is in milliseconds.
 
-    `retry` changes a client for good, so only the block that ends a stream carries one (law 2).
+    `retry` changes a client permanently, so only the last block of a stream has one
+    (behaviour.md#injections-between-blocks). Raises `EncodingError`.
     """
     lines = []
     if name:
@@ -38,7 +41,10 @@ def event(name: str, data: str, *, retry: int | None = None) -> bytes:
 
 
 def json_line(value: Any) -> str:
-    """`value` as compact JSON: one line, ASCII, so nothing in it can break a frame."""
+    """Encode `value` as compact JSON on one line of ASCII, which cannot break a frame.
+
+    Raises `ValueError` for a number that JSON cannot express, and `RecursionError` for deep nesting.
+    """
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 

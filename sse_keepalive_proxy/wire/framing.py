@@ -1,11 +1,11 @@
-"""Bytes in, whole blocks out.
+"""Split a body into whole blocks.
 
-A block is everything through a blank line (WHATWG HTML 9.2.5: lines end in CR, LF or CRLF, mixed).
-Only whole blocks leave the framer, so whatever stands between two of its answers is a place where
-a ping can be injected without touching an event.
+A block is all bytes up to and including a blank line. Lines end in CR, LF or CR LF, also mixed (WHATWG
+HTML 9.2.5). The framer returns only whole blocks, so a ping can be written between two results without
+breaking an event.
 
-The framer owns the bytes of an unfinished block and nothing else. It never looks at a byte twice:
-what waits is known to hold no boundary, so only its last byte matters to what comes.
+The framer holds the bytes of the unfinished block and nothing else. It searches each byte once: the held
+bytes contain no boundary, so only the last of them matters for the next bytes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ __all__ = ["Framer", "boundary_after"]
 _BOM: Final = b"\xef\xbb\xbf"
 _CR: Final = 0x0D
 _LF: Final = 0x0A
-# Every blank line is one of these pairs, and every one of these pairs is a blank line:
-# a CR LF inside is one line ending, so `\r\n` is not among them. The third pair is `\n\n`.
+# Every blank line contains one of these pairs or `\n\n`, and each of these pairs is a blank line.
+# `\r\n` is one line ending, so it is not among them.
 _CR_PAIRS = (b"\r\r", b"\n\r")
 
 
 def boundary_after(data: bytes, before: int) -> int:
-    """Where the last whole block of `data` ends: 0 when none does.
+    """Return the offset after the last whole block of `data`, or 0 if no block ends in it.
 
-    `before` is the byte in front of `data` (LF stands for the start of a block, where a single
-    line ending is already a blank line). Everything left of the answer can be forwarded at once,
-    also when it ends in a CR whose LF has not come yet (law 2).
+    `before` is the byte before `data`. LF also means the start of a block, where a single line ending is a
+    blank line. The bytes before the offset can be forwarded at once, even if they end in a CR whose LF has
+    not arrived yet (behaviour.md#injections-between-blocks).
     """
     found = data.rfind(b"\n\n")
     end = found + 2 if found >= 0 else 0
-    # A CR form can only matter behind the last LF LF; searching all of a large read would cost.
+    # A boundary with CR matters only after the last LF LF. Do not search the rest of a large read.
     searched = end - 1 if end else 0
     if data.find(b"\r", searched) >= 0:
         for pair in _CR_PAIRS:
@@ -48,8 +48,9 @@ def boundary_after(data: bytes, before: int) -> int:
 
 
 def _begins_blank(data: bytes, before: int) -> bool:
-    """Whether the first byte of `data` makes a blank line of the line ending `before` (CR LF is one
-    ending).
+    """Whether the first byte of `data` completes a blank line after the line ending `before`.
+
+    CR LF is one line ending.
     """
     if before == _LF:
         return data.startswith((b"\n", b"\r"))
@@ -57,12 +58,11 @@ def _begins_blank(data: bytes, before: int) -> bool:
 
 
 class Framer:
-    """Splits one upstream connection's body at block boundaries.
+    """Split the body of one upstream response at block boundaries.
 
-    `max_event` bounds one block, in bytes, and so what is kept. The LF of a CR LF that ends a block
-    is not counted: a block leaves with its CR, and is no larger for what comes after.
-    A leading BOM is dropped once (WHATWG HTML 9.2.6).
-    `after_cr` tells that the last forwarded byte is a CR: an LF may still follow that belongs to it.
+    `max_event` limits one block, in bytes, and so the held bytes. If a block ends in CR LF, the LF does not
+    count: the framer may return the block before the LF arrives. A leading BOM is dropped once (WHATWG HTML
+    9.2.6). `after_cr` is True if the last returned byte is a CR; its LF may still arrive.
     """
 
     __slots__ = ("_at_start", "_max_event", "_tail", "after_cr")
@@ -75,22 +75,22 @@ class Framer:
 
     @property
     def pending(self) -> int:
-        """How many bytes of an unfinished block wait."""
+        """The number of held bytes of the unfinished block."""
         return len(self._tail)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the body; return the whole blocks they complete, unchanged.
+        """Take the next bytes of the body. Return the whole blocks that they complete, unchanged.
 
-        Raises `EventTooLarge`, with the whole blocks before it, when a block outgrows `max_event`:
-        at the same block however the body was cut. The framer has then lost its place.
+        Raises `EventTooLarge`, with the whole blocks before it, if a block is larger than `max_event`. The
+        result does not depend on how the body was cut into reads. After the error the framer is unusable.
         """
         if self._at_start and not (data := self._drop_bom(data)):
             return b""
         tail = self._tail
         if len(tail) + len(data) > self._max_event:
             self._refuse_large(data)
-        # These two ends are whole whatever came before: the common case needs no search.
-        if data[-2:] == b"\n\n" or data[-4:] == b"\r\n\r\n":  # as `endswith`, in two thirds of the time
+        # These two endings are a boundary after any earlier byte. The common case needs no search.
+        if data[-2:] == b"\n\n" or data[-4:] == b"\r\n\r\n":  # faster than `endswith`
             self.after_cr = False
             return self._take(data, len(data)) if tail else data
         end = boundary_after(data, tail[-1] if tail else _LF)
@@ -103,13 +103,13 @@ class Framer:
         return blocks
 
     def _take(self, data: bytes, end: int) -> bytes:
-        """What waited, and `data` up to `end` behind it: copied once, since a read may be 64 KiB."""
+        """Return the held bytes followed by `data` up to `end`, and hold nothing. Copies once."""
         blocks = b"".join((self._tail, memoryview(data)[:end]))
         self._tail.clear()
         return blocks
 
     def _drop_bom(self, data: bytes) -> bytes:
-        """Hold back at most two bytes until it is known whether the body begins with a BOM."""
+        """Drop a BOM at the start of the body. Hold at most two bytes until this is decided."""
         data = bytes(self._tail) + data
         self._tail.clear()
         if len(data) < len(_BOM) and _BOM.startswith(data):
@@ -119,10 +119,10 @@ class Framer:
         return data.removeprefix(_BOM)
 
     def _refuse_large(self, data: bytes) -> None:
-        """Raise when one block of what waits and `data` is too large; many small ones may pass.
+        """Raise `EventTooLarge` if one block of the held bytes and `data` is too large.
 
-        Goes from one window of `max_event` bytes to the next. All blocks up to the last boundary in a
-        window fit in it; two steps go further than a window is wide, so the work stays linear.
+        Steps through the bytes in windows of `max_event` bytes. Each step moves to the last boundary in
+        the window. Two steps together are longer than one window, so the work is linear.
         """
         waiting = bytes(self._tail) + data
         start = 0

@@ -43,11 +43,11 @@ routes:
 """
 LINES = {
     1: "listen: an address needs a port (write host:port, :port, [::1]:port or unix:/path)",
-    3: "limits.max_streams: must be 1 or more (zero does not mean without a limit)",
+    3: "limits.max_streams: must be 1 or more (zero does not mean unlimited)",
     4: "drain.spread: must not exceed the timeout of 5s",
     6: "upstreams.notify.url: must begin with http://, https:// or unix:/ "
     "(write http://host:port, https://host or unix:/path)",
-    8: "routes[0].name: not a usable name (lower-case letters, digits, - and _, beginning with a letter)",
+    8: "routes[0].name: not a valid name (use lower-case letters, digits, - and _; begin with a letter)",
     10: "routes[0].upstream: no upstream has this name (did you mean notify?)",
     13: "routes[0].stream.keepalive.intervall: unknown key (did you mean interval?)",
 }
@@ -155,7 +155,7 @@ def test_the_file_may_be_named_by_the_environment(
 
 def test_without_anything_to_check_the_command_line_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 2
-    assert capsys.readouterr() == ("", "check: nothing to check: give -c FILE\n")
+    assert capsys.readouterr() == ("", "check: no configuration: give -c FILE\n")
 
 
 def test_a_file_that_is_not_there_is_a_configuration_error(

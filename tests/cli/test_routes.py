@@ -69,14 +69,14 @@ def test_where_no_route_answers_it_says_so_and_exits_1(
     config: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["routes", *arguments, "-c", config]) == 1
-    assert capsys.readouterr() == ("no route answers this: 404\n", "")
+    assert capsys.readouterr() == ("no route matches: 404\n", "")
 
 
 def test_without_a_configuration_or_with_half_a_url_the_command_line_is_wrong(
     config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["routes", "/events"]) == 2
-    assert capsys.readouterr() == ("", "routes: give the configuration with -c FILE\n")
+    assert capsys.readouterr() == ("", "routes: no configuration: give -c FILE\n")
     assert main(["routes", "http://[::1/events", "-c", config]) == 2
     assert capsys.readouterr().err.startswith("routes: not a URL: ")
     with pytest.raises(SystemExit) as ended:

@@ -60,7 +60,7 @@ def ended(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> t
 
 def test_without_anything_to_serve_the_command_line_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run"]) == 2
-    assert capsys.readouterr() == ("", "run: nothing to do: give -c FILE or --upstream URL\n")
+    assert capsys.readouterr() == ("", "run: no configuration: give -c FILE or --upstream URL\n")
 
 
 def test_a_wrong_configuration_is_78_with_every_problem_on_a_line(

@@ -25,7 +25,7 @@ from tests.config.keys import ED25519
 from tests.config.writing import loaded
 from tests.support.authority import Authority
 
-CLIENT_GIVES_UP = 10.0  # seconds without headers (FACTS 1)
+CLIENT_GIVES_UP = 10.0  # seconds without headers (facts.md#notify-server-page)
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")
 _OFF = re.compile(r"^( *)(\w+): off\n\1# (\2:\n(?:\1#   .*\n)+)", re.MULTILINE)

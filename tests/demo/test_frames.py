@@ -1,4 +1,4 @@
-"""The frames of FACTS 1, byte for byte."""
+"""The frames of notify-server, byte for byte (facts.md#notify-server-frames)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The stand-in over a raw socket: every row of the table of FACTS 1."""
+"""The stand-in over a raw socket: every route of notify-server (facts.md#notify-server-http)."""
 
 import asyncio
 import contextlib

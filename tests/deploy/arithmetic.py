@@ -1,8 +1,8 @@
-"""The sums of `docs/guides/scaling.md`: its tables, worked out from the figures that stand in it.
+"""Compute the tables of `docs/guides/scaling.md` from the figures on this page.
 
-    python -m tests.deploy.arithmetic       # writes the tables anew, once a figure has changed
+    python -m tests.deploy.arithmetic       # writes the tables again after a figure has changed
 
-A figure that is still a name in braces leaves its tables without numbers.
+If a figure is still a name in braces, its tables have no numbers.
 """
 
 from __future__ import annotations

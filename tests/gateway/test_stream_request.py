@@ -51,7 +51,7 @@ def closed(reason: str) -> tuple[str, Any]:
     return "stream_closing", {"type": "stream_closing", "reason": reason}
 
 
-# Law 4.
+# The first byte (behaviour.md#first-byte-with-the-head).
 
 
 ANSWERED = "upstream answered with status"
@@ -109,7 +109,7 @@ async def test_pings_go_on_while_upstream_has_not_answered() -> None:
         assert b"connection_confirmed" not in client.body
 
 
-# Law 6.
+# Early commit (behaviour.md#early-commit).
 
 
 @on_each_loop

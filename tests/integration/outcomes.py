@@ -1,7 +1,7 @@
-"""Every way of upstream to answer, to fail and to be lost, and what a client sees of it: as values.
+"""Every answer, failure and loss of upstream, and what a client then sees, as values.
 
-`test_outcomes.py` plays every cell of these tables on the real server; the page `docs/reference/outcomes.md`
-is written from the same values. Run as a module, this prints the page.
+`test_outcomes.py` plays every cell of these tables on the real server. The page `docs/reference/outcomes.md`
+is generated from the same values: run this module to print it.
 """
 
 from __future__ import annotations
@@ -192,12 +192,12 @@ ANSWERS = (
         ),
     ),
     Answers(
-        "the same with a content coding, though asked for none",
+        "the same with a content coding",
         final(CloseReason.UPSTREAM_STATUS),
         (_plain("200 OK", _TYPE, _ZIPPED, body=b"\x1f\x8bzipped"),),
     ),
     Answers(
-        "2xx of another type, or of none",
+        "2xx with another type, or without a type",
         final(CloseReason.UPSTREAM_STATUS),
         (
             _plain("200 OK", "content-type: text/html"),
@@ -229,7 +229,7 @@ ANSWERS = (
         (_plain("401 Unauthorized"), _plain("403 Forbidden")),
     ),
     Answers(
-        "404, 410 and any other 4xx that is not in `on_status`, whatever its type",
+        "404, 410 and any other 4xx that is not in `on_status`, with any type",
         final(CloseReason.UPSTREAM_STATUS),
         (
             _plain("400 Bad Request"),
@@ -252,7 +252,7 @@ ANSWERS = (
         ),
     ),
     Answers(
-        "the same with a `Retry-After` that nobody may wait for: past `first_within`, past `give_up_after`",
+        "the same with a `Retry-After` that is too long: beyond `first_within` and `give_up_after`",
         MUCH_LATER,
         (
             _plain("503 Service Unavailable", "retry-after: 3600"),
@@ -265,7 +265,7 @@ ANSWERS = (
         (_plain("501 Not Implemented"), _plain("505 HTTP Version Not Supported"), _plain("520 Odd")),
     ),
     Answers(
-        "101 to a request that asked for no upgrade",
+        "101 for a request without an upgrade",
         Follows(
             Ours(),
             Ours(),
@@ -275,11 +275,11 @@ ANSWERS = (
         ),
         (Way("101", (_SWITCHING,), 502, told=101),),
     ),
-    Answers("its port refuses the connection", REFUSED, (Way("refused", Trouble.REFUSED, 502),)),
-    Answers("its name cannot be resolved", REFUSED, (Way("no name", Trouble.UNKNOWN_NAME, 502),)),
+    Answers("the port refuses the connection", REFUSED, (Way("refused", Trouble.REFUSED, 502),)),
+    Answers("the name cannot be resolved", REFUSED, (Way("no name", Trouble.UNKNOWN_NAME, 502),)),
     Answers("no connection within `connect_timeout`", REFUSED, (Way("late", Trouble.NO_CONNECTION, 504),)),
     Answers(
-        "no whole head within `open_timeout`",
+        "no complete head within `open_timeout`",
         REFUSED,
         (
             _fault("nothing", HOLD, status=504, stream=_SLOW),
@@ -287,7 +287,7 @@ ANSWERS = (
         ),
     ),
     Answers(
-        "closes or resets the connection before its head, or in the middle of it",
+        "upstream closes or resets the connection before its head, or in the middle of it",
         BROKEN,
         (
             _fault("closed before the head", CLOSE),
@@ -297,7 +297,7 @@ ANSWERS = (
         ),
     ),
     Answers(
-        "what it sends is not HTTP/1.1",
+        "the answer is not HTTP/1.1",
         REFUSED,
         (
             _fault("another protocol", b"SSH-2.0-OpenSSH_9.2\r\n"),
@@ -334,23 +334,26 @@ _MORE = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret"
 
 LOSSES = (
     Loss("between blocks: its last chunk", _END, (LAST_CHUNK,)),
-    Loss(
-        "between blocks: the connection closed that was to delimit the body", _END, (CLOSE,), head=_TO_CLOSE
-    ),
+    Loss("between blocks: closed, and the close delimits the body", _END, (CLOSE,), head=_TO_CLOSE),
     Loss("between blocks: closed without the last chunk", _RESET, (CLOSE,)),
     Loss("between blocks: reset", _RESET, (RESET,)),
-    Loss("between blocks: reset where a close was to delimit the body", _RESET, (RESET,), head=_TO_CLOSE),
-    Loss("between blocks: closed before its `Content-Length` was reached", _RESET, (CLOSE,), head=_SIZED),
+    Loss("between blocks: reset, where a close would delimit the body", _RESET, (RESET,), head=_TO_CLOSE),
+    Loss("between blocks: closed before the end of the `Content-Length`", _RESET, (CLOSE,), head=_SIZED),
     Loss("in the middle of a block: its last chunk", _END, (chunk(_HALF), LAST_CHUNK)),
-    Loss("in the middle of a block: closed, to delimit the body", _END, (_HALF, CLOSE), head=_TO_CLOSE),
+    Loss(
+        "in the middle of a block: closed, and the close delimits the body",
+        _END,
+        (_HALF, CLOSE),
+        head=_TO_CLOSE,
+    ),
     Loss("in the middle of a block: closed", _RESET, (chunk(_HALF), CLOSE)),
     Loss("in the middle of a block: reset", _RESET, (chunk(_HALF), RESET)),
     Loss("in the middle of a chunk: closed", _RESET, (b"40\r\n" + _HALF, CLOSE)),
     Loss("in the middle of a chunk: reset", _RESET, (b"40\r\n" + _HALF, RESET)),
     Loss("in the middle of a chunk's head: closed", _RESET, (b"4", CLOSE)),
     Loss("broken chunked coding", _RESET, (b"no chunk\r\n", HOLD)),
-    Loss("after the end: bytes behind the last chunk, which nobody gets", _END, (LAST_CHUNK + _MORE, HOLD)),
-    Loss("after the end: reset behind the last chunk", _END, (LAST_CHUNK, RESET)),
+    Loss("after the end: bytes after the last chunk, which are dropped", _END, (LAST_CHUNK + _MORE, HOLD)),
+    Loss("after the end: reset after the last chunk", _END, (LAST_CHUNK, RESET)),
     Loss(
         "no sign of life for `stall.after`, with `stall.action: reconnect` and a `close_after`",
         CloseReason.STALLED,
@@ -374,8 +377,8 @@ class Again(StrEnum):
     """Whether a lost upstream is asked again; the value is what stands in the table."""
 
     NOT = "ends"
-    FROM_NOW = "asked again"
-    FROM_ID = "asked again, with the id"
+    FROM_NOW = "opened again"
+    FROM_ID = "opened again, with the id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,27 +406,27 @@ WHO = (
     Who("EventSource, no id seen", Again.NOT, Again.FROM_NOW),
     Who("EventSource, an id seen", Again.FROM_ID, Again.FROM_ID, _WITH_ID, "7"),
     Who(
-        "EventSource that brought a `Last-Event-ID` of its own, no newer id seen",
+        "EventSource with its own `Last-Event-ID`, no newer id seen",
         Again.FROM_ID,
         Again.FROM_ID,
         sends="own",
         headers=("Accept: text/event-stream", _OWN_ID),
     ),
     Who(
-        "EventSource whose newest id is empty",
+        "EventSource whose latest id is empty",
         Again.NOT,
         Again.FROM_NOW,
         _WITH_ID + b"id\ndata: 2\n\n",
         headers=("Accept: text/event-stream", _OWN_ID),
     ),
     Who(
-        "EventSource whose newest id no header field can hold: a control character in it",
+        "EventSource whose latest id has a control character, which a header cannot contain",
         Again.NOT,
         Again.FROM_NOW,
         _WITH_ID + b"id: \x01\ndata: 2\n\n",
     ),
     Who(
-        "EventSource whose newest id is over 4 KiB",
+        "EventSource whose latest id is over 4 KiB",
         Again.NOT,
         Again.FROM_NOW,
         _WITH_ID + b"id: " + b"x" * 4097 + b"\ndata: 2\n\n",
@@ -445,64 +448,67 @@ _INTRODUCTION = """\
 
 <!-- Written by `make docs` from `tests/integration/outcomes.py`; a test plays every cell. Do not edit. -->
 
-Upstream ends, breaks, refuses, restarts. These tables say what the client of a stream route then sees: for
-every status, media type and fault, before it has an answer and while its stream runs. The keys are those of
-`reconnect` and `early_commit` in the [configuration](configuration.md); the reasons are the `reason` of
-`sse_proxy_streams_closed_total`, of the log line `stream closed` and of `stream_closing`.
+Upstream can end, break, refuse or restart. These tables show what the client of a stream route sees: for
+every status, media type and fault, before it has an answer and during its stream. The keys are those of
+`reconnect` and `early_commit` in the [configuration](configuration.md). The reasons are the values of
+`reason` in `sse_proxy_streams_closed_total`, in the log line `stream closed` and in `stream_closing`.
 
-An *EventSource* is a `GET` without a body that accepts exactly `text/event-stream`, as a browser sends it.
+An *EventSource* is a `GET` without a body and with exactly `Accept: text/event-stream`, as from a browser.
 """
 
 _WHO = """\
-## Whose upstream is asked again
+## Which streams are opened again
 
-A request with a body is never sent twice: a finished answer of a language model is not paid for again.
-*Ends* means that the end of upstream is the end of the client's stream. Asked with the id of the last
-event, upstream can send what the client has missed; without one it begins with what happens next.
+A request with a body is never repeated, so the answer of a language model is not paid for twice. *Ends*
+means that the client's stream ends when upstream ends. If the request has the id of the last event,
+upstream can send the missed events. Without an id it begins with the next event.
 """
 
 _LOSSES = """\
 ## A running stream is lost
 
-Whole blocks that came before the fault are delivered; half a block is thrown away, never glued to what
-comes next. A stream that goes on tells of the gap: the event `stream_recovered` with
-`{"reason":…,"gap_ms":…,"resumed":…}`, or where the confirm is a comment, a comment that says the same
-(unless `reconnect.announce` is off). Pings go on through the gap. The reason of the loss is the reason of
-the gap, or of the end.
+Whole blocks before the fault are delivered. An unfinished block is discarded and never joined to later
+bytes. If the stream goes on, the client gets a notice of the gap: the event `stream_recovered` with
+`{"reason":…,"gap_ms":…,"resumed":…}`, or a comment with the same data if the confirm is a comment. There is
+no notice if `reconnect.announce` is false. Pings continue during the gap. The reason of the loss is the
+reason of the gap or of the end.
 """
 
 _ANSWERS = """\
 ## What upstream answers
 
-Whoever has no status yet gets the true one, in the first two columns. An EventSource would take a wrong one
-for its last, so upstream is asked again for it, for `first_within`, and what came last counts.
+In the first two columns the client has no status yet, and it gets the real one. An EventSource does not
+reconnect after an error status, so the proxy repeats the attempt for `first_within`, and the last answer
+counts.
 
-The next two columns have had their 200 by `early_commit`; what came before `early_commit.after` is found in
-the first two. Any answer but a stream is told as the event `proxy_error` with `{"type","status","message"}`,
-and the same credential waits for the true status next time. Here, too, an EventSource has its `first_within`
-first; whether upstream is asked again after that, the table of clients says, for one that has seen no id yet.
+In the next two columns the client already has its 200 from `early_commit`. (For an answer before
+`early_commit.after`, see the first two columns.) An answer that is not a stream is reported as the event
+`proxy_error` with `{"type","status","message"}`. The next request with the same credential waits for the
+real status. Here, too, an EventSource first has its `first_within`. The table of clients shows whether
+upstream is opened again after that, for a client without an id.
 
-The last column is a running stream whose upstream was lost and is asked again, until `give_up_after`.
+The last column is a running stream that has lost its upstream. The proxy opens it again, until
+`give_up_after`.
 
-*As it is*: upstream's own answer, unchanged. *502*, *504*: one line of the proxy that names the route.
-*Ends*: behind a `stream_closing` with the reason where the confirm is an event, else without a word. *Asked
-again*: with growing random waits, never sooner than `Retry-After` and upstream's own `retry:` allow; if
-upstream answers with a stream meanwhile, that is what the client gets.
+- *As it is*: upstream's own answer, unchanged.
+- *502*, *504*: one line of the proxy with the name of the route.
+- *Ends*: after a `stream_closing` with the reason, if the confirm is an event; otherwise without a notice.
+- *Repeated*: new attempts with growing random waits, never sooner than `Retry-After` and upstream's own
+  `retry:` allow. If upstream then answers with a stream, the client gets this stream.
 """
 
 _IMPOSSIBLE = """\
-## What stays impossible
+## What the proxy cannot repair
 
-- **A token that has expired is not renewed.** Upstream is asked again with the client's own credentials; if
-  it answers 401 or 403, the stream ends with reason `unauthorized`, and only the page can get a new token.
-- **Events that upstream sent while nothing was connected are gone,** unless upstream keeps them and resumes
-  by `Last-Event-ID`. `stream_recovered` with `"resumed":false` says that some may be missing; a page that
-  must not miss any reloads its state on it. With `"resumed":true` upstream was told where to go on: whether
-  it did is its own affair.
-- **A status cannot be taken back.** What upstream says after an early commit can only be told inside the
-  stream, and only to a client that listens for `proxy_error`.
-- **A single-slot server stays one.** Two streams of one user that both come back go on evicting each other;
-  the waits between grow, since an upstream that only answers gives no sign of life.
+- **An expired token.** The proxy reconnects with the client's own credentials. If upstream answers 401 or
+  403, the stream ends with reason `unauthorized`. Only the page can get a new token.
+- **Events of a gap.** They are lost, unless upstream stores them and resumes with `Last-Event-ID`.
+  `stream_recovered` with `"resumed":false` means that events may be missing. A page that must not miss any
+  reloads its state then. With `"resumed":true` upstream got the id, but it may ignore it.
+- **A status that was sent.** An answer after an early commit is only visible inside the stream, and only to
+  a client that listens for `proxy_error`.
+- **A server with one place per user.** Two streams of one user evict each other. The waits between the
+  attempts grow, because an answer alone is not a sign of life.
 """
 
 
@@ -513,16 +519,16 @@ def markdown() -> str:
         _WHO,
         *_table(("client", "`off`", "`resumable`", "`always`"), map(_who, WHO)),
         _LOSSES,
-        *_table(("upstream", "reason", "not asked again", "asked again"), map(_loss, LOSSES)),
+        *_table(("upstream", "reason", "without reconnect", "with reconnect"), map(_loss, LOSSES)),
         _ANSWERS,
         *_table(
             (
                 "upstream",
                 "first opening, EventSource",
                 "first opening, others, or with `off`",
-                "behind an early commit, not asked again",
-                "behind an early commit, asked again",
-                "lost and asked again",
+                "after an early commit, no reconnect",
+                "after an early commit, reconnect",
+                "lost, reconnect",
             ),
             map(_answers, ANSWERS),
         ),
@@ -567,14 +573,14 @@ def _words(outcome: Outcome, statuses: tuple[int, ...]) -> str:
         case Begins():
             return "the stream"
         case GoesOn():
-            return "goes on, gap told"
+            return "goes on, with a notice"
         case Passes(again=again):
-            return "asked again, then as it is" if again else "as it is"
+            return "repeated, then as it is" if again else "as it is"
         case Ours(again=again):
             ours = " or ".join(map(str, statuses))
-            return f"asked again, then {ours}" if again else ours
+            return f"repeated, then {ours}" if again else ours
         case Ends(reason=reason, told=told, again=again):
-            before = "asked again, then " if again else ""
+            before = "repeated, then " if again else ""
             return f"{before}{'`proxy_error`, ' if told else ''}ends: `{reason}`"
 
 

@@ -20,7 +20,7 @@ from tests.support.stand_in import healing, listening, new_user, restarted, say
 PINGS = "sse_proxy_pings_sent_total"
 RECONNECTS = "sse_proxy_upstream_reconnects_total"
 
-# The browser client of FACTS 1: `onmessage` only, 10 s to open, dead after any error or end.
+# The page of facts.md#notify-server-page: `onmessage` only, 10 s to open, dead after any error or end.
 PAGE = """<!doctype html><title>client</title><script>
 const client = {opened: false, heard: [], dead: null};
 const source = new EventSource(new URLSearchParams(location.search).get("stream"));

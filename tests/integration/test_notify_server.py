@@ -1,5 +1,5 @@
 """The first user's acceptance: its browser client on a raw socket, `config.example.yaml`, and notify-server
-in both builds (FACTS 1). In Chromium: `test_chromium`.
+in both builds (facts.md#notify-server-builds). In Chromium: `test_chromium`.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ async def test_slow_pools_of_upstream_do_not_keep_the_client_from_its_head(tmp_p
         await client.wait_for(b":ok\n\n")
         assert notify.hub.opened_total == 0
         assert client.response.status == 200
-        assert said(client) == []  # only upstream's answer confirms (law 4)
+        assert said(client) == []  # only upstream's answer confirms (behaviour.md#first-byte-with-the-head)
         await client.wait_for(lambda client: said(client))
         assert said(client)[0]["type"] == "connection_confirmed"
         await tell(notify, client, "hi")

@@ -1,4 +1,5 @@
-"""Law 12 on the real process: marked credentials go in everywhere, and come out nowhere but at upstream.
+"""Marked credentials enter the real process everywhere and leave it only towards upstream
+(behaviour.md#credentials-stay-secret).
 
 Every way a request or a stream can end is driven at log level debug; then every byte of the logs, the
 metrics, the pages and the proxy's own answers is searched.

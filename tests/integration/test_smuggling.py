@@ -1,4 +1,5 @@
-"""Request smuggling and splitting: what two readers could take differently never passes (law 13).
+"""Request smuggling and splitting: what two readers could take differently never passes
+(behaviour.md#doubtful-requests).
 
 A table. Every row is the bytes of a client and what becomes of them: a refusal, after which the
 connection is closed and upstream has heard of no whole request, or exactly one request written anew,

@@ -214,7 +214,8 @@ async def test_notify_tells_an_event_source_by_an_event_and_others_by_a_comment(
         assert data["silent_ms"] >= 199
         assert notice.last_event_id == "7"
         await other.wait_for(b"silent_for")
-        assert other.body == b":ok\n\nid: 7\ndata: 1\n\n:stalled silent_for=0s\n"  # FACTS 5: one newline
+        # One newline, by facts.md#comment-terminators.
+        assert other.body == b":ok\n\nid: 7\ndata: 1\n\n:stalled silent_for=0s\n"
         assert browser.ending is other.ending is None
 
 

@@ -1,4 +1,4 @@
-"""Connections that wait between two requests: kept longer than any front keeps its own ends (FACTS 2)."""
+"""Idle connections are kept longer than any front keeps its own (facts.md#idle-connections-of-fronts)."""
 
 from __future__ import annotations
 

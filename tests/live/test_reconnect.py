@@ -157,7 +157,8 @@ async def test_others_are_told_of_the_gap_by_a_comment_that_no_client_trips_over
     ):
         client.request("/events")
         await client.wait_for(b"stream_recovered")
-        told = rb":stream_recovered reason=upstream_reset gap_ms=\d+ resumed=true\n"  # FACTS 5: one newline
+        # One newline, by facts.md#comment-terminators.
+        told = rb":stream_recovered reason=upstream_reset gap_ms=\d+ resumed=true\n"
         assert re.fullmatch(rb":ok\n\n" + EVENT + told, client.body)
 
 

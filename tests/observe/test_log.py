@@ -143,7 +143,7 @@ async def test_what_the_event_loop_complains_of_is_told_without_exception_texts_
         loop.set_exception_handler(handler)
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     assert len(lines) == 2
-    assert all(line["message"].startswith("the event loop met an error") for line in lines)
+    assert all(line["message"].startswith("an error in the event loop") for line in lines)
     assert any("never retrieved" in line["message"] for line in lines)
     assert all(line["exception"].endswith("LookupError") for line in lines)
     assert SECRET not in written.getvalue()

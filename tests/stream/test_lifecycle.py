@@ -96,7 +96,7 @@ def test_a_stream_is_opened_once() -> None:
         life.handle(Opened(), 1)
 
 
-# Pings (law 3).
+# Pings (behaviour.md#downstream-silence).
 
 
 def test_a_silent_client_gets_a_ping_at_every_interval() -> None:
@@ -155,7 +155,7 @@ def test_pings_go_on_while_upstream_is_paused() -> None:
     assert transcript.said == [COMMITTED, (10, Ping(4)), (20, Ping(4))]
 
 
-# Stalls (law 5).
+# Stalls (behaviour.md#pings-never-pretend).
 
 
 def test_an_upstream_without_a_sign_of_life_is_stalled_once() -> None:
@@ -242,7 +242,7 @@ def test_without_stall_upstream_may_be_silent_for_ever() -> None:
     assert play(NOTHING_ON, OPEN, (1, DATA), until=100_000).said == JUST_COMMITTED
 
 
-# Upstream paused by ourselves (law 5).
+# Upstream paused by ourselves (behaviour.md#pings-never-pretend).
 
 
 def test_upstreams_clocks_stand_still_while_it_is_paused() -> None:
@@ -405,7 +405,7 @@ def test_upstreams_bytes_do_not_help_a_client_that_takes_nothing() -> None:
     assert play(LIMITED, OPEN, (5, Blocked()), *data, until=60).said == [COMMITTED, (45, STALLED_CLIENT)]
 
 
-# The end (law 10).
+# The end (behaviour.md#one-close-reason).
 
 ENDS: list[tuple[Event, CloseReason]] = [
     (ClientGone(), CloseReason.CLIENT_GONE),

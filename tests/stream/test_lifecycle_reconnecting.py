@@ -153,7 +153,7 @@ def test_an_event_stream_that_was_opened_cannot_be_opened_again_unless_it_was_lo
         transcript.take(REOPENED)
 
 
-# Pings, confirm, the client (laws 3 and 4).
+# Pings, confirm, the client (behaviour.md#downstream-silence, behaviour.md#first-byte-with-the-head).
 
 
 def test_pings_go_on_while_upstream_is_away() -> None:
@@ -388,7 +388,7 @@ def test_while_its_first_answer_is_awaited_nothing_gives_upstream_up() -> None:
     assert transcript.life.next_deadline() is None
 
 
-# Stalls and outages (law 5).
+# Stalls and outages (behaviour.md#pings-never-pretend).
 
 WATCHED = promise(stall=Stall(after=60), reconnect=RECONNECT)
 

@@ -92,7 +92,8 @@ class _Hop:
 class BufferingHop(_Hop):
     """Holds a response back until `hold` bytes have come or the server has ended it.
 
-    `hold=None` holds everything until the end, as a Quick Tunnel does (FACTS 2). After a release it
+    `hold=None` holds everything until the end, as a Quick Tunnel does
+    (facts.md#quick-tunnels-hold-get). After a release it
     holds the next `hold` bytes.
     """
 
@@ -125,7 +126,8 @@ class BufferingHop(_Hop):
 
 
 class IdleHop(_Hop):
-    """Ends a connection when the server has sent nothing for `idle` seconds, as every hop of FACTS 3 does.
+    """Ends a connection when the server has sent nothing for `idle` seconds
+    (facts.md#idle-timeouts-of-hops).
 
     `with_reset` ends it with RST on the client's side instead of a clean close.
     """

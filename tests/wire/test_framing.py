@@ -1,4 +1,4 @@
-"""Blocks in, blocks out: law 1 and law 2 as far as bytes can keep them."""
+"""The framer keeps behaviour.md#whole-blocks and behaviour.md#injections-between-blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLENTY = 1 << 20
 
 
 class Client:
-    """What a client has received: the rule of law 2 as the relay carries it out."""
+    """What a client has received: behaviour.md#injections-between-blocks as the relay carries it out."""
 
     def __init__(self, framer: Framer) -> None:
         self.bytes = b""

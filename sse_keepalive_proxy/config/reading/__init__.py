@@ -1,1 +1,1 @@
-"""From a file, the environment and flags to one valid configuration."""
+"""Read a file, the environment and the flags into one valid configuration."""

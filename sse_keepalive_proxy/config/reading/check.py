@@ -1,7 +1,7 @@
-"""What several keys must agree on; within one route, `config.check_route` says it.
+"""Check keys against each other. `check_route` checks the keys within one route.
 
-Works on the tree before it is typed, so that these problems come together with all the others,
-however wrong the rest is: each check looks only at parts that are right by themselves.
+The checks read the untyped tree, so their problems are reported together with all others. Each check uses
+only values that are valid by themselves.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UPSTREAM_TLS = TypeAdapter(Annotated[UpstreamTls, NULL_IS_DEFAULTS])
 
 
 def disagreements(root: Entry) -> Iterator[Finding]:
-    """Every fault that lies between keys of the merged tree, with the way to the key to change."""
+    """Yield every conflict between keys of the merged tree, with the path of the key to change."""
     yield from _colliding_listeners(root)
     yield from _spread_beyond_timeout(root)
     yield from _unusable_certificates(root)
@@ -46,7 +46,7 @@ def disagreements(root: Entry) -> Iterator[Finding]:
 
 
 def warnings(root: Entry) -> Iterator[Finding]:
-    """What is allowed and hardly meant."""
+    """Yield settings that are valid but probably a mistake."""
     used = {route.keys["upstream"].text for route in _routes(root) if "upstream" in route.keys}
     for name in _keys(root, "upstreams"):
         if name not in used:
@@ -54,13 +54,13 @@ def warnings(root: Entry) -> Iterator[Finding]:
     yield from _outdated_certificates(root)
     yield from _tls_without_port(root)
     if _keys(root, "defaults") and not any("stream" in route.keys for route in _routes(root)):
-        hint = "write `stream:` under a route to make it a stream route"
-        yield ("defaults",), Fault("no route has a `stream` that these defaults could apply to", hint)
+        hint = "write `stream:` in a route to make it a stream route"
+        yield ("defaults",), Fault("no route has a `stream` for these defaults", hint)
     yield from _in_routes(root, check_route.warnings)
 
 
 def _in_routes(root: Entry, checked: Callable[[Entry], Iterable[Finding]]) -> Iterator[Finding]:
-    """What `checked` finds in each route, with the way from the root."""
+    """Yield the findings of `checked` for each route, with the path from the root."""
     for index, route in enumerate(_routes(root)):
         yield from ((("routes", index, *way), fault) for way, fault in checked(route))
 
@@ -82,7 +82,7 @@ def _colliding_listeners(root: Entry) -> Iterator[Finding]:
         if address is None:
             continue
         if any(address.collides_with(other) for other in bound):
-            yield way, Fault("something already listens there", "every listener needs an address of its own")
+            yield way, Fault("another listener has this address", "every listener needs its own address")
         bound.append(address)
 
 
@@ -96,7 +96,7 @@ def _listeners(root: Entry) -> Iterator[tuple[Way, Entry]]:
     if "listen" in admin.keys:
         yield ("admin", "listen"), admin.keys["listen"]
     elif admin.text is None:
-        # Not written and not off: it listens where it does by default.
+        # Neither written nor off: it listens on its default address.
         yield ("admin",), Entry(str(Settings.model_fields["admin"].default.listen))
 
 
@@ -117,7 +117,7 @@ def _server_tls(root: Entry) -> ServerTls | None:
 
 
 def _upstream_tls(root: Entry) -> Iterator[tuple[Way, UpstreamTls]]:
-    """What is written as `tls` of each upstream, with the way to it."""
+    """Yield the `tls` of each upstream with its path."""
     for name, upstream in _keys(root, "upstreams").items():
         tls = valid(_UPSTREAM_TLS, upstream.keys.get("tls"))
         if tls is not None:
@@ -125,7 +125,7 @@ def _upstream_tls(root: Entry) -> Iterator[tuple[Way, UpstreamTls]]:
 
 
 def _unusable_certificates(root: Entry) -> Iterator[Finding]:
-    """Reads every file of every `tls`, and opens no connection."""
+    """Yield the faults of the files of every `tls`. Opens no connection."""
     tls = _server_tls(root)
     if tls is not None:
         for key, fault in server_faults(tls.cert_file, tls.key_file, tls.client_ca_file):
@@ -153,7 +153,7 @@ def _tls_without_https(root: Entry) -> Iterator[Finding]:
         for key, value in tls:
             if value is not None:
                 hint = "write an https:// url, or remove this key"
-                yield (*way, key), Fault("this upstream is asked without TLS", hint)
+                yield (*way, key), Fault("this upstream does not use TLS", hint)
 
 
 def _tls_without_port(root: Entry) -> Iterator[Finding]:
@@ -161,7 +161,7 @@ def _tls_without_port(root: Entry) -> Iterator[Finding]:
     if _server_tls(root) is None or not listeners:
         return
     if all(address is not None and address.unix_path is not None for address in listeners):
-        yield ("tls",), Fault("never used: `listen` has Unix sockets only, which stay plain")
+        yield ("tls",), Fault("never used: `listen` has only Unix sockets, which use plain HTTP")
 
 
 def _unknown_upstreams(root: Entry) -> Iterator[Finding]:
@@ -196,12 +196,12 @@ def _shadowed_routes(root: Entry) -> Iterator[Finding]:
         by = next((name for name, other in taking if other.covers(match)), None)
         if by is not None:
             hint = f"put it before {by}, or narrow {by}"
-            yield ("routes", index), Fault(f"never reached: {by} takes everything it could match", hint)
+            yield ("routes", index), Fault(f"never reached: {by} matches all its requests", hint)
         earlier.add(match.path, (_called(route, index), match))
 
 
 def _called(route: Entry, index: int) -> str:
-    """How messages name a route: never by a value from the environment."""
+    """Return the name of a route for messages, never a value from the environment."""
     name = route.keys.get("name")
     if name is None or name.text is None or name.expanded:
         return f"routes[{index}]"

@@ -1,8 +1,7 @@
-"""What the keys of one route must agree on.
+"""Check the keys of one route against each other.
 
-Works on the merged tree before it is typed, as `config.check` does, and looks only at parts that are
-right by themselves. Each check takes a route and yields faults with the way from the route to the key
-to change.
+Like `check`, it reads the untyped, merged tree and uses only values that are valid by themselves. Each check
+takes a route and yields faults with the path from the route to the key to change.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ _DURATION: TypeAdapter[float] = TypeAdapter(Duration)
 _FILE: TypeAdapter[str] = TypeAdapter(FilePath)
 _ALGORITHMS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Algorithms)
 _CLIENT_GIVES_UP = 10.0
-"""Seconds after which a browser's client may give up waiting for a response head (FACTS 1)."""
+"""Seconds after which a browser page may stop waiting for a response head (facts.md#notify-server-page)."""
 
 _ACTING = frozenset(StallAction) - {StallAction.OBSERVE}
 
 
 def disagreements(route: Entry) -> Iterator[Finding]:
-    """Every fault that lies between keys of `route`."""
+    """Yield every conflict between keys of `route`."""
     yield from _action_on_a_guess(route)
     yield from _action_without_reconnect(route)
     yield from _delay_beyond_its_maximum(route)
@@ -52,7 +51,7 @@ def disagreements(route: Entry) -> Iterator[Finding]:
 
 
 def warnings(route: Entry) -> Iterator[Finding]:
-    """What is allowed in `route` and hardly meant."""
+    """Yield settings of `route` that are valid but probably a mistake."""
     yield from _refusal_never_made(route)
     yield from _key_never_used(route)
     yield from _headers_lost_by_early_commit(route)
@@ -62,7 +61,7 @@ def warnings(route: Entry) -> Iterator[Finding]:
 
 
 def valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
-    """The typed value of `entry`, or None when it is missing or wrong by itself."""
+    """Return the typed value of `entry`, or None if it is missing or invalid by itself."""
     if entry is None or entry.broken:
         return None
     try:
@@ -72,7 +71,7 @@ def valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
 
 
 def _written(route: Entry, *way: str) -> Entry | None:
-    """What is written at `way`, if anything."""
+    """Return the entry at `way`, or None."""
     entry, rest = find(route, way)
     return None if rest else entry
 
@@ -85,7 +84,7 @@ def _text(route: Entry, *way: str) -> str | None:
 def _action_on_a_guess(route: Entry) -> Iterator[Finding]:
     way = ("stream", "stall", "sign_of_life")
     if _text(route, "stream", "stall", "action") in _ACTING and _written(route, *way) is None:
-        yield way, Fault("must be written out for any action but observe", "bytes, comments or events")
+        yield way, Fault("is required for every action except observe", "write bytes, comments or events")
 
 
 def _action_without_reconnect(route: Entry) -> Iterator[Finding]:
@@ -93,7 +92,7 @@ def _action_without_reconnect(route: Entry) -> Iterator[Finding]:
     off = "off" in (_text(route, "stream", "reconnect"), _text(route, "stream", "reconnect", "when"))
     if off and _text(route, *way) == StallAction.RECONNECT:
         hint = "write reconnect: {when: resumable} or {when: always}, or action: observe"
-        yield way, Fault("`reconnect` is off, so nothing can be opened again", hint)
+        yield way, Fault("`reconnect` is off, so upstream cannot be opened again", hint)
 
 
 def _delay_beyond_its_maximum(route: Entry) -> Iterator[Finding]:
@@ -111,7 +110,7 @@ def _delay_beyond_its_maximum(route: Entry) -> Iterator[Finding]:
 
 
 def _identity(route: Entry) -> Mapping[str, Entry] | None:
-    """The keys of the route's identity; None where it has none, or something else stands there."""
+    """Return the keys of the route's `identity`, or None if it has none or is not a mapping."""
     entry = _written(route, "stream", "identity")
     if entry is None or entry.broken or not (entry.value is None or isinstance(entry.value, Mapping)):
         return None
@@ -119,7 +118,7 @@ def _identity(route: Entry) -> Mapping[str, Entry] | None:
 
 
 def _identity_without_proof(route: Entry) -> Iterator[Finding]:
-    """An identity that could not check a signature. Reads the key file."""
+    """Yield the faults of an `identity` that cannot check a signature. Reads the key file."""
     keys = _identity(route)
     if keys is None:
         return
@@ -131,7 +130,7 @@ def _identity_without_proof(route: Entry) -> Iterator[Finding]:
         return
     file = keys.get("public_key_file")
     if file is None or file.text == "off":
-        hint = "name its PEM file; or write verify: upstream where upstream authenticates by this token"
+        hint = "name its PEM file; or write verify: upstream if upstream authenticates by this token"
         yield (*way, "public_key_file"), Fault("`verify: jwt` needs the public key of the tokens", hint)
         return
     path = valid(_FILE, file)
@@ -154,7 +153,7 @@ def _claims_without_identity(route: Entry) -> Iterator[Finding]:
     if data is None or (written is not None and written.text != "off"):
         return
     for at in claims_in(plain(data)):
-        hint = "say where the token is: identity: {from: …}"
+        hint = "write the place of the token: identity: {from: …}"
         yield (*way, *at), Fault("a claim needs `identity`, which is off on this route", hint)
 
 
@@ -162,17 +161,17 @@ def _credentials_for_everybody(route: Entry) -> Iterator[Finding]:
     cors = valid(_CORS, _written(route, "cors"))
     if cors is not None and cors.credentials and "*" in cors.origins:
         message = "cannot be true for the origin `*`: browsers refuse such an answer"
-        yield ("cors", "credentials"), Fault(message, "write the origins out, or credentials: false")
+        yield ("cors", "credentials"), Fault(message, "name the origins, or write credentials: false")
 
 
 def _refusal_never_made(route: Entry) -> Iterator[Finding]:
-    """A HEAD that a route does not take falls to a later one, which may well pass it on."""
+    """Yield a warning if `head: refuse` has no effect: a later route would handle the HEAD."""
     way = ("stream", "head")
     match = valid(_MATCH, route.keys.get("match"))
     if match is None or match.methods is None or "HEAD" in match.methods:
         return
     if _text(route, *way) == Head.REFUSE:
-        yield way, Fault("this route takes no HEAD that it could refuse", "add HEAD to its methods")
+        yield way, Fault("this route matches no HEAD request to refuse", "add HEAD to its methods")
 
 
 def _key_never_used(route: Entry) -> Iterator[Finding]:
@@ -190,9 +189,9 @@ def _early_commit_after(route: Entry) -> float | None:
 
 
 def _headers_lost_by_early_commit(route: Entry) -> Iterator[Finding]:
-    """Whoever writes `cors: off` out has thought of it: a hop in front may add the headers."""
+    """Yield a warning unless the file has `cors`. A written `cors: off` is a deliberate choice."""
     if _early_commit_after(route) is not None and "cors" not in route.keys:
-        hint = "set the route's `cors`; or write `cors: off` where a hop adds them or no other origin comes"
+        hint = "set the route's `cors`, or write `cors: off` if a hop adds them or there is no other origin"
         message = "an early commit cannot carry upstream's CORS headers"
         yield ("stream", "early_commit", "after"), Fault(message, hint)
 
@@ -202,23 +201,26 @@ def _early_commit_never_made(route: Entry) -> Iterator[Finding]:
     entry = _written(route, "stream", "open_timeout")
     timeout: Any = Stream.model_fields["open_timeout"].default if entry is None else valid(_DURATION, entry)
     if after is not None and timeout is not None and after >= timeout:
-        message = f"never happens: the open_timeout of {format_duration(timeout)} ends the wait before"
+        message = f"never happens: the open_timeout of {format_duration(timeout)} ends the wait first"
         yield ("stream", "early_commit", "after"), Fault(message, "write less, or a longer open_timeout")
 
 
 def _reconnect(route: Entry) -> Reconnect | None:
-    """The route's `reconnect` where something is written in it that opens upstream again."""
+    """Return the route's `reconnect` if it is written and not off."""
     reconnect = valid(_RECONNECT, _written(route, "stream", "reconnect"))
     return None if reconnect is None or reconnect.when is None else reconnect
 
 
 def _given_up_unasked(route: Entry) -> Iterator[Finding]:
-    """Waits start over only after a sign of life: the first one after a loss may be the longest."""
+    """Yield a warning if the longest wait exceeds `give_up_after`.
+
+    Only a sign of life resets the waits, so the first wait after a loss may be the longest.
+    """
     way = ("stream", "reconnect")
     reconnect = _reconnect(route)
     if reconnect is None or reconnect.give_up_after > reconnect.max_delay:
         return
-    message = "upstream may be given up before it is asked again once"
+    message = "upstream may be given up before the first attempt"
     if _written(route, *way, "give_up_after") is not None:
         message = f"{message}: max_delay is {format_duration(reconnect.max_delay)}"
         yield (*way, "give_up_after"), Fault(message, "write a longer one, or a shorter max_delay")
@@ -235,4 +237,4 @@ def _later_than_a_client_waits(route: Entry) -> Iterator[Finding]:
     }
     for way, wait in waits.items():
         if wait is not None and wait > _CLIENT_GIVES_UP:
-            yield way, Fault("a browser's client may give up 10 s after it asked", "write less, e.g. 8s")
+            yield way, Fault("a browser page may give up after 10 s", "write less, e.g. 8s")

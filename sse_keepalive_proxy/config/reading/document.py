@@ -1,8 +1,8 @@
-"""YAML text to a tree of values that know their lines, with the environment filled in.
+"""Parse YAML into a tree of values with their lines, and fill in environment variables.
 
-Owns everything that is YAML. Scalars follow the core schema of YAML 1.2: only true and false are
-booleans, so `off` stays `off`; `1:30` stays text; a duplicate key is refused (FACTS 7.16).
-A variable's value can become a number or a text, never structure: it is put in after parsing.
+Owns everything about YAML. Scalars follow the core schema of YAML 1.2: only true and false are booleans, so
+`off` stays `off`, and `1:30` stays text. A duplicate key is refused (facts.md#yaml-values). Variables are
+filled in after parsing, so a value can become a number or a text, never a list or a mapping.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN = "plain"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
-# Longer numbers than these are no numbers of a configuration; Python itself stops at 4300 digits.
+# A configuration needs no longer numbers. Python's `int` raises at 4300 digits.
 _INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,100}|[0-9]{1,100}(\.[0-9]{0,100})?)([eE][-+]?[0-9]{1,5})?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,28 +36,28 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that only composes nodes; a plain scalar is told from a quoted one by its tag."""
+    """A loader that only composes nodes. The tag of a scalar shows whether it is plain or quoted."""
 
     yaml_implicit_resolvers = {None: [(_PLAIN, re.compile(""))]}  # noqa: RUF012 - declared so by PyYAML
 
 
 def read_document(content: bytes, *, file: str, environ: Mapping[str, str]) -> tuple[Entry, list[Problem]]:
-    """The tree of `content` and what is wrong with single values in it.
+    """Return the tree of `content` and the problems of single values in it.
 
-    Raises `ConfigurationError` when there is no tree to speak of: not UTF-8, not YAML, not a mapping.
+    Raises `ConfigurationError` if there is no tree: the content is not UTF-8, not YAML or not a mapping.
     """
     root = _compose(_decode(content, file), file)
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == _PLAIN and root.value in _NULLS):
-        raise _unusable(file, "nothing is written in it", hint="a configuration needs upstreams and routes")
+        raise _unusable(file, "the file is empty", hint="a configuration needs upstreams and routes")
     if not isinstance(root, yaml.MappingNode):
         hint = "begin with a key such as listen:"
-        raise _unusable(file, "must be a mapping at the top", _line(root), hint)
+        raise _unusable(file, "the top level must be a mapping", _line(root), hint)
     reader = _Reader(file, environ)
     return reader.entry(root, (), _line(root)), reader.problems
 
 
 def _unusable(file: str, message: str, line: int = 0, hint: str = "") -> ConfigurationError:
-    """The whole document cannot be used, so this is all there is to say."""
+    """Return the error for a document that cannot be used at all."""
     return ConfigurationError((Problem(message, "", hint, file, line),))
 
 
@@ -71,7 +71,7 @@ def _decode(content: bytes, file: str) -> str:
         raise _unusable(file, "not UTF-8 text", line, "save the file as UTF-8") from None
     if "\0" in text:
         raise _unusable(
-            file, "holds a NUL", text.count("\n", 0, text.index("\0")) + 1, "is this a text file?"
+            file, "contains NUL", text.count("\n", 0, text.index("\0")) + 1, "is this a text file?"
         )
     return text
 
@@ -87,11 +87,11 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise _unusable(file, "holds a control character", line, "remove it") from None
+        raise _unusable(file, "contains a control character", line, "remove it") from None
     except RecursionError:
         raise _unusable(file, "nested too deeply") from None
     except (yaml.YAMLError, ValueError, OverflowError):
-        # PyYAML lets chr() and int() fail on escapes and directives out of range.
+        # In PyYAML chr() and int() fail for escapes and directives that are out of range.
         raise _unusable(file, "not valid YAML") from None
 
 
@@ -106,7 +106,7 @@ def _line(node: yaml.Node) -> int:
 
 @dataclass(slots=True)
 class _Reader:
-    """Turns nodes into entries and collects what is wrong on the way."""
+    """Convert nodes to entries and collect their problems."""
 
     file: str
     environ: Mapping[str, str]
@@ -114,16 +114,14 @@ class _Reader:
     values: int = 0
 
     def entry(self, node: yaml.Node, way: Way, line: int) -> Entry:
-        """The entry of `node`, which stands at `way`; `line` is that of its key or its dash."""
+        """Return the entry of `node` at the path `way`. `line` is the line of its key or its dash."""
         self.values += 1
         if self.values > _MOST_VALUES:
             raise _unusable(
                 self.file, f"more than {_MOST_VALUES} values", line, "aliases count each time they are used"
             )
         if len(way) > _DEEPEST:
-            raise _unusable(
-                self.file, "nested too deeply", line, "an alias may not stand inside its own anchor"
-            )
+            raise _unusable(self.file, "nested too deeply", line, "an alias cannot be inside its own anchor")
         path = written("", way)
         if node.tag not in {_PLAIN, f"{_TAG}str", f"{_TAG}map", f"{_TAG}seq"}:
             return self._broken(path, line, "YAML tags are not supported", "write the value without !")
@@ -156,13 +154,13 @@ class _Reader:
         if text is None:
             return Entry(None, path, line, broken=True)
         if _SURROGATE.search(text):
-            return self._broken(path, line, "holds half a surrogate pair, which is no text", "")
-        # An escaped `$${` changes the text too, but brings in nothing from outside.
+            return self._broken(path, line, "contains half a surrogate pair, which is not valid text", "")
+        # An escaped `$${` also changes the text, but it adds nothing from outside.
         expanded = any(found[1] for found in _VARIABLE.finditer(node.value))
         return Entry(_resolved(text) if node.tag == _PLAIN else text, path, line, expanded)
 
     def _expanded(self, text: str, path: str, line: int) -> str | None:
-        """`text` with its variables filled in, or None when one of them cannot be."""
+        """Return `text` with its variables filled in, or None if one of them has no value."""
         parts, end, usable = [], 0, True
         for found in _VARIABLE.finditer(text):
             value = self._variable(found, path, line)
@@ -176,7 +174,7 @@ class _Reader:
         if found[0] == "$${":
             return "${"
         if name is None:
-            self._problem(path, line, "not a usable ${NAME}", "write $${ for a literal ${")
+            self._problem(path, line, "not a valid ${NAME}", "write $${ for a literal ${")
             return None
         value = self.environ.get(name)
         if default is not None:
@@ -195,7 +193,7 @@ class _Reader:
 
 
 def _resolved(text: str) -> Scalar:
-    """A plain scalar by the core schema of YAML 1.2, decimal numbers only."""
+    """Resolve a plain scalar by the core schema of YAML 1.2, with decimal numbers only."""
     if text in _NULLS:
         return None
     if text in _BOOLEANS:

@@ -1,7 +1,7 @@
-"""A file, the environment and the flags to one valid configuration, or to every problem at once.
+"""Load the configuration from a file, the environment and the flags, or report every problem at once.
 
-Owns the order of things: read, override, merge, check, type. Reads the file it is given and
-the key files that it names, nothing else; what it returns is frozen.
+Owns the order of the steps: read, override, merge, check, type. It reads only the given file and the key
+files that it names. Its results are frozen.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["Loaded", "from_upstream", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A valid configuration and what about it is hardly meant."""
+    """A valid configuration and its warnings."""
 
     settings: Settings
     warnings: tuple[Problem, ...] = ()
 
 
 def load(path: Path, *, environ: Mapping[str, str], overrides: Overrides = NO_OVERRIDES) -> Loaded:
-    """The configuration in the file at `path`, with flags over the environment over the file.
+    """Load the file at `path`. Flags override the environment, and the environment overrides the file.
 
-    Raises `ConfigurationError` with every problem, those of flags and variables first, then in the
-    order of lines.
+    Raises `ConfigurationError` with every problem: those of flags and variables first, then in the order of
+    lines.
     """
     file = str(path)
     root, problems = read_document(_content(path, file), file=file, environ=environ)
@@ -44,11 +44,11 @@ def load(path: Path, *, environ: Mapping[str, str], overrides: Overrides = NO_OV
 
 
 def from_upstream(url: str, *, environ: Mapping[str, str], overrides: Overrides = NO_OVERRIDES) -> Loaded:
-    """The configuration without a file: one route `default` that takes every path to `url`.
+    """Return a configuration without a file: one route `default` that sends every path to `url`.
 
-    Raises `ConfigurationError` with every problem, each naming its flag or variable.
+    Raises `ConfigurationError` with every problem. Each names its flag or variable.
     """
-    # `url` is the upstream, whatever the flag and the variable say by themselves.
+    # `url` has already been chosen from the flag and the variable.
     quiet = {name: value for name, value in environ.items() if name != UPSTREAM_VARIABLE}
     return _settled(single_route(url, environ), [], "", quiet, replace(overrides, upstream=None))
 
@@ -61,9 +61,9 @@ def _content(path: Path, file: str) -> bytes:
     except IsADirectoryError:
         problem = Problem("is a directory, not a file", file=file)
     except PermissionError:
-        problem = Problem("may not be read by this user", file=file)
+        problem = Problem("cannot be read: this user has no permission", file=file)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a usable path"
+        reason = getattr(error, "strerror", None) or "not a valid path"
         problem = Problem(f"cannot be read: {reason}", file=file)
     raise ConfigurationError((problem,))
 
@@ -81,7 +81,7 @@ def _settled(
     except ValidationError as error:
         problems += translate(error, root, file)
     if settings is None or problems:
-        # A mistake in `defaults` is found again under every route it was merged into.
+        # A mistake in `defaults` is found again in every route that it was merged into.
         raise ConfigurationError(tuple(sorted(dict.fromkeys(problems), key=lambda found: found.line)))
     found = [place(fault, root, way, file, warning=True) for way, fault in check.warnings(root)]
     return Loaded(settings, tuple(sorted(found, key=lambda warning: warning.line)))

@@ -1,7 +1,7 @@
-"""What flags and the environment say over the file.
+"""Apply the flags and the environment to the tree of the file.
 
-Owns where the values of flags and variables go in the tree. The values are typed and checked there like
-any other; their problems name the flag or the variable.
+Owns the places of their values in the tree. These values are checked like any other; their problems name the
+flag or the variable.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the flags of the command line say; None where a flag was not given."""
+    """The values of the command-line flags, None for a flag that was not given."""
 
     listen: str | None = None
     admin_listen: str | None = None
@@ -43,14 +43,14 @@ NO_OVERRIDES = Overrides()
 
 
 def single_route(url: str, environ: Mapping[str, str]) -> Entry:
-    """The tree of a configuration that has nothing but an upstream."""
+    """Return the tree of a configuration with one upstream and nothing else."""
     origin = UPSTREAM_VARIABLE if environ.get(UPSTREAM_VARIABLE) == url else "--upstream"
     keys = {"upstreams": _upstreams(_DEFAULT, leaf(url, origin)), "routes": _default_routes(_DEFAULT, origin)}
     return branch(keys, origin)
 
 
 def apply(root: Entry, environ: Mapping[str, str], overrides: Overrides) -> tuple[Entry, list[Problem]]:
-    """`root` with the overrides in it, and the problems of fitting them in."""
+    """Return `root` with the overrides, and the problems of applying them."""
     root = _put(root, ("listen",), _given(overrides.listen, "--listen", environ, LISTEN_VARIABLE))
     root = _put_admin(root, _given(overrides.admin_listen, "--admin-listen", environ, ADMIN_LISTEN_VARIABLE))
     root = _put(root, ("logging", "level"), _given(None, "", environ, LOG_LEVEL_VARIABLE))
@@ -60,7 +60,7 @@ def apply(root: Entry, environ: Mapping[str, str], overrides: Overrides) -> tupl
 
 
 def _given(flag: str | None, name: str, environ: Mapping[str, str], variable: str) -> Entry | None:
-    """The flag's value, else the variable's; a variable set to nothing counts as not set."""
+    """Return the flag's value, or the variable's. An empty variable counts as unset."""
     if flag is not None:
         return leaf(flag, name)
     value = environ.get(variable)
@@ -68,7 +68,10 @@ def _given(flag: str | None, name: str, environ: Mapping[str, str], variable: st
 
 
 def _put(root: Entry, way: tuple[str, ...], entry: Entry | None) -> Entry:
-    """`root` with `entry` at `way`. What is no mapping on the way is left alone: it is reported anyhow."""
+    """Return `root` with `entry` at `way`.
+
+    A value on the path that is not a mapping stays as it is; it is reported anyway.
+    """
     if entry is None:
         return root
     key, rest = way[0], way[1:]
@@ -83,7 +86,7 @@ def _put(root: Entry, way: tuple[str, ...], entry: Entry | None) -> Entry:
 
 
 def _put_admin(root: Entry, entry: Entry | None) -> Entry:
-    """An address turns on an admin listener that the file turned off; `off` turns it off."""
+    """Return `root` with the admin address. An address turns the listener on, `off` turns it off."""
     if entry is None:
         return root
     admin = root.keys.get("admin")
@@ -95,11 +98,14 @@ def _put_admin(root: Entry, entry: Entry | None) -> Entry:
 
 
 def _put_upstream(root: Entry, url: Entry) -> tuple[Entry, list[Problem]]:
-    """The override as the url of the file's only upstream, which may be one that only routes name."""
+    """Return `root` with `url` as the URL of its only upstream, and the problems of that.
+
+    If the file has no upstreams, the name that its routes use is the upstream.
+    """
     names = _upstream_names(root)
     if len(names) > 1:
         message = f"the file has several upstreams: {', '.join(map(shown, names))}"
-        return root, [Problem(message, url.path, "an override needs one to take the place of")]
+        return root, [Problem(message, url.path, "an override needs a file with one upstream")]
     name = names[0] if names else _DEFAULT
     upstreams = root.keys.get("upstreams")
     if upstreams is None or upstreams.value is None:
@@ -112,7 +118,7 @@ def _put_upstream(root: Entry, url: Entry) -> tuple[Entry, list[Problem]]:
 
 
 def _upstream_names(root: Entry) -> list[str]:
-    """The upstreams of the file; where it has none, those its routes name."""
+    """Return the names of the file's upstreams or, if it has none, the names that its routes use."""
     upstreams = root.keys.get("upstreams")
     if upstreams is not None and upstreams.value is not None:
         return list(upstreams.keys)

@@ -1,6 +1,6 @@
-"""The border where pydantic's findings become problems in plain words, with file and line.
+"""Translate pydantic's errors into problems in plain words, with file and line.
 
-Nothing behind it knows pydantic's error types. A value is never quoted here: it may be a secret.
+No other module uses pydantic's error types. No message quotes a value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _WRONG_TYPE = {
     "list_type": ("must be a list", "write it like [a, b]"),
     "tuple_type": ("must be a list", "write it like [a, b]"),
 }
-_NOTHING = Fault("nothing is written here", "leave the key out for its default")
+_NOTHING = Fault("has no value", "leave the key out for its default")
 
 
 def translate(error: ValidationError, root: Entry, file: str) -> Iterator[Problem]:
-    """Every problem in `error`, each at its place in `root`; what was reported before is left out."""
+    """Yield every problem of `error` with its place in `root`, without those already reported."""
     for detail in error.errors(include_url=False):
         way = _way(detail)
         entry, _ = find(root, way)
@@ -47,15 +47,15 @@ def translate(error: ValidationError, root: Entry, file: str) -> Iterator[Proble
 
 
 def _way(detail: ErrorDetails) -> Way:
-    """The way to the value; pydantic adds a step where the name of a section is what is wrong."""
+    """Return the path of the value. Pydantic adds a step if the name of a section is wrong."""
     way = detail["loc"]
     return way[:-1] if way[-1:] == ("[key]",) and detail["type"] == FAULT else way
 
 
 def place(fault: Fault, root: Entry, way: Way, file: str, *, warning: bool = False) -> Problem:
-    """`fault` as a problem at `way`, or at the nearest place above it that was written."""
+    """Return `fault` as a problem at `way`, or at the nearest place above it that is in the file."""
     entry, rest = find(root, way)
-    # A scalar where a list may stand is its own first item.
+    # A scalar in place of a list is its own first item.
     path = entry.path if entry.text is not None or not entry.line else written(entry.path, rest)
     subject = fault.subject if not entry.expanded else "a value from the environment" if fault.subject else ""
     message = f"{subject} {fault.message}".strip()
@@ -79,14 +79,14 @@ def _faults(detail: ErrorDetails, way: Way, entry: Entry) -> Iterator[Fault]:
     elif kind == "greater_than_equal":
         yield Fault(f"must be {context['ge']} or more", _ZERO_HINT if entry.value == 0 else "")
     elif kind == "too_short":
-        # pydantic counts what was valid in it, too: that there is nothing at all is another matter.
+        # Pydantic counts only the valid items. Report only a list that is really empty.
         if not entry.value:
             yield Fault("must not be empty")
     else:
-        yield Fault("not a usable value")
+        yield Fault("not a valid value")
 
 
-_ZERO_HINT = "zero does not mean without a limit"
+_ZERO_HINT = "zero does not mean unlimited"
 
 
 def _not_a_choice(expected: str, way: Way, entry: Entry) -> Fault:
@@ -112,7 +112,7 @@ def _unknown_key(way: Way) -> Fault:
 
 
 def _section_at(way: Way) -> type[Section]:
-    """The section at `way`, whose keys are known there."""
+    """Return the section at `way`."""
     section: type[Section] = Settings
     named = False  # inside a mapping from names to sections, the next step is such a name
     for step in way:
@@ -126,7 +126,7 @@ def _section_at(way: Way) -> type[Section]:
 
 
 def section_in(annotation: Any) -> type[Section] | None:
-    """The section that a field of this type holds, one or many of them."""
+    """Return the section class in a field's type, also inside a list or a mapping, or None."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation if issubclass(annotation, Section) else None
     if get_origin(annotation) in (dict, tuple, Union, UnionType) or hasattr(annotation, "__metadata__"):

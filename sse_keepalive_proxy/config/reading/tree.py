@@ -1,7 +1,7 @@
-"""A configuration before it is typed: plain values that remember where they were written.
+"""The untyped configuration: plain values with their places in the file.
 
-Owns the tree, the way to a place in it, and the merging of `defaults`. Knows nothing of YAML
-(`config.document`) or of what the keys mean.
+Owns the tree, the paths in it, and the merge of `defaults`. It knows neither YAML (`document`) nor the
+meaning of the keys.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A value and where it stands.
+    """A value and its place.
 
-    `path` and `line` say where it was written, which for a merged default is not where it counts;
-    line 0 is a flag or a variable, and `path` then names it. `expanded`: part of the value came
-    from the environment and is never quoted. `broken`: already reported, whatever else is said of it.
+    `path` and `line` are its place in the file; a merged default keeps its place in `defaults`. With line 0,
+    `path` is the name of a flag or a variable. `expanded`: a part of the value came from the environment and
+    must not be quoted. `broken`: a problem of the value has already been reported.
     """
 
     value: Scalar | Keys | Sequence[Entry]
@@ -36,32 +36,32 @@ class Entry:
 
     @property
     def keys(self) -> Keys:
-        """What is below a mapping; empty for anything else."""
+        """The entries of a mapping; empty for other values."""
         return self.value if isinstance(self.value, Mapping) else {}
 
     @property
     def items(self) -> Sequence[Entry]:
-        """What is in a list; empty for anything else."""
+        """The entries of a list; empty for other values."""
         return self.value if isinstance(self.value, list | tuple) else ()
 
     @property
     def text(self) -> str | None:
-        """The value if it is text, else None."""
+        """The value if it is text, otherwise None."""
         return self.value if isinstance(self.value, str) else None
 
 
 def leaf(value: Scalar, origin: str) -> Entry:
-    """A value that a flag or a variable called `origin` gave."""
+    """Return a value from the flag or variable `origin`."""
     return Entry(value, origin)
 
 
 def branch(keys: Keys, origin: str) -> Entry:
-    """A mapping that stands in no file, on behalf of `origin`."""
+    """Return a mapping that is not in the file but comes from `origin`."""
     return Entry(keys, origin)
 
 
 def plain(entry: Entry) -> Any:
-    """The bare value, without its places."""
+    """Return the value without places."""
     value = entry.value
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
@@ -71,7 +71,7 @@ def plain(entry: Entry) -> Any:
 
 
 def find(root: Entry, way: Way) -> tuple[Entry, Way]:
-    """The deepest entry on `way` and what is left of the way below it."""
+    """Return the deepest entry on `way` and the rest of `way` below it."""
     entry = root
     for index, step in enumerate(way):
         inner = _step(entry, step)
@@ -88,7 +88,7 @@ def _step(entry: Entry, step: str | int) -> Entry | None:
 
 
 def written(path: str, way: Way) -> str:
-    """`path` continued by `way` in the dotted form: `routes[0].stream.keepalive`."""
+    """Append `way` to `path` in dotted form: `routes[0].stream.keepalive`."""
     for step in way:
         if isinstance(step, int):
             path = f"{path}[{step}]"
@@ -98,7 +98,7 @@ def written(path: str, way: Way) -> str:
 
 
 def merge_defaults(root: Entry) -> Entry:
-    """`root` with its `defaults` under the `stream` of each route that has one."""
+    """Merge the `defaults` of `root` into the `stream` of each route that has one."""
     defaults, routes = root.keys.get("defaults"), root.keys.get("routes")
     if defaults is None or routes is None or not defaults.keys or not routes.items:
         return root
@@ -114,9 +114,9 @@ def _with_defaults(route: Entry, defaults: Entry) -> Entry:
 
 
 def _merged(below: Entry, above: Entry) -> Entry:
-    """`above` with the keys of `below` that it lacks; nothing written counts as an empty mapping.
+    """Return `above` plus the keys of `below` that it lacks. An empty value is an empty mapping.
 
-    An event's `data` is one value: merging two payloads would give one that nobody wrote.
+    The `data` of an event is one value and is not merged.
     """
     if above.value is None and below.keys:
         return replace(above, value=below.value)

@@ -1,1 +1,1 @@
-"""The sections of the configuration: every key, its type, its default, what it does."""
+"""The sections of the configuration: every key with its type, its default and its description."""

@@ -1,7 +1,7 @@
-"""Who a client is and from which pages it comes: a stream's `identity` and a route's `cors`.
+"""The sections `identity` of a stream and `cors` of a route.
 
-Owns these keys, their defaults and their documentation. Whether a key file fits is asked in
-`config.key_file`, what keys must agree on in `config.check_route`.
+Owns these keys, their defaults and their documentation. `config.types.key_file` checks the key file;
+`config.reading.check_route` checks keys against each other.
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ _Verify = Annotated[policy.Verify, Strict(False)]
 
 
 class Cors(Section):
-    """Which pages of other origins may use the route. The proxy then answers preflights itself."""
+    """The pages of other origins that may use the route. The proxy then answers preflights itself."""
 
     origins: Annotated[tuple[Origin, ...], Strict(False), Field(min_length=1)] = Field(
-        description="The origins that may, each as browsers send it: `https://app.example.com`, with a port "
-        'if it has one. `"*"` lets every page in, but none with cookies.',
+        description="The origins of the pages, each as a browser sends it: `https://app.example.com`, with "
+        'a port if it is not the default. `"*"` allows every origin, without cookies.',
     )
     credentials: bool = Field(
         default=False,
-        description="Lets browsers send cookies, and scripts read what came back for them. "
-        "It needs origins by name; an EventSource asks for it with `withCredentials`.",
+        description="Allows browsers to send cookies and scripts to read the answer. It needs named "
+        "origins; an EventSource requests it with `withCredentials`.",
     )
 
 
 class Identity(Section):
-    """Who a client is, by the claims of the JSON Web Token that it brings. Needs the extra `jwt`."""
+    """The client's identity, from the claims of its JSON Web Token. Needs the extra `jwt`."""
 
     source: CredentialPlace = Field(
         default="query:access_token",
         alias="from",
-        description="Where the token is, as `query:NAME` or `header:name`. "
-        "It counts as one of the places of `credential`.",
+        description="The place of the token, as `query:NAME` or `header:name`. It is also a place of "
+        "`credential`.",
     )
     verify: _Verify = Field(
         default=policy.Verify.JWT,
-        description="What makes the claims believed: `jwt` the token's signature, `upstream` that upstream "
-        "has accepted the request. The latter is for where upstream authenticates by exactly this token.",
+        description="The proof for the claims: `jwt` checks the signature, `upstream` relies on upstream's "
+        "acceptance of the request. Use `upstream` only if upstream authenticates by exactly this token.",
     )
     public_key_file: Annotated[FilePath | None, OFF] = Field(
         default=None,
-        description="The public key that signatures are checked with, as a PEM file. "
-        "`verify: jwt` needs it. A relative path counts from where the proxy was started.",
+        description="The public key for the signatures, as a PEM file. `verify: jwt` needs it. A relative "
+        "path starts at the working directory of the proxy.",
     )
     algorithms: Algorithms = Field(
         default=("EdDSA",),
-        description="The signature algorithms that are accepted. The key must fit every one of them.",
+        description="The accepted signature algorithms. The key must fit each of them.",
     )
     audience: Annotated[Word | None, OFF] = Field(
         default=None,
-        description="The `aud` that a token must have. Off, it is not looked at.",
+        description="The required `aud` of a token. Off: it is not checked.",
     )
     issuer: Annotated[Word | None, OFF] = Field(
         default=None,
-        description="The `iss` that a token must have. Off, it is not looked at.",
+        description="The required `iss` of a token. Off: it is not checked.",
     )
     close_at_expiry: bool = Field(
         default=False,
-        description="Ends a stream when its token expires, with reason `unauthorized`. "
-        "Otherwise a stream outlives its token, as it does without a proxy.",
+        description="Ends a stream when its token expires, with reason `unauthorized`. Otherwise a stream "
+        "may outlive its token, as without a proxy.",
     )
 
     @property
     def policy(self) -> policy.Identity:
-        """The promise."""
+        """The section as a frozen policy."""
         return policy.Identity(**{name: getattr(self, name) for name in type(self).model_fields})

@@ -1,7 +1,7 @@
-"""How upstream is opened, and opened again: `early_commit` and `reconnect` of a route's `stream`.
+"""The sections `early_commit` and `reconnect` of a stream.
 
-Owns these keys, their defaults and their documentation; each section's `policy` is the frozen value
-that the rest of the proxy works with. Durations are seconds; what is off is None.
+Owns these keys, their defaults and their documentation. `policy` of a section is the frozen value that
+the rest of the proxy uses. Durations are in seconds. A concern that is off is None.
 """
 
 from __future__ import annotations
@@ -34,71 +34,72 @@ _Failure = Annotated[
 
 
 class EarlyCommit(Section):
-    """A 200 for a client before upstream has answered."""
+    """A 200 for the client before upstream has answered."""
 
     after: Annotated[Duration | None, OFF] = Field(
         default=None,
-        description="How long upstream may take to answer before the client gets a 200 all the same. "
-        "An answer that comes sooner is passed on as it is; a refusal that comes later can only be told "
-        "inside the stream, and the same credential then waits for the real status next time.",
+        description="The longest wait for upstream's answer before the client gets a 200. An earlier "
+        "answer is passed on unchanged. A later refusal is reported inside the stream, and the next "
+        "request with the same credential waits for the real status.",
     )
     methods: Annotated[tuple[Method, ...], Strict(False), Field(min_length=1)] = Field(
         default=("GET",),
-        description="The methods whose requests may be answered early, in upper case. "
-        "All others wait for upstream's own status.",
+        description="The methods of requests that may get an early 200, in upper case. Other requests wait "
+        "for upstream's own status.",
     )
 
     @property
     def policy(self) -> policy.EarlyCommit | None:
-        """The promise, or None when `after` is off."""
+        """The section as a frozen policy, or None if `after` is off."""
         if self.after is None:
             return None
         return policy.EarlyCommit(self.after, frozenset(self.methods))
 
 
 class Reconnect(Section):
-    """How an upstream that ended, broke or refused is opened again behind the live client."""
+    """The reconnect to an upstream that ended, broke or refused, while the client stays connected."""
 
     when: Annotated[_When | None, OFF] = Field(
         default=policy.ReconnectWhen.RESUMABLE,
-        description="Which streams are opened again: those of an EventSource that know the id of their last "
-        "event, or every GET. A request with a body is never sent twice, and off asks nothing twice.",
+        description="The streams that are opened again: `resumable` those of an EventSource with a last "
+        "event ID, `always` every GET. A request with a body is never repeated. With off no request is "
+        "repeated.",
     )
     first_within: Annotated[Duration | None, OFF] = Field(
         default=8.0,
-        description="How long the first opening is tried again for an EventSource that has no answer yet. "
-        "Then it gets the real status; a browser's client may give up after 10 s without headers.",
+        description="How long failed attempts are repeated for an EventSource that has no answer yet. Then "
+        "it gets the real status. A browser page may give up after 10 s without headers.",
     )
     delay: ShortDuration = Field(
         default=0.25,
-        description="The longest wait before the first attempt; it doubles with every further one. "
-        "The real wait is random below it, so that streams lost together do not come back together, "
-        "and never shorter than upstream asked for.",
+        description="The longest wait before the first attempt; it doubles with every further attempt. The "
+        "real wait is random and shorter, so that clients do not come back together. A wait that upstream "
+        "demands is added.",
     )
     max_delay: Duration = Field(
         default=15.0,
-        description="What the doubled delay never exceeds. "
-        "It starts over only after upstream has given a sign of life, not when it has merely answered.",
+        description="The limit of the doubled delay. Only a sign of life of upstream resets the delay; an "
+        "answer alone does not.",
     )
     give_up_after: Duration = Field(
         default=300.0,
-        description="How long a stream may be without upstream before it is closed. "
-        "The reason is then `give_up`.",
+        description="How long a stream may be without upstream before it is closed. The reason is then "
+        "`give_up`.",
     )
     on_status: Annotated[tuple[_Failure, ...], Strict(False)] = Field(
         default=(429, 500, 502, 503, 504),
-        description="The statuses of upstream that are worth another attempt. "
-        "Any other that is no event stream ends the stream.",
+        description="The statuses of upstream that allow another attempt. Any other answer without an "
+        "event stream ends the stream.",
     )
     announce: bool = Field(
         default=True,
-        description="Tells the client of a gap in an event named `stream_recovered`. "
-        "Where the confirm is a comment, so is this.",
+        description="Sends the client an event named `stream_recovered` after a gap. If the confirm is a "
+        "comment, the notice is a comment too.",
     )
 
     @property
     def policy(self) -> policy.Reconnect | None:
-        """The promise, or None when `when` is off."""
+        """The section as a frozen policy, or None if `when` is off."""
         if self.when is None:
             return None
         return policy.Reconnect(

@@ -1,8 +1,8 @@
-"""The configuration as a value: every key, its type, its default and what it does.
+"""The top level of the configuration and the sections that belong to no stream.
 
-Owns the shape; reads like the reference, which is generated from it (`config.reference`).
-What several keys must agree on is in `config.check`, how a file becomes this in `config.load`.
-A concern that is off is None; durations are seconds, sizes bytes.
+`config.reference` generates the reference page from these classes. `config.reading.check` checks keys
+against each other, and `config.reading.load` reads the file. A concern that is off is None. Durations are in
+seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class Pages(StrEnum):
-    """Who may see the admin pages that tell about single streams."""
+    """The clients that may see the admin pages about single streams."""
 
     LOOPBACK = "loopback"
     ALL = "all"
@@ -61,7 +61,7 @@ class Pages(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """The least important message that is written."""
+    """The lowest level that is written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -70,167 +70,163 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """One line for people, or one JSON object for machines."""
+    """A log record as a line of text or as a JSON object."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class Admin(Section):
-    """The admin listener: metrics and health for everybody who reaches it, pages for people."""
+    """The admin listener: metrics, health checks and status pages."""
 
     listen: Listen = Field(
         default=ListenAddress("127.0.0.1", 9090),
-        description="The address of the admin listener. "
-        "Prometheus and probes from elsewhere need one that they can reach, e.g. `0.0.0.0:9090`.",
+        description="The address of the admin listener. If Prometheus or probes run on another host, use "
+        "an address that they can reach, e.g. `0.0.0.0:9090`.",
     )
     pages: Annotated[Pages, Strict(False)] = Field(
         default=Pages.LOOPBACK,
-        description="Who may see `/streams`, `/config` and the status page. "
-        "They show client addresses, so `all` is for a port that only operators reach.",
+        description="The clients that may see `/streams`, `/config` and the status page. These pages show "
+        "client addresses, so use `all` only on a port that only operators can reach.",
     )
 
 
 class Logging(Section):
-    """What is written to standard error, and how."""
+    """The log on standard error."""
 
     level: Annotated[LogLevel, Strict(False)] = Field(
         default=LogLevel.INFO,
-        description="The least important message that is written. "
-        "A stall is a `warning`, a stream that opens or ends an `info`.",
+        description="The lowest level that is written. A stall is a `warning`; the start and the end of a "
+        "stream are `info`.",
     )
     format: Annotated[LogFormat, Strict(False)] = Field(
         default=LogFormat.TEXT,
-        description="Lines for people or JSON for machines. JSON has the same facts, each under its own key.",
+        description="The format of the log lines: text for people or JSON for machines. Both have the same "
+        "fields.",
     )
     access: bool = Field(
         default=True,
-        description="Writes one line for each request, and one when a stream opens and one when it ends. "
-        "Credentials are left out of it.",
+        description="Writes one line for each request, and one line each for the start and the end of a "
+        "stream. The lines contain no credentials.",
     )
 
 
 class Limits(Section):
-    """How much this instance takes on before it says no."""
+    """The limits of this instance."""
 
     max_streams: _Count = Field(
         default=10000,
-        description="How many streams may be open at once. "
-        "The next one is refused with 503 and a `Retry-After` that differs from client to client; "
-        "none that is open is ever given up for it.",
+        description="The largest number of open streams. A further request gets 503 and a random "
+        "`Retry-After`; no open stream is closed for it.",
     )
     max_streams_per_client: Annotated[_Count | None, OFF] = Field(
         default=None,
-        description="How many streams one client address may have open at once. "
-        "Many people can share an address, so choose it generously.",
+        description="The largest number of open streams for one client address. Many people can share one "
+        "address, so choose a generous number.",
     )
     max_connections: _Count = Field(
         default=20000,
-        description="How many client connections may be open at once, streams and others. "
-        "It bounds the descriptors and the memory that clients can claim.",
+        description="The largest number of open client connections, streams included. It limits the "
+        "descriptors and the memory that clients can use.",
     )
     request_header_timeout: Duration = Field(
         default=10.0,
-        description="How long a client may take to send a whole request head. "
-        "It ends attacks that send one byte at a time.",
+        description="The time in which a client must send the whole request head. It stops attacks that "
+        "send one byte at a time.",
     )
     max_request_header: Size = Field(
         default=32 << 10,
-        description="The largest request head, all its lines together. A larger one is refused.",
+        description="The largest request head, all lines together. A larger one is refused.",
     )
     max_request_body: Annotated[Size | None, OFF] = Field(
         default=None,
-        description="The largest request body. "
-        "Bodies are streamed and never held in memory, so off costs nothing here.",
+        description="The largest request body. Bodies are streamed and never held in memory, so off needs "
+        "no memory.",
     )
 
 
 class Drain(Section):
-    """How open streams are let go when the proxy is told to stop."""
+    """The shutdown: how open streams are closed."""
 
     timeout: Duration = Field(
         default=25.0,
-        description="How long a shutdown may take before what is still open is cut. "
-        "Keep it under the grace period of whatever stops the process.",
+        description="The longest time of a shutdown. Then all remaining connections are cut. Keep it "
+        "shorter than the grace period of your process manager.",
     )
     spread: ShortDuration = Field(
         default=10.0,
-        description="Over how long the closing of open streams is spread. "
-        "It keeps clients from coming back all at once, and must not exceed `timeout`.",
+        description="The time over which open streams are closed, each at a random moment. It keeps "
+        "clients from coming back together, and must not exceed `timeout`.",
     )
     idle_grace: ShortDuration = Field(
         default=2.0,
-        description="How long a kept connection may stay idle during a drain before it is closed. "
-        "Until then a request on it is answered, with `Connection: close`.",
+        description="How long an idle client connection stays open during a drain. A request on it is "
+        "still answered, with `Connection: close`.",
     )
 
 
 class Upstream(Section):
-    """A server that requests are passed on to."""
+    """A server that receives requests."""
 
     url: UpstreamUrl = Field(
-        description="Where the server is: `http://host:port`, `https://host` or `unix:/path`. "
-        "A path in it is put in front of the request's, and the name is resolved anew for every stream.",
+        description="The address of the server: `http://host:port`, `https://host` or `unix:/path`. A path "
+        "in it is put before the path of the request. The name is resolved again for every stream.",
     )
     connect_timeout: Duration = Field(
         default=5.0,
-        description="How long a connection may take to come about. It is about the network alone.",
+        description="The time limit for opening a connection. It does not include the wait for an answer.",
     )
     response_timeout: Annotated[Duration | None, OFF] = Field(
         default=None,
-        description="How long a plain request may wait for response headers. "
-        "Streams have their own `open_timeout`.",
+        description="The time limit for the response headers of a plain request. Streams have their own "
+        "`open_timeout`.",
     )
     tls: Annotated[UpstreamTls, NULL_IS_DEFAULTS] = Field(
         default=UpstreamTls(),
-        description="How an `https://` server is verified, and what it sees of the proxy. "
-        "Its certificate is always checked; left out, the system's authorities count.",
+        description="The TLS settings for an `https://` server. Its certificate is always verified. If "
+        "left out, the certificate authorities of the system are used.",
     )
 
     @property
     def address(self) -> UpstreamAddress:
-        """`url` taken apart."""
+        """The parts of `url`."""
         return parse_upstream(self.url)
 
 
 class Match(Section):
-    """Which requests a route takes. What is left out matches everything."""
+    """The requests that a route handles. A key that is left out matches everything."""
 
     path: PathPattern = Field(
-        description="The path, exact or a prefix that ends in `/*`; `/*` alone is every path. "
-        "It is compared as received: percent-encoding, dots and doubled slashes are left as they are.",
+        description="The path: exact, or a prefix that ends in `/*`; `/*` alone matches every path. It is "
+        "compared as received: percent-encoding, dots and doubled slashes are not changed.",
     )
     methods: Annotated[tuple[Method, ...], Strict(False), Field(min_length=1)] | None = Field(
         default=None,
-        description="The methods, in upper case. Left out, every method matches.",
+        description="The methods, in upper case. If left out, every method matches.",
     )
     host: Annotated[
         Annotated[tuple[HostPattern, ...], Strict(False), Field(min_length=1)] | None,
         ONE_OR_MANY,
     ] = Field(
         default=None,
-        description="The host names, one or a list, without a port. "
-        "`*.example.com` matches every name below example.com; left out, every host matches.",
+        description="The host names, one or a list, without a port. `*.example.com` matches every name "
+        "below example.com. If left out, every host matches.",
     )
 
     def takes(self, *, method: str, host: str) -> bool:
-        """Whether a request to a path that `takes_path` takes belongs here: its method, and `Host` without
-        port.
-        """
+        """Whether `method` and `host` match. `host` is the `Host` header without its port."""
         return (self.methods is None or method in self.methods) and (
             self.host is None or any(_host_takes(pattern, host.lower()) for pattern in self.host)
         )
 
     def takes_path(self, path: str) -> bool:
-        """Whether `path`, as received, is the exact one or begins with the prefix; `/*` alone takes also
-        the `*` of OPTIONS, which is no path.
-        """
+        """Whether `path`, as received, matches. The pattern `/*` also matches the `*` of `OPTIONS *`."""
         if self.path.endswith("/*"):
             return path.startswith(self.path[:-1]) or (path == "*" and self.path == "/*")
         return path == self.path
 
     def covers(self, other: Match) -> bool:
-        """Whether every request that `other` takes would be taken by this one."""
+        """Whether this match includes every request that `other` matches."""
         return (
             self._covers_path(other)
             and (self.methods is None or set(other.methods or ("",)) <= set(self.methods))
@@ -257,26 +253,28 @@ def _host_covers(mine: str, theirs: str) -> bool:
 
 
 class Route(Section):
-    """One rule: which requests, where to, and whether they may be streams."""
+    """One route: its requests, their upstream, and the treatment of event streams."""
 
     name: Name = Field(
-        description="What the route is called in metrics, logs and `/streams`. No two routes share a name.",
+        description="The name of the route in metrics, logs and `/streams`. Every route needs a different "
+        "name.",
     )
     match: Match = Field(
-        description="Which requests the route takes. The first route that matches wins.",
+        description="The requests that this route handles. The first route that matches is used.",
     )
     upstream: str = Field(
-        description="The name of the upstream that requests go to. It must be one of `upstreams`.",
+        description="The name of the upstream for these requests. It must be one of `upstreams`.",
     )
     cors: Annotated[Cors | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=None,
-        description="Which pages of other origins may use the route; the proxy then owns the CORS headers. "
-        "Off, preflights and headers are upstream's, or those of a hop in front: two answers break browsers.",
+        description="The pages of other origins that may use the route; the proxy then owns the CORS "
+        "headers. With off, upstream or a hop in front answers preflights and sets the headers. Only one "
+        "of them may do so, because browsers refuse doubled headers.",
     )
     stream: Annotated[Stream | None, NULL_IS_DEFAULTS] = Field(
         default=None,
-        description="How event streams of this route are treated. "
-        "With nothing behind it every default holds; left out, everything passes through untouched.",
+        description="The treatment of this route's event streams. An empty section has every default. If "
+        "left out, event streams pass through unchanged.",
     )
 
 
@@ -285,72 +283,70 @@ class Settings(Section):
 
     listen: Annotated[Annotated[tuple[Listen, ...], Strict(False), Field(min_length=1)], ONE_OR_MANY] = Field(
         default=(ListenAddress("0.0.0.0", 8080),),  # noqa: S104 - a proxy is there to be reached
-        description="Where clients connect: one address or a list of them. "
-        "Each is `host:port`, `:port`, `[::1]:port` or `unix:/path`.",
+        description="The addresses for clients: one address or a list. Each is `host:port`, `:port`, "
+        "`[::1]:port` or `unix:/path`.",
     )
     reuse_port: bool = Field(
         default=False,
-        description="Lets another process listen on the same TCP ports, here and for `admin`. "
-        "A new proxy can then start before the old one ends. Sockets of systemd need no such key.",
+        description="Allows another process to listen on the same TCP ports, also for `admin`. So a new "
+        "proxy can start before the old one ends. Sockets of systemd do not need this key.",
     )
     tls: Annotated[ServerTls | None, OFF] = Field(
         default=None,
-        description="The certificate that clients see on every TCP address of `listen`. "
-        "Off, the proxy speaks plain HTTP; on a Unix socket it always does.",
+        description="The TLS certificate for clients, on every TCP address of `listen`. With off, the "
+        "proxy uses plain HTTP. Unix sockets always use plain HTTP.",
     )
     admin: Annotated[Admin | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=Admin(),
-        description="The admin listener with metrics, health and status pages, on a port of its own. "
-        "Off, nothing can be scraped or probed.",
+        description="The admin listener for metrics, health and status pages, on its own port. With off "
+        "there are no metrics and no probes.",
     )
     logging: Annotated[Logging, NULL_IS_DEFAULTS] = Field(
         default=Logging(),
-        description="What is written to standard error, and how. Secrets are left out at every level.",
+        description="The log on standard error. No level writes secrets.",
     )
     trusted_proxies: Annotated[tuple[Network, ...], Strict(False)] = Field(
         default=("127.0.0.0/8", "::1/128"),
         validate_default=True,
-        description="Networks whose forwarding headers are believed. "
-        "From anywhere else those headers are replaced, so that nobody can pretend to be another address.",
+        description="The networks whose forwarding headers are trusted. Forwarding headers from other "
+        "addresses are replaced, so that a client cannot forge its address.",
     )
     client_address: HeaderName = Field(
         default="X-Forwarded-For",
-        description="The header in which trusted proxies name the client. "
-        "The rightmost address in it that is not itself trusted counts.",
+        description="The header in which trusted proxies name the client. The rightmost address that is "
+        "not a trusted proxy counts.",
     )
     limits: Annotated[Limits, NULL_IS_DEFAULTS] = Field(
         default=Limits(),
-        description="How much this instance takes on before it says no. Every one of them is a protection.",
+        description="The limits of this instance. They protect it against overload.",
     )
     drain: Annotated[Drain, NULL_IS_DEFAULTS] = Field(
         default=Drain(),
-        description="How open streams are let go when the proxy is told to stop. "
-        "A second signal stops it at once.",
+        description="The shutdown after SIGTERM or SIGINT: how open streams are closed. A second signal "
+        "stops the proxy at once.",
     )
     watch: bool = Field(
         default=True,
-        description="Reloads the configuration when its file changes, or a file that it names. "
-        "A SIGHUP always does; what is wrong never replaces what is in force.",
+        description="Reloads the configuration when its file or a file named in it changes. SIGHUP always "
+        "reloads it. An invalid configuration never replaces a valid one.",
     )
     upstreams: dict[Label, Upstream] = Field(
         min_length=1,
-        description="The servers that requests are passed on to, by name. Routes refer to these names.",
+        description="The servers that receive the requests, by name. Routes refer to these names.",
     )
     defaults: Annotated[Stream, NULL_IS_DEFAULTS] = Field(
         default=Stream(),
-        description="Values for `stream` that every stream route inherits unless it sets its own. "
-        "They are merged key by key and alone make no route a stream route.",
+        description="Values of `stream` for every stream route that does not set its own. They are merged "
+        "key by key. They do not make a route a stream route.",
     )
     routes: Annotated[tuple[Route, ...], Strict(False)] = Field(
         min_length=1,
-        description="Which requests go where, first match first. A request that no route takes gets a 404.",
+        description="The routes, first match first. A request without a matching route gets a 404.",
     )
 
     @property
     def files(self) -> dict[Path, str]:
-        """The files that the configuration names and a change of which calls for a reload, each with the name
-        of a key that names it.
-        """
+        """The files that the configuration names, each with one of its keys. A change triggers a reload."""
         named: list[tuple[str, str | None]] = [
             ("public_key_file", route.stream.identity.public_key_file)
             for route in self.routes

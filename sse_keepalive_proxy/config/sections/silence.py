@@ -1,7 +1,7 @@
-"""What is done about silence: `confirm`, `keepalive` and `stall` of a route's `stream`, as they are written.
+"""The sections `confirm`, `keepalive` and `stall` of a stream.
 
-Owns these keys, their defaults and their documentation; each section's `policy` is the frozen value
-that the rest of the proxy works with. Durations are seconds, sizes bytes; what is off is None.
+Owns these keys, their defaults and their documentation. `policy` of a section is the frozen value that
+the rest of the proxy uses. Durations are in seconds, sizes in bytes. A concern that is off is None.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sse_keepalive_proxy.stream import policy
 
 __all__ = ["Confirm", "Ignore", "Keepalive", "Stall"]
 
-# A strict model takes an enum's member only; these take its text, and nothing else.
+# A strict model accepts only the members of an enum. These types also accept their text.
 _ConfirmForm = Annotated[policy.ConfirmForm, Strict(False)]
 _KeepaliveForm = Annotated[policy.KeepaliveForm, Strict(False)]
 _Terminator = Annotated[policy.Terminator, Strict(False)]
@@ -27,139 +27,138 @@ _StallAction = Annotated[policy.StallAction, Strict(False)]
 
 
 class Confirm(Section):
-    """What a client gets at once, so that no hop and no browser waits on silence."""
+    """The first bytes for a client, sent at once, so that no hop and no browser waits for them."""
 
     form: Annotated[_ConfirmForm | None, OFF] = Field(
         default=policy.ConfirmForm.AUTO,
-        description="Whether the first bytes are an event that scripts can hear, or a comment that none can. "
-        "`auto` sends the event to a body-less GET with exactly `Accept: text/event-stream` and the comment "
-        "`:ok` to everybody else, because libraries for language models break on an unexpected event.",
+        description="The form of the first bytes: an event, which scripts can receive, or a comment, which "
+        "they cannot. `auto` sends the event to a GET without a body and with exactly `Accept: "
+        "text/event-stream`. Other clients get the comment `:ok`, because an unexpected event breaks "
+        "clients of language models.",
     )
     event: PlainLine = Field(
         default="connection_confirmed",
-        description="The name of the confirm event. "
-        'An empty name ("") makes it unnamed, the only kind that `onmessage` hears.',
+        description='The name of the confirm event. An empty name ("") makes an unnamed event; `onmessage` '
+        "receives only unnamed events.",
     )
     data: ConfirmData = Field(
         default={"type": "connection_confirmed", "stream_id": "{stream_id}", "timestamp": "{now}"},
-        description="The JSON that the confirm event carries. "
-        "`{stream_id}`, `{now}`, `{route}` and, with `identity`, a claim such as `{claim.user.id}` in its "
-        "strings are filled in for each stream: a string that is nothing but one claim becomes its JSON "
-        "value. What is written here takes the place of the whole default.",
+        description="The JSON of the confirm event. A value here replaces the whole default. "
+        "`{stream_id}`, `{now}`, `{route}` and, with `identity`, claims such as `{claim.user.id}` are "
+        "filled in; a string that is only one claim becomes its JSON value.",
     )
     padding: Annotated[Size | None, OFF] = Field(
         default=None,
-        description="Sends a comment of this size before anything else. "
-        "It pushes the first bytes through hops that hold a response until some KiB have come together.",
+        description="The size of a comment before the first bytes. It fills the buffer of a hop that holds "
+        "back small responses.",
     )
     wait: Annotated[Duration | None, OFF] = Field(
         default=None,
-        description="Gives upstream this long to speak first. "
-        "If it does, no confirm event is sent; `:ok` leaves with the headers in any case.",
+        description="How long upstream may send the first event itself. If it does, there is no confirm "
+        "event. `:ok` is sent with the headers in any case.",
     )
 
     @property
     def policy(self) -> policy.Confirm | None:
-        """The promise, or None when `form` is off."""
+        """The section as a frozen policy, or None if `form` is off."""
         if self.form is None:
             return None
         return policy.Confirm(self.form, self.event, self.data, self.padding or 0, self.wait or 0.0)
 
 
 class Keepalive(Section):
-    """What is written when a client has heard nothing for a while."""
+    """The pings for a client that has received nothing for a while."""
 
     interval: KeepaliveDuration = Field(
         default=15.0,
-        description="How long a client may hear nothing before a ping is sent. "
-        "Keep it well under the idle limit of every hop on the way: nginx and AWS give up after 60 s, "
-        "Cloudflare after 100 s.",
+        description="The longest silence towards a client; then a ping is sent. Keep it well below the "
+        "idle limit of every hop: 60 s for nginx and AWS, 100 s for Cloudflare.",
     )
     form: _KeepaliveForm = Field(
         default=policy.KeepaliveForm.COMMENT,
-        description="Whether a ping is a comment, which no script sees, or an event. "
-        "Choose the event only for a client that watches for pings itself.",
+        description="The form of a ping: a comment, which scripts cannot see, or an event. Use the event "
+        "only for a client that waits for pings.",
     )
     text: PlainLine = Field(
         default="ping",
-        description="What the ping comment says after its colon. Nothing reads it but people with curl.",
+        description="The text of the ping comment. Programs ignore it; people see it with curl.",
     )
     terminator: _Terminator = Field(
         default=policy.Terminator.AUTO,
-        description="How the ping comment ends: with a blank line or with a single newline. "
-        "`auto` writes a blank line until upstream has sent an event id and a newline from then on, "
-        "because some libraries make an empty event of an id followed by a blank line.",
+        description="The end of the ping comment: a blank line or a single newline. `auto` uses a blank "
+        "line until upstream has sent an event id, and a newline after that. Some libraries turn an id and "
+        "a blank line into an empty event.",
     )
     event: PlainLine = Field(
         default="ping",
-        description="The name of the ping when it is an event. "
-        'An empty name ("") makes it unnamed; as a comment it has none.',
+        description='The name of a ping event. An empty name ("") makes an unnamed event. A ping comment '
+        "has no name.",
     )
     data: EventData = Field(
         default={"type": "ping", "timestamp": "{now}"},
-        description="The JSON that a ping carries when it is an event. "
-        "`{now}`, `{route}` and `{stream_id}` in its strings are filled in for each ping.",
+        description="The JSON of a ping event. `{now}`, `{route}` and `{stream_id}` in its strings are "
+        "filled in.",
     )
     report_idle: bool = Field(
         default=False,
-        description="Adds to each ping comment how long upstream has been silent, "
-        "as in `:ping upstream_idle=95s`. It shows with plain curl what a ping would otherwise cover.",
+        description="Adds upstream's silence to each ping comment, as in `:ping upstream_idle=95s`. Then "
+        "curl shows a silence that pings would hide.",
     )
 
     @property
     def policy(self) -> policy.Keepalive:
-        """The promise."""
+        """The section as a frozen policy."""
         return policy.Keepalive(**_fields(self))
 
 
 class Ignore(Section):
-    """Events that upstream sends by the clock and that prove nothing."""
+    """Events that upstream sends at fixed intervals and that are not a sign of life."""
 
     events: Annotated[tuple[EventName, ...], Strict(False)] = Field(
         default=(),
-        description="Names of events that do not count as a sign of life. "
-        "Name here what upstream sends by the clock.",
+        description="Names of events that are not a sign of life. Name the events that upstream sends at "
+        "fixed intervals.",
     )
     types: Annotated[tuple[Word, ...], Strict(False)] = Field(
         default=(),
-        description="Values of `type` in an event's JSON that do not count as a sign of life. "
-        "It tells heartbeats apart where all events share one name.",
+        description="Values of `type` in an event's JSON that are not a sign of life. Use it if all events "
+        "of upstream have the same name.",
     )
 
 
 class Stall(Section):
-    """When upstream counts as stalled, and what is done about it."""
+    """The time after which upstream counts as stalled, and the action then."""
 
     after: StallDuration = Field(
         default=60.0,
-        description="How long upstream may give no sign of life before the stream counts as stalled. "
-        "It shows in `/streams` and in the metrics at once, whatever the action.",
+        description="The longest time without a sign of life; then the stream counts as stalled. "
+        "`/streams` and the metrics show it with every action.",
     )
     sign_of_life: _SignOfLife = Field(
         default=policy.SignOfLife.EVENTS,
-        description="The least that counts as a sign of life: any bytes, a comment or an event. "
-        "It must be written out for any action but `observe`, so that nobody acts on a guess.",
+        description="The least that is a sign of life: any bytes, a comment or an event. Every action "
+        "except `observe` requires this key, so that the choice is deliberate.",
     )
     ignore: Annotated[Ignore, NULL_IS_DEFAULTS] = Field(
         default=Ignore(),
-        description="Events that do not count as a sign of life. "
-        "Without it, a heartbeat from a half-dead upstream looks like a healthy stream.",
+        description="Events that are not a sign of life. Without it, heartbeats of a broken upstream make "
+        "a stream look healthy.",
     )
     action: _StallAction = Field(
         default=policy.StallAction.OBSERVE,
-        description="What happens to a stalled stream besides being counted. "
-        "`notify` also sends the client an event named `stalled`; `reconnect` opens upstream again "
-        "behind the live client, as `reconnect` allows.",
+        description="The action for a stalled stream. `observe` only counts it. `notify` also sends the "
+        "client an event named `stalled`; `reconnect` opens upstream again as `reconnect` allows, while "
+        "the client stays connected.",
     )
     close_after: Annotated[Duration | None, OFF] = Field(
         default=None,
-        description="How long pings may cover for a stalled upstream before the stream is closed. "
-        "The client then sees the end and can reconnect or fall back; off lets it wait for ever.",
+        description="How long a stalled stream is kept open with pings before it is closed. The client can "
+        "then reconnect or use a fallback. With off it is never closed for this.",
     )
 
     @property
     def policy(self) -> policy.Stall:
-        """The promise."""
+        """The section as a frozen policy."""
         return policy.Stall(
             after=self.after,
             sign_of_life=self.sign_of_life,

@@ -1,9 +1,8 @@
-"""A route's `stream` section: what its streams are promised, as it is written.
+"""The section `stream` of a route.
 
-Owns the keys that are no section of their own, and the order of all of them; the sections are in
-`config.client`, `config.silence` and `config.opening`. `Stream.policy` turns them into the frozen
-values that the rest of the proxy works with. Durations are seconds, sizes bytes; a concern that is
-off is None.
+Owns its plain keys and the order of all its keys. Its sections are in `client`, `silence` and `opening`.
+`Stream.policy` returns the frozen value that the rest of the proxy uses. Durations are in seconds, sizes in
+bytes. A concern that is off is None.
 """
 
 from __future__ import annotations
@@ -25,100 +24,100 @@ __all__ = ["Head", "Rewrite", "Stream"]
 
 
 class Head(StrEnum):
-    """What becomes of a HEAD request on a stream route."""
+    """The treatment of a HEAD request on a stream route."""
 
     PASS = "pass"  # noqa: S105 - a key word, not a password
     REFUSE = "refuse"
 
 
 class Rewrite(Section):
-    """What is changed in upstream's own events; nothing else ever is."""
+    """The changes to upstream's events. There are no others."""
 
     unname: Annotated[tuple[EventName, ...], Strict(False)] = Field(
         default=(),
-        description="Names of events whose `event:` line is dropped. "
-        "A browser's `onmessage` hears unnamed events only, so this makes them audible to it.",
+        description="Names of events whose `event:` line is removed. A browser's `onmessage` receives only "
+        "events without a name.",
     )
 
 
 class Stream(Section):
-    """How the streams of a route are treated. Every default holds when nothing is written."""
+    """The treatment of a route's event streams. An empty section has every default."""
 
     credential: Annotated[tuple[CredentialPlace, ...], Strict(False)] = Field(
         default=("query:access_token", "header:authorization", "header:cookie"),
-        description="Where a client's credential is, as `query:NAME` or `header:name`. "
-        "What stands there never reaches a log or a status page.",
+        description="The places of a client's credential, each `query:NAME` or `header:name`. Their values "
+        "never reach a log or a status page.",
     )
     identity: Annotated[Identity | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=None,
-        description="Who a client is, by the claims of its own token. "
-        "Claims can then be told to the client in its confirm event, and a stream can end with its token.",
+        description="The client's identity, from the claims of its own token. The confirm event can then "
+        "contain claims, and a stream can end when its token expires.",
     )
     head: Annotated[Head, Strict(False)] = Field(
         default=Head.PASS,
-        description="Whether a HEAD request goes to upstream or is refused with 405. "
-        "Refuse it where upstream runs the whole handler for a HEAD and disturbs a live stream by it.",
+        description="The treatment of a HEAD request: passed to upstream, or refused with 405. Refuse it "
+        "if upstream runs the whole handler for a HEAD and so disturbs a live stream.",
     )
     confirm: Annotated[Confirm | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=Confirm(),
-        description="What a client gets at once. "
-        "Off leaves a client without a body byte until upstream sends its first or a ping is due.",
+        description="The first bytes for a client, sent at once. With off a client gets no body byte until "
+        "upstream sends one or a ping is due.",
     )
     keepalive: Annotated[Keepalive | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=Keepalive(),
-        description="What is written when a client has heard nothing for a while. "
-        "Off leaves a silent stream to the idle limits of every hop.",
+        description="The pings for a client that has received nothing for a while. With off the idle "
+        "limits of the hops can end a silent stream.",
     )
     stall: Annotated[Stall | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=Stall(),
-        description="When upstream counts as stalled, and what then. "
-        "Off means that pings can cover for a dead upstream unseen.",
+        description="The time after which upstream counts as stalled, and the action then. With off pings "
+        "can hide a dead upstream.",
     )
     early_commit: Annotated[EarlyCommit | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=EarlyCommit(),
-        description="A 200 for a client before upstream has answered. "
-        "It is for clients that give up on an upstream whose response headers come late.",
+        description="A 200 for the client before upstream has answered. It is for clients that do not wait "
+        "for late response headers.",
     )
     open_timeout: Duration = Field(
         default=300.0,
-        description="How long upstream may take to send a response head. "
-        "It counts from the connection on, which has a `connect_timeout` of its own.",
+        description="The time limit for upstream's response head. It starts when the connection is open; "
+        "opening it has its own `connect_timeout`.",
     )
     reconnect: Annotated[Reconnect | None, OFF, NULL_IS_DEFAULTS] = Field(
         default=Reconnect(),
-        description="How a lost upstream is opened again behind the live client. "
-        "Off, the end of upstream is the end of the client's stream.",
+        description="The reconnect to a lost upstream while the client stays connected. With off the end "
+        "of upstream ends the client's stream.",
     )
     rewrite: Annotated[Rewrite, NULL_IS_DEFAULTS] = Field(
         default=Rewrite(),
-        description="What is changed in upstream's own events. By default they pass byte for byte.",
+        description="Changes to upstream's events. Without it events pass byte for byte.",
     )
     max_age: Annotated[Duration | None, OFF] = Field(
         default=None,
-        description="How old a stream may become before it is closed, less up to 20 % chosen at random. "
-        "It ends after a whole event, with reason `max_age`, and lets a load balancer spread clients anew.",
+        description="The largest age of a stream, minus a random part of up to 20 %. The stream then ends "
+        "after a whole event, with reason `max_age`. So a load balancer can spread clients again.",
     )
     max_event: Size = Field(
         default=1 << 20,
-        description="The largest single event that upstream may send. "
-        "A larger one closes the stream with reason `event_too_large`.",
+        description="The largest single event from upstream. A larger one closes the stream with reason "
+        "`event_too_large`.",
     )
     max_buffer: Size = Field(
         default=1 << 20,
-        description="How many bytes may wait for one slow client. "
-        "Past it the proxy stops reading from upstream until the client has caught up.",
+        description="The number of bytes that may wait for one slow client. Above it the proxy stops "
+        "reading from upstream until the client catches up.",
     )
     write_timeout: Duration = Field(
         default=30.0,
-        description="How long a client may take nothing before its stream is closed. "
-        "The reason is then `client_stalled`; without this bound vanished clients would pile up.",
+        description="How long a client may accept no bytes before its stream is closed. The reason is then "
+        "`client_stalled`. It finds clients that have vanished.",
     )
 
     @property
     def policy(self) -> policy.StreamPolicy:
-        """The frozen promise to every stream of the route. Build it once for each route.
+        """The section as a frozen policy. Call it once for each route.
 
-        The token of `identity` is a credential, whether or not `credential` names its place.
+        The place of the token of `identity` is always a place of `credential`.
         """
         identity = self.identity.policy if self.identity else None
         return policy.StreamPolicy(

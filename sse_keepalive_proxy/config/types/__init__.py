@@ -1,1 +1,1 @@
-"""What single values of the configuration may look like."""
+"""The types of single values of the configuration."""

@@ -1,6 +1,6 @@
-"""Addresses: where to listen, and where upstream is.
+"""The addresses of listeners and upstreams.
 
-Owns their syntax and whether two of them collide. Resolves no name and opens nothing.
+Owns their syntax, and the check whether two listeners collide. It resolves no name and opens no socket.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _URL = re.compile(
 )
 _PREFIX = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 
-# sun_path of Linux holds 108 bytes with the closing NUL.
+# `sun_path` of Linux has 108 bytes, including the final NUL.
 _LONGEST_UNIX_PATH = 107
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where to accept connections: `unix_path`, or `port` on `host`.
+    """An address to listen on: `unix_path`, or `port` on `host`.
 
-    `host` None is every interface; port 0 lets the kernel choose. `str()` is how it is written.
+    `host` None means every interface. With port 0 the kernel chooses the port. `str()` is its syntax.
     """
 
     host: str | None
@@ -54,7 +54,7 @@ class ListenAddress:
         return f"{_bracketed(self.host or '')}:{self.port}"
 
     def collides_with(self, other: ListenAddress) -> bool:
-        """Whether the two could not both be bound. Two ports 0 never collide."""
+        """Whether the kernel cannot bind both addresses. Two ports 0 never collide."""
         if self.unix_path is not None or other.unix_path is not None:
             return self.unix_path == other.unix_path
         if self.port != other.port or self.port == 0:
@@ -63,7 +63,7 @@ class ListenAddress:
 
 
 def _covers(host: str | None, other: str | None) -> bool:
-    """Whether `host` stands for every interface of `other`'s address family."""
+    """Whether `host` means every interface of `other`'s address family."""
     if host is None:
         return True
     six = other is not None and ":" in other
@@ -72,9 +72,9 @@ def _covers(host: str | None, other: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAddress:
-    """Where upstream is. For `unix`, `host` and `port` are None; else `unix_path` is None.
+    """The address of an upstream. For `unix`, `host` and `port` are None; otherwise `unix_path` is None.
 
-    `prefix` is put in front of every path: empty, or `/…` without a slash at its end.
+    `prefix` is put before every path. It is empty, or `/…` without a slash at its end.
     """
 
     scheme: str
@@ -88,7 +88,7 @@ class UpstreamAddress:
 
     @property
     def authority(self) -> str:
-        """The `Host` header of a request to it: the default port is left out."""
+        """The value of the `Host` header for this upstream, without a default port."""
         if self.host is None:
             return "localhost"
         host = _bracketed(self.host)
@@ -96,7 +96,7 @@ class UpstreamAddress:
 
 
 def parse_listen(value: object) -> ListenAddress:
-    """`value` as an address to listen on. Raises `ValueError` that says what to write."""
+    """Parse an address to listen on. Raises `ValueError` with the right syntax."""
     if not isinstance(value, str):
         raise refuse(Fault("must be an address", _LISTEN_HINT))
     if value.startswith("unix:"):
@@ -108,7 +108,7 @@ def parse_listen(value: object) -> ListenAddress:
 
 
 def parse_upstream(value: object) -> UpstreamAddress:
-    """`value` as the URL of an upstream. Raises `ValueError` that says what to write."""
+    """Parse the URL of an upstream. Raises `ValueError` with the right syntax."""
     if not isinstance(value, str):
         raise refuse(Fault("must be a URL", _URL_HINT))
     if value.startswith("unix:"):
@@ -127,7 +127,7 @@ def parse_upstream(value: object) -> UpstreamAddress:
 
 
 def _refuse_extras(url: str) -> None:
-    """Refuse what a URL may have and ours may not. The value is never quoted: it may hold a password."""
+    """Refuse parts of a URL that are not supported. Never quote the value: it may contain a password."""
     authority = re.split(r"[/?#]", url.split("://", 1)[1], maxsplit=1)[0]
     if "@" in authority:
         raise refuse(Fault("credentials in the URL are not supported", "remove everything up to the @"))
@@ -138,11 +138,11 @@ def _refuse_extras(url: str) -> None:
 
 
 def _host(text: str, hint: str) -> str:
-    """A name or an address, IPv6 in brackets; returned in lower case, without brackets."""
+    """Parse a name or an address, IPv6 in brackets. Return it in lower case, without brackets."""
     if text.startswith("[") and text.endswith("]"):
         return _ipv6(text[1:-1], hint)
     if ":" in text:
-        raise refuse(Fault("an IPv6 address stands in brackets", "e.g. [::1]:8080"))
+        raise refuse(Fault("an IPv6 address needs brackets", "e.g. [::1]:8080"))
     if not _HOST.fullmatch(text):
         raise refuse(Fault("not a host name or an address", hint))
     if re.fullmatch(r"[0-9.]+", text):
@@ -175,7 +175,7 @@ def _unix_path(value: str) -> str:
     if not path.startswith("/") or path.endswith("/"):
         raise refuse(Fault("a Unix socket is an absolute path", "write unix:/run/proxy.sock"))
     if "\0" in path:
-        raise refuse(Fault("a path cannot hold a NUL"))
+        raise refuse(Fault("a path cannot contain NUL"))
     if len(path.encode()) > _LONGEST_UNIX_PATH:
         raise refuse(Fault(f"a Unix socket's path is at most {_LONGEST_UNIX_PATH} bytes"))
     return path

@@ -1,7 +1,7 @@
-"""The certificate, key and CA files of `tls`: what is wrong with them, and the TLS contexts made of them.
+"""Check the certificate, key and CA files of `tls`, and create TLS contexts from them.
 
-Owns every setting of TLS: version 1.2 and up, ALPN `http/1.1`, a peer that is always verified. The faults of
-a file are for `check`; a context is for the process that serves. No message quotes what is in a file.
+Owns every TLS setting: version 1.2 or later, ALPN `http/1.1`, and a peer that is always verified. `check`
+uses the faults of a file, and the serving process uses the contexts. No message quotes the content of a file.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _MISMATCH = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
 _WEAK = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
 
 _X509_V_ERR_CERT_NOT_YET_VALID, _X509_V_ERR_CERT_HAS_EXPIRED = 9, 10
-"""Of OpenSSL's `x509_vfy.h`."""
+"""Error codes of OpenSSL's `x509_vfy.h`."""
 
 _OUTDATED = {
-    _X509_V_ERR_CERT_NOT_YET_VALID: Fault("the certificate is not valid yet", "is this host's clock right?"),
+    _X509_V_ERR_CERT_NOT_YET_VALID: Fault("the certificate is not valid yet", "check the clock of this host"),
     _X509_V_ERR_CERT_HAS_EXPIRED: Fault("the certificate has expired", "renew it: its peers refuse it"),
 }
 
 Finding = tuple[str, Fault]
-"""The name of the key whose file has the fault, and the fault."""
+"""A key of the section, and the fault of its file."""
 
 
 def server_faults(cert_file: str, key_file: str, client_ca_file: str | None) -> Iterator[Finding]:
-    """Yield what keeps a server from presenting the certificate, and from asking for those of clients."""
+    """Yield the faults of the files of a server: its certificate, its key, the CA for client certificates."""
     certificate, key = _certificate_fault(cert_file), _key_fault(key_file)
     if certificate is not None:
         yield "cert_file", certificate
@@ -46,7 +46,7 @@ def server_faults(cert_file: str, key_file: str, client_ca_file: str | None) -> 
 
 
 def client_faults(ca_file: str | None, client_cert: str | None) -> Iterator[Finding]:
-    """Yield what keeps a client from verifying its server, and from presenting a certificate of its own."""
+    """Yield the faults of the files of a client: the CA for its server, and its own certificate."""
     if ca_file is not None and (authorities := _certificate_fault(ca_file)) is not None:
         yield "ca_file", authorities
     if client_cert is None:
@@ -59,9 +59,9 @@ def client_faults(ca_file: str | None, client_cert: str | None) -> Iterator[Find
 
 
 def server_context(cert_file: str, key_file: str, client_ca_file: str | None) -> ssl.SSLContext:
-    """Return the context of a server that presents `cert_file` and demands certificates of `client_ca_file`.
+    """Return the TLS context of a server. With `client_ca_file`, clients must have a certificate of this CA.
 
-    Raises OSError (`ssl.SSLError` is one) when a file cannot be used; `server_faults` then says which.
+    Raises OSError (also as `ssl.SSLError`) if a file cannot be used. `server_faults` then names the file.
     """
     context = _bounded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     context.set_alpn_protocols(["http/1.1"])
@@ -73,9 +73,9 @@ def server_context(cert_file: str, key_file: str, client_ca_file: str | None) ->
 
 
 def client_context(ca_file: str | None, client_cert: str | None) -> ssl.SSLContext:
-    """Return the context of a client that trusts the authorities of `ca_file` (None: the system's) alone.
+    """Return the TLS context of a client that trusts only the CAs in `ca_file` (None: those of the system).
 
-    Raises OSError (`ssl.SSLError` is one) when a file cannot be used; `client_faults` then says which.
+    Raises OSError (also as `ssl.SSLError`) if a file cannot be used. `client_faults` then names the file.
     """
     context = _bounded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     context.set_alpn_protocols(["http/1.1"])
@@ -89,10 +89,10 @@ def client_context(ca_file: str | None, client_cert: str | None) -> ssl.SSLConte
 
 
 def outdated(cert_file: str, key_file: str, *, of_server: bool) -> Fault | None:
-    """Return whether today is outside the certificate's validity. The files have no other fault.
+    """Return the fault of a certificate that is not valid today, or None. The files have no other fault.
 
-    A peer that trusts just this certificate shakes hands with its owner, in memory: what it says of the
-    dates is what every peer will say.
+    Two contexts do a TLS handshake in memory. The peer trusts only this certificate, so it reports the same
+    error about the dates as every other peer.
     """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -107,27 +107,28 @@ def outdated(cert_file: str, key_file: str, *, of_server: bool) -> Fault | None:
     except ssl.SSLCertVerificationError as error:
         return _OUTDATED.get(error.verify_code)
     except ssl.SSLError:
-        return None  # its purpose, or its curve: the peers will say it
+        return None  # another error, for example its purpose or its curve: real peers will report it
     return None
 
 
 def _certificate_fault(path: str, *, alone: bool = True) -> Fault | None:
-    """Return why there is no certificate at `path`. `alone`: a private key is not what belongs there."""
+    """Return the fault of the certificate at `path`, or None. `alone`: without a private key."""
     content = content_of(path, largest=_LARGEST_BUNDLE)
     if isinstance(content, Fault):
         return content
     if _CERTIFICATE not in content:
         if _PRIVATE_KEY in content and alone:
-            return Fault("holds a private key, not a certificate")
+            return Fault("contains a private key, not a certificate")
         if content.startswith(b"\x30"):
             return Fault("is not PEM", "openssl x509 -inform DER -in FILE -out FILE.pem")
-        return Fault("holds no certificate", "a PEM file that begins with -----BEGIN CERTIFICATE-----")
+        hint = "use a PEM file that begins with -----BEGIN CERTIFICATE-----"
+        return Fault("contains no certificate", hint)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
             cadata=content.decode("ascii", "ignore")
         )
     except ssl.SSLError:
-        return Fault("holds a broken certificate", "openssl x509 -in FILE -noout -text says more")
+        return Fault("contains a broken certificate", "openssl x509 -in FILE -noout -text says more")
     return None
 
 
@@ -137,28 +138,32 @@ def _key_fault(path: str) -> Fault | None:
         return content
     if _PRIVATE_KEY not in content:
         if _CERTIFICATE in content:
-            return Fault("holds a certificate and no private key", "the key belongs here, as PEM")
+            return Fault("contains a certificate and no private key", "write the private key here, as PEM")
         if content.startswith(b"\x30"):
             return Fault("is not PEM", "openssl pkey -inform DER -in FILE -out FILE.pem")
-        return Fault("holds no private key", "a PEM file that begins with -----BEGIN PRIVATE KEY-----")
+        hint = "use a PEM file that begins with -----BEGIN PRIVATE KEY-----"
+        return Fault("contains no private key", hint)
     if b"ENCRYPTED" in content:
-        hint = "openssl pkey -in FILE -out DECRYPTED, readable by the proxy's user alone"
-        return Fault("the private key is encrypted, and nobody can be asked for its password", hint)
+        hint = "openssl pkey -in FILE -out DECRYPTED, readable only by the proxy's user"
+        return Fault("the private key is encrypted, and the proxy cannot ask for its password", hint)
     return None
 
 
 def _pair_faults(cert_file: str, key_file: str, cert_key: str, key_key: str) -> Iterator[Finding]:
-    """Yield why a good-looking certificate and key cannot be used together."""
+    """Yield the fault of a certificate and a key that are valid alone but not together."""
     try:
         _load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert_file, key_file)
     except ssl.SSLError as error:
         if error.reason in _MISMATCH:
-            hint = "the first certificate of the file must be the one of this key, its issuers after it"
+            hint = "the first certificate in the file must be the certificate of this key; its issuers follow"
             yield key_key, Fault("the private key does not belong to the certificate", hint)
         elif error.reason in _WEAK:
-            yield cert_key, Fault("the certificate is too weak for TLS", "RSA takes 2048 bits, and SHA-256")
+            yield (
+                cert_key,
+                Fault("the certificate is too weak for TLS", "use RSA with 2048 bits, and SHA-256"),
+            )
         else:
-            yield key_key, Fault("holds no usable private key", "openssl pkey -in FILE -noout says more")
+            yield key_key, Fault("contains no usable private key", "openssl pkey -in FILE -noout says more")
     except OSError as error:
         yield key_key, Fault(f"cannot be read: {error.strerror}")
 
@@ -174,13 +179,13 @@ def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
 
 
 def _trust(context: ssl.SSLContext, file: str) -> None:
-    """Trust every certificate in `file` by itself: a root, an intermediate, or a server's own."""
+    """Trust every certificate in `file`: a root, an intermediate, or a server's own certificate."""
     context.load_verify_locations(file)
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """Let the two shake hands in memory. Raises `ssl.SSLError`."""
+    """Do a TLS handshake in memory. Raises `ssl.SSLError`."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)]
     while ends:

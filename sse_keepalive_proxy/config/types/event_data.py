@@ -1,7 +1,7 @@
-"""The JSON that events of the proxy's own carry, with placeholders in its strings.
+"""The JSON data of the proxy's own events, with placeholders in its strings.
 
-Owns which placeholders there are and where; `stream.frames` fills them in. That a claim needs an
-`identity` is said in `config.check_route`.
+Owns the names of the placeholders and the check of their places. `stream.frames` fills them in.
+`config.reading.check_route` checks that a claim has an `identity`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _At = tuple[str | int, ...]
 
 
 def claims_in(data: Any) -> Iterator[_At]:
-    """The ways to the strings of `data` in which a claim such as `{claim.user.id}` stands."""
+    """Yield the path of each string of `data` that contains a claim such as `{claim.user.id}`."""
     for at, text in _strings(data, ()):
         if any(word is not None and _CLAIM.fullmatch(word) for word in _words(text)):
             yield at
 
 
 def _strings(value: Any, at: _At) -> Iterator[tuple[_At, str]]:
-    """Every string in `value` with the way to it; keys, too, since they are filled in as well."""
+    """Yield every string in `value` with its path. Keys are included, because they are filled in, too."""
     match value:
         case str():
             yield at, value
@@ -50,7 +50,7 @@ def _strings(value: Any, at: _At) -> Iterator[tuple[_At, str]]:
 
 
 def _words(text: str) -> Iterator[str | None]:
-    """What stands in each pair of braces; None for doubled ones."""
+    """Yield the content of each pair of braces, None for doubled braces."""
     yield from (found[1] for found in _BRACES.finditer(text))
 
 
@@ -63,7 +63,7 @@ def _check(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(data: dict[str, Any], *, claims: bool) -> dict[str, Any]:
-    """Data as given, when every placeholder in it is known."""
+    """Return `data` if every placeholder in it is known. Otherwise raise every fault."""
     found = ((at, _fault(word, claims=claims)) for at, text in _strings(data, ()) for word in _words(text))
     faults = [replace(fault, at=at) for at, fault in found if fault is not None]
     if faults:
@@ -72,7 +72,7 @@ def _checked(data: dict[str, Any], *, claims: bool) -> dict[str, Any]:
 
 
 def _fault(word: str | None, *, claims: bool) -> Fault | None:
-    """What is wrong with a placeholder, if anything."""
+    """Return the fault of a placeholder, or None."""
     words = (*PLACEHOLDERS, "claim.NAME") if claims else PLACEHOLDERS
     known = f"known: {' '.join(f'{{{each}}}' for each in words)}"
     if word is None:
@@ -80,7 +80,7 @@ def _fault(word: str | None, *, claims: bool) -> Fault | None:
     if word in PLACEHOLDERS or (claims and _CLAIM.fullmatch(word)):
         return None
     if _CLAIM.fullmatch(word):
-        hint = f"a claim can stand in `confirm.data` only; {known}"
+        hint = f"a claim is allowed only in `confirm.data`; {known}"
     elif word.partition(".")[0] == "claim" and claims:
         hint = "write names with dots between them, e.g. {claim.user.id}"
     else:

@@ -1,7 +1,7 @@
-"""What the fields of the model are made of: refusals, `off`, and "nothing written".
+"""The building blocks of the model's fields: faults, `off`, and the empty value.
 
-Owns how a validator refuses a value in plain words. Does not know files or lines: those are
-added at one border (`config.translate`).
+Owns how a validator refuses a value in plain words. It knows no files and no lines:
+`config.reading.translate` adds them.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 FAULT = "fault"
-"""The pydantic error type that carries our own words."""
+"""The pydantic error type that contains a `Fault`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a value, without quoting the value: it may be a secret.
+    """One fault of a value. It does not quote the value, which may be a secret.
 
-    `subject` is the part of the value worth naming, `at` the way from the field down to it;
-    the border leaves `subject` out where the value came from the environment.
+    `subject` is a part of the value that the message may name. `config.reading.translate` leaves it out if
+    the value came from the environment. `at` is the path from the field to the subject.
     """
 
     message: str
@@ -51,15 +51,15 @@ class Fault:
 
 
 def refuse(*faults: Fault) -> PydanticCustomError:
-    """The exception for a validator to raise: a `ValueError` that carries `faults` to the border."""
+    """Return the `ValueError` for a validator to raise. It contains `faults`."""
     said = "; ".join(map(str, faults))
     return PydanticCustomError(FAULT, "{said}", {"said": said, "faults": faults})
 
 
 class Section(BaseModel):
-    """A mapping of the configuration: frozen, typed strictly, closed to unknown keys.
+    """A mapping of the configuration: frozen, with strict types, without unknown keys.
 
-    `instead`: keys that somebody may expect here, and what to say of them.
+    `instead`: keys that users may expect here, and the faults to report for them.
     """
 
     instead: ClassVar[Mapping[str, Fault]] = {}
@@ -68,15 +68,15 @@ class Section(BaseModel):
 
 
 def written_fields(section: type[Section]) -> dict[str, FieldInfo]:
-    """The fields of `section` by the keys that a file has for them, in the order of the model.
+    """Return the fields of `section` by their keys in a file, in the order of the model.
 
-    A key that is a word of Python, such as `from`, is an alias of its field.
+    A key that is a keyword of Python, such as `from`, is an alias of its field.
     """
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 class _Off:
-    """Marks a field that can be turned off: `off` in the file, None in the model."""
+    """Mark a field that can be turned off: `off` in the file, None in the model."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         inner = handler(source)
@@ -98,7 +98,7 @@ def _none_when_off(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) 
     if value == "off":
         return None
     if value is None:
-        raise refuse(Fault("nothing is written here", "leave the key out for its default, or write off"))
+        raise refuse(Fault("has no value", "leave the key out for its default, or write off"))
     return inner(value)
 
 
@@ -107,7 +107,7 @@ def _off_when_none(value: Any, inner: core_schema.SerializerFunctionWrapHandler)
 
 
 class _NullIsDefaults:
-    """Marks a section that may be named with nothing behind it: every default."""
+    """Mark a section that may be empty and then has every default."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_empty_when_null, handler(source))
@@ -123,7 +123,7 @@ def _empty_when_null(value: Any) -> Any:
 
 
 class _OneOrMany:
-    """Marks a list that may be written as a single value."""
+    """Mark a list that may be written as a single value."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_listed, handler(source))
@@ -151,11 +151,11 @@ ONE_OR_MANY = _OneOrMany()
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Marks a value written as text and kept as something else, or as text of a certain shape.
+    """Mark a value that a file has as text of a certain shape.
 
-    `parse` takes the text and returns the value or raises `refuse(…)`; `show` turns the value
-    back into text. `kind` is what documentation calls it, `pattern` what an editor checks, and
-    `off_hint` what to tell somebody who writes `off` where that is not possible.
+    `parse` takes the text and returns the value or raises `refuse(…)`. `show` returns the text of a value.
+    `kind` is its name in the documentation, `pattern` the check in an editor, and `off_hint` the hint for
+    `off` where that is not possible.
     """
 
     kind: str
@@ -179,7 +179,7 @@ class Text:
 
     def _validate(self, value: Any) -> Any:
         if value is None:
-            raise refuse(Fault("nothing is written here", "leave the key out for its default"))
+            raise refuse(Fault("has no value", "leave the key out for its default"))
         if value == "off" and self.off_hint:
             raise refuse(Fault("cannot be off", self.off_hint))
         return self.parse(value)

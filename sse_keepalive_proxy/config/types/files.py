@@ -1,7 +1,7 @@
-"""Reads the small files that a configuration names: keys and certificates.
+"""Read the small files that a configuration names: keys and certificates.
 
-Owns the bounds of that reading: ordinary files only and at most 64 KiB of them (1 MiB for a bundle of
-authorities), so that neither a pipe nor a device holds the check up. No message quotes what is in a file.
+Reads only regular files and at most 64 KiB of them (1 MiB for a CA bundle), so that a pipe or a device cannot
+block the check. No message quotes the content of a file.
 """
 
 from __future__ import annotations
@@ -18,23 +18,21 @@ _LARGEST_FILE = 64 << 10
 
 
 def content_of(path: str, *, largest: int = _LARGEST_FILE) -> bytes | Fault:
-    """Return what is in the ordinary file at `path`, or why it cannot be had. More than `largest` bytes are a
-    fault.
-    """
+    """Return the content of the regular file at `path`, at most `largest` bytes, or its fault."""
     try:
         kind = Path(path).stat().st_mode
         if stat.S_ISDIR(kind):
             return Fault("is a directory, not a file")
         if not stat.S_ISREG(kind):
-            return Fault("is not an ordinary file", "copy it to one")
+            return Fault("is not a regular file", "copy it to a regular file")
         with Path(path).open("rb") as file:
             content = file.read(largest + 1)
     except FileNotFoundError:
-        return Fault("there is no such file", "a relative path counts from where the proxy is started")
+        return Fault("there is no such file", "a relative path starts at the proxy's working directory")
     except PermissionError:
-        return Fault("may not be read by this user")
+        return Fault("cannot be read: this user has no permission")
     except (OSError, ValueError) as error:
-        return Fault(f"cannot be read: {getattr(error, 'strerror', None) or 'not a usable path'}")
+        return Fault(f"cannot be read: {getattr(error, 'strerror', None) or 'not a valid path'}")
     if len(content) > largest:
         return Fault(f"larger than {format_size(largest)}", "is this the right file?")
     return content

@@ -1,7 +1,4 @@
-"""The public key file of an `identity`: whether signatures can be checked with it, and what is wrong if not.
-
-No message holds anything of what is in the file.
-"""
+"""Check the public key file of an `identity`. No message contains any content of the file."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ _FEWEST_RSA_BITS = 2048
 
 
 def extra_fault() -> Fault | None:
-    """What to say when the extra `jwt` is not there: PyJWT and the cryptography that it needs."""
+    """Return the fault if the extra `jwt` is not installed: PyJWT and cryptography."""
     try:
         import cryptography  # noqa: F401
         import jwt  # noqa: F401
@@ -28,7 +25,7 @@ def extra_fault() -> Fault | None:
 
 
 def key_fault(path: str, algorithms: Sequence[str]) -> Fault | None:
-    """Why the file at `path` is no public key for every one of `algorithms`, or None when it is.
+    """Return the fault if the file at `path` is not a public key for all `algorithms`.
 
     Needs the extra `jwt`.
     """
@@ -36,30 +33,33 @@ def key_fault(path: str, algorithms: Sequence[str]) -> Fault | None:
     if isinstance(content, Fault):
         return content
     if b"PRIVATE KEY-----" in content:
-        return Fault("holds a private key; it belongs to the server alone", "openssl pkey -in KEY -pubout")
+        return Fault("contains a private key; only the server may have it", "openssl pkey -in KEY -pubout")
     if b"-----BEGIN CERTIFICATE-----" in content:
-        return Fault("holds a certificate, not a public key", "openssl x509 -in CERTIFICATE -pubkey -noout")
+        return Fault(
+            "contains a certificate, not a public key", "openssl x509 -in CERTIFICATE -pubkey -noout"
+        )
     fitting = [name for name in ALGORITHMS if _fits(content, name)]
     if not fitting:
-        return Fault("holds no usable public key", "a PEM file that begins with -----BEGIN PUBLIC KEY-----")
+        hint = "use a PEM file that begins with -----BEGIN PUBLIC KEY-----"
+        return Fault("contains no usable public key", hint)
     unfit = [name for name in algorithms if name not in fitting]
     if unfit:
-        return Fault(f"the key does not fit {', '.join(unfit)}", f"it is one for {', '.join(fitting)}")
+        return Fault(f"the key does not fit {', '.join(unfit)}", f"it fits {', '.join(fitting)}")
     return _weakness(content, fitting[0])
 
 
 def _weakness(content: bytes, algorithm: str) -> Fault | None:
-    """Why the key proves nothing though it fits: an RSA key that is too short (RFC 7518 3.3)."""
+    """Return the fault of an RSA key that is too short to be safe (RFC 7518 3.3)."""
     import jwt
 
     bits = getattr(jwt.get_algorithm_by_name(algorithm).prepare_key(content), "key_size", 0)
     if not algorithm.startswith(("RS", "PS")) or bits >= _FEWEST_RSA_BITS:
         return None
-    return Fault(f"the RSA key has {bits} bits, too few to prove anything", "RFC 7518 asks for 2048 at least")
+    return Fault(f"the RSA key has {bits} bits, which is too weak", "RFC 7518 requires at least 2048")
 
 
 def _fits(content: bytes, algorithm: str) -> bool:
-    """Whether PyJWT takes `content` as a key for `algorithm`."""
+    """Whether PyJWT accepts `content` as a key for `algorithm`."""
     import jwt
     from cryptography.exceptions import UnsupportedAlgorithm
 

@@ -1,5 +1,6 @@
-"""Which of many path patterns take a path, found without trying each: ten thousand routes cost a request no
-more than ten.
+"""Find the path patterns that match a path, without trying each pattern.
+
+Ten thousand routes cost a request no more than ten.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ T = TypeVar("T")
 
 
 class PathTable(Generic[T]):
-    """Items by their pattern: an exact path, or a prefix ending in `/*`; see `Match.path`."""
+    """Items by path pattern: an exact path, or a prefix that ends in `/*`. See `Match.path`."""
 
     def __init__(self) -> None:
         self._exact: dict[str, list[tuple[int, T]]] = {}
         self._prefixes: dict[str, list[tuple[int, T]]] = {}
-        self._lengths: list[int] = []  # of the prefixes, each once, in order
+        self._lengths: list[int] = []  # the lengths of the prefixes, each once, in order
         self._count = 0
 
     def add(self, pattern: str, item: T) -> None:
-        """Put `item` behind all others."""
+        """Add `item` after all others."""
         place = (self._count, item)
         self._count += 1
         if not pattern.endswith("/*"):
@@ -34,7 +35,7 @@ class PathTable(Generic[T]):
         self._prefixes.setdefault(prefix, []).append(place)
 
     def taking(self, path: str) -> list[T]:
-        """The items whose pattern takes `path`, in the order in which they were added. `/*` takes `*` too."""
+        """Return the items whose pattern matches `path`, in the order of `add`. `/*` also matches `*`."""
         found = list(self._exact.get(path, ()))
         if path == "*":
             found += self._prefixes.get("/", ())

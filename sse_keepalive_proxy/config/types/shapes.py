@@ -1,7 +1,7 @@
 """Text of a certain shape: names, header fields, path patterns, hosts, origins, networks, algorithms.
 
-Owns the syntax of single values; the data of events is in `config.event_data`. What several values must
-agree on is in `config.check`.
+Owns the syntax of single values. The data of events is in `event_data`. `config.reading.check` checks values
+against each other.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def _text(value: object) -> str:
 
 def _name(value: object) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name := _text(value)):
-        hint = "lower-case letters, digits, - and _, beginning with a letter"
-        raise refuse(Fault("not a usable name", hint))
+        hint = "use lower-case letters, digits, - and _; begin with a letter"
+        raise refuse(Fault("not a valid name", hint))
     return name
 
 
@@ -74,7 +74,7 @@ def _method(value: object) -> str:
 
 
 def _path(value: object) -> str:
-    """A path as it is received: nothing is decoded, so nothing may need encoding."""
+    """Parse a path pattern. Paths are compared as received, so it must be encoded already."""
     path = _text(value)
     if not path.startswith("/"):
         raise refuse(Fault("a path begins with /"))
@@ -82,7 +82,7 @@ def _path(value: object) -> str:
         if forbidden in path:
             raise refuse(Fault(f"{what} is not part of a path", f"remove the {forbidden} and what follows"))
     if "*" in path.removesuffix("/*"):
-        raise refuse(Fault("a * may only stand at the end, after a /", "e.g. /events/*"))
+        raise refuse(Fault("a * is allowed only at the end, after a /", "e.g. /events/*"))
     if not _PATH.fullmatch(path):
         raise refuse(Fault("paths are compared as received", "write this character percent-encoded"))
     return path
@@ -99,14 +99,14 @@ def _host(value: object) -> str:
 def _server_name(value: object) -> str:
     name = _host(value)
     if name.startswith("*"):
-        raise refuse(Fault("a server has one name", "write the name that its certificate has, without *"))
+        raise refuse(Fault("a server has one name", "write the name in its certificate, without *"))
     return name
 
 
 def _credential(value: object) -> str:
     place, colon, name = _text(value).partition(":")
     if not colon or place.lower() not in ("query", "header"):
-        raise refuse(Fault("not a place of a credential", "write query:NAME or header:name"))
+        raise refuse(Fault("not a place for a credential", "write query:NAME or header:name"))
     if place.lower() == "header":
         return f"header:{_token(name).lower()}"
     if not re.fullmatch(r"[!-~]+", name) or set(name) & set("&=#?"):
@@ -141,13 +141,16 @@ def _network(value: object) -> IPv4Network | IPv6Network:
 
 
 def _origin(value: object) -> str:
-    """An origin as browsers serialize it (WHATWG HTML 7.1.1): lower case, without a default port."""
+    """Parse an origin. Return it as browsers serialize it (WHATWG HTML 7.1.1).
+
+    That is in lower case and without a default port.
+    """
     hint = "write it as browsers send it, e.g. https://app.example.com"
     origin = _text(value).lower()
     if origin == "*":
         return origin
     if origin == "null":
-        raise refuse(Fault("`null` is the origin of every sandboxed page, so nobody can be meant", hint))
+        raise refuse(Fault("`null` is the origin of every sandboxed page, so it names no page", hint))
     scheme, separator, rest = origin.partition("://")
     if separator and "/" in rest:
         raise refuse(Fault("an origin has no path", "remove the / after the host and what follows"))
@@ -159,12 +162,12 @@ def _origin(value: object) -> str:
 
 
 def _algorithm(value: object) -> str:
-    """A signature algorithm of RFC 7518 or 8037 that a public key can check."""
+    """Parse a signature algorithm of RFC 7518 or RFC 8037 that uses a public key."""
     algorithm = _text(value)
     if algorithm in ALGORITHMS:
         return algorithm
     if algorithm.upper() in ("HS256", "HS384", "HS512", "NONE"):
-        message = "gives no proof: whoever knows the public key could make such a token"
+        message = "proves nothing: anyone with the public key could make such a token"
         raise refuse(Fault(message, f"write {one_of(ALGORITHMS)}", subject=algorithm))
     near = did_you_mean(algorithm, ALGORITHMS)
     raise refuse(Fault(f"must be {one_of(ALGORITHMS)}", near))

@@ -1,7 +1,7 @@
-"""Durations and sizes: always written with a unit, so that 15 can never mean the wrong thing.
+"""Durations and sizes. A file always has them with a unit.
 
-Durations are kept as seconds (float), sizes as bytes (int). A zero is refused: "as fast as
-possible" and "never" are both read into it (FACTS 7.3); what can be off is `off`.
+A duration is a float in seconds, a size an int in bytes. Zero is refused, because it is ambiguous
+(facts.md#zero-intervals). A concern that can be off has the value `off`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 _DURATIONS = {"h": Decimal(3600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
 _SIZES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
-# 20 digits are more than any bound below allows and keep Decimal exact.
+# 20 digits are enough for every bound below, and Decimal stays exact.
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?"
 _DURATION = re.compile(rf"({_NUMBER})(ms|s|m|h)")
 _SIZE = re.compile(rf"({_NUMBER})(B|KiB|MiB|GiB)")
@@ -42,7 +42,7 @@ _LARGEST = 1 << 40
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of a duration such as `15s`. Raises `ValueError` that says what to write."""
+    """Return the seconds of a duration such as `15s`. Raises `ValueError` with the right syntax."""
     number, unit = _split(value, _DURATION, "duration", _DURATION_HINT)
     seconds = number * _DURATIONS[unit]
     if seconds < _SHORTEST:
@@ -53,7 +53,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Bytes of a size such as `64KiB`. Raises `ValueError` that says what to write."""
+    """Return the bytes of a size such as `64KiB`. Raises `ValueError` with the right syntax."""
     number, unit = _split(value, _SIZE, "size", _SIZE_HINT)
     size = number * _SIZES[unit]
     if size != int(size):
@@ -64,7 +64,7 @@ def parse_size(value: object) -> int:
 
 
 def _split(value: object, shape: re.Pattern[str], kind: str, hint: str) -> tuple[Decimal, str]:
-    """Number and unit of `value`, the number above zero."""
+    """Return the number, which is above zero, and the unit of `value`."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise refuse(Fault(f"must be a {kind}", hint))
     text = str(value)
@@ -82,7 +82,7 @@ def _split(value: object, shape: re.Pattern[str], kind: str, hint: str) -> tuple
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads back as exactly `seconds`."""
+    """Return a short text that `parse_duration` reads as exactly `seconds`."""
     exact = Decimal(repr(seconds))
     for unit, size in _DURATIONS.items():
         count = exact / size
@@ -92,7 +92,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(size: int) -> str:
-    """`size` bytes in the largest unit that divides it."""
+    """Return `size` bytes as text in the largest unit that divides it."""
     unit, factor = next((unit, factor) for unit, factor in _SIZES.items() if size % factor == 0)
     return f"{size // factor}{unit}"
 
@@ -111,13 +111,13 @@ def _shown_duration(value: Any) -> str:
     return format_duration(float(value))
 
 
-_BOUNDED_WAIT = _duration("every wait has a bound; write a long one, e.g. 1h")
+_BOUNDED_WAIT = _duration("every wait needs a limit; write a long one, e.g. 1h")
 _BOUNDED_SIZE = Text(
     "size",
     parse_size,
     format_size,
     pattern=r"^[0-9]+(\.[0-9]+)?(B|KiB|MiB|GiB)$",
-    off_hint="every buffer has a bound; write a large one, e.g. 64MiB",
+    off_hint="every buffer needs a limit; write a large one, e.g. 64MiB",
 )
 
 Duration = Annotated[float, _BOUNDED_WAIT]

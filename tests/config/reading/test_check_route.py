@@ -10,7 +10,7 @@ import pytest
 from tests.config.keys import ED25519
 from tests.config.writing import VALID, loaded, refused, said, stream_of, stream_problems
 
-NO_FILE = "there is no such file (a relative path counts from where the proxy is started)"
+NO_FILE = "there is no such file (a relative path starts at the proxy's working directory)"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def warned(stream: str, *, cors: str = "") -> list[str]:
 def test_a_stalled_upstream_cannot_be_opened_again_with_reconnect_off(reconnect: str) -> None:
     assert stream_problems(f"stall: {{sign_of_life: events, action: reconnect}}\n{reconnect}") == [
         (
-            ":8: routes[0].stream.stall.action: `reconnect` is off, so nothing can be opened again "
+            ":8: routes[0].stream.stall.action: `reconnect` is off, so upstream cannot be opened again "
             "(write reconnect: {when: resumable} or {when: always}, or action: observe)"
         )
     ]
@@ -50,7 +50,7 @@ def test_reconnect_off_in_the_defaults_is_said_of_the_action_that_needs_it() -> 
 
 def test_opening_again_needs_the_sign_of_life_written_out() -> None:
     (problem,) = stream_problems("stall: {action: reconnect}")
-    assert problem.startswith(":8: routes[0].stream.stall.sign_of_life: must be written out")
+    assert problem.startswith(":8: routes[0].stream.stall.sign_of_life: is required for every")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_signature_cannot_be_checked_without_a_key(identity: str) -> None:
     assert stream_problems(f"identity: {identity}") == [
         (
             ":8: routes[0].stream.identity.public_key_file: `verify: jwt` needs the public key of the tokens "
-            "(name its PEM file; or write verify: upstream where upstream authenticates by this token)"
+            "(name its PEM file; or write verify: upstream if upstream authenticates by this token)"
         )
     ]
 
@@ -89,11 +89,11 @@ def test_a_key_file_is_looked_into(key: Path) -> None:
     at = ":8: routes[0].stream.identity.public_key_file:"
     assert stream_problems("identity: {public_key_file: /nowhere.pem}") == [f"{at} {NO_FILE}"]
     assert stream_problems(f"identity: {{public_key_file: {key}, algorithms: [ES256]}}") == [
-        f"{at} the key does not fit ES256 (it is one for EdDSA)"
+        f"{at} the key does not fit ES256 (it fits EdDSA)"
     ]
     key.write_text("hunter2")
     (problem,) = stream_problems(f"identity: {{public_key_file: {key}}}")
-    assert problem.startswith(f"{at} holds no usable public key")
+    assert problem.startswith(f"{at} contains no usable public key")
     assert "hunter2" not in problem
 
 
@@ -156,7 +156,7 @@ def test_a_claim_without_an_identity_is_refused_where_it_stands(identity: str) -
     assert stream_problems(identity + confirm) == [
         (
             f":{lines + 1}: routes[0].stream.confirm.data.a[1]: a claim needs `identity`, which is off on "
-            "this route (say where the token is: identity: {from: …})"
+            "this route (write the place of the token: identity: {from: …})"
         )
     ]
 
@@ -175,7 +175,7 @@ def test_credentials_cannot_be_for_everybody() -> None:
         assert said(refused(text)) == [
             (
                 ":7: routes[0].cors.credentials: cannot be true for the origin `*`: browsers refuse such an "
-                "answer (write the origins out, or credentials: false)"
+                "answer (name the origins, or write credentials: false)"
             )
         ]
         assert loaded(text.replace("true", "false")).warnings == ()
@@ -183,7 +183,7 @@ def test_credentials_cannot_be_for_everybody() -> None:
 
 LOST = (
     ":8: warning: routes[0].stream.early_commit.after: an early commit cannot carry upstream's CORS headers "
-    "(set the route's `cors`; or write `cors: off` where a hop adds them or no other origin comes)"
+    "(set the route's `cors`, or write `cors: off` if a hop adds them or there is no other origin)"
 )
 
 
@@ -226,7 +226,7 @@ def test_an_early_commit_after_the_wait_is_over_is_a_warning(
         assert warnings == [
             (
                 f":8: warning: routes[0].stream.early_commit.after: never happens: the open_timeout of "
-                f"{never} ends the wait before (write less, or a longer open_timeout)"
+                f"{never} ends the wait first (write less, or a longer open_timeout)"
             )
         ]
 
@@ -237,21 +237,21 @@ def test_an_early_commit_after_the_wait_is_over_is_a_warning(
         (
             "{give_up_after: 15s}",
             (
-                "give_up_after: upstream may be given up before it is asked again once: max_delay is 15s "
+                "give_up_after: upstream may be given up before the first attempt: max_delay is 15s "
                 "(write a longer one, or a shorter max_delay)"
             ),
         ),
         (
             "{give_up_after: 1s, max_delay: 2s}",
             (
-                "give_up_after: upstream may be given up before it is asked again once: max_delay is 2s "
+                "give_up_after: upstream may be given up before the first attempt: max_delay is 2s "
                 "(write a longer one, or a shorter max_delay)"
             ),
         ),
         (
             "{max_delay: 5m}",
             (
-                "max_delay: upstream may be given up before it is asked again once: give_up_after is 5m "
+                "max_delay: upstream may be given up before the first attempt: give_up_after is 5m "
                 "(write a shorter one, or a longer give_up_after)"
             ),
         ),
@@ -282,12 +282,11 @@ def test_an_upstream_given_up_before_it_is_asked_again_is_a_warning(
 )
 def test_a_status_later_than_a_browser_client_waits_for_it_is_a_warning(line: str, key: str | None) -> None:
     expected = (
-        f":9: warning: routes[0].stream.{key}: a browser's client may give up 10 s after it asked "
-        "(write less, e.g. 8s)"
+        f":9: warning: routes[0].stream.{key}: a browser page may give up after 10 s (write less, e.g. 8s)"
     )
     assert warned(line, cors="    cors: off\n") == ([] if key is None else [expected])
 
 
 def test_what_the_defaults_make_later_than_a_client_waits_is_a_warning_where_it_was_written() -> None:
     (warning,) = said(loaded("defaults: {reconnect: {first_within: 1m}}\n" + VALID).warnings)
-    assert warning.startswith(":1: warning: defaults.reconnect.first_within: a browser's client")
+    assert warning.startswith(":1: warning: defaults.reconnect.first_within: a browser page")

@@ -36,10 +36,10 @@ def test_every_bad_file_of_every_tls_is_found_at_once_with_its_line(
 ) -> None:
     text = f"tls:\n  cert_file: /nowhere.pem\n  key_file: {authority.file}\n  client_ca_file: {tmp_path}\n"
     text += HTTPS.replace("TLS", "ca_file: /none.pem, client_cert: /none.pem")
-    missing = "there is no such file (a relative path counts from where the proxy is started)"
+    missing = "there is no such file (a relative path starts at the proxy's working directory)"
     assert said(refused(text)) == [
         f":2: tls.cert_file: {missing}",
-        ":3: tls.key_file: holds a certificate and no private key (the key belongs here, as PEM)",
+        ":3: tls.key_file: contains a certificate and no private key (write the private key here, as PEM)",
         ":4: tls.client_ca_file: is a directory, not a file",
         f":8: upstreams.notify.tls.ca_file: {missing}",
         f":8: upstreams.notify.tls.client_cert: {missing}",
@@ -63,7 +63,7 @@ def test_an_expired_certificate_is_a_warning(authority: Authority) -> None:
 def test_a_server_is_always_verified_and_the_hint_says_how_to_do_it_right(key: str) -> None:
     (problem,) = upstream_problems(f"{key}: true")
     assert problem.startswith(
-        f":4: upstreams.notify.tls.{key}: is no key: a server that is not verified can be "
+        f":4: upstreams.notify.tls.{key}: is not a key: a server that is not verified can be "
     )
     assert "ca_file" in problem
 
@@ -71,7 +71,7 @@ def test_a_server_is_always_verified_and_the_hint_says_how_to_do_it_right(key: s
 @pytest.mark.parametrize("url", ["http://notify:6687", "unix:/run/notify"])
 def test_tls_of_an_upstream_that_is_asked_without_it_is_an_error(url: str, authority: Authority) -> None:
     assert upstream_problems(f"ca_file: {authority.file}, server_name: notify", url) == [
-        f":4: upstreams.notify.tls.{key}: this upstream is asked without TLS "
+        f":4: upstreams.notify.tls.{key}: this upstream does not use TLS "
         "(write an https:// url, or remove this key)"
         for key in ("ca_file", "server_name")
     ]
@@ -92,7 +92,7 @@ def test_a_certificate_that_no_listener_uses_is_a_warning(authority: Authority) 
     server = authority.certificate("server", "localhost")
     tls = f"tls: {{cert_file: {server}, key_file: {server}}}\n"
     (warning,) = said(loaded(f"listen: unix:/run/proxy\n{tls}{VALID}").warnings)
-    assert warning == ":2: warning: tls: never used: `listen` has Unix sockets only, which stay plain"
+    assert warning == ":2: warning: tls: never used: `listen` has only Unix sockets, which use plain HTTP"
     assert loaded(f"listen: ['unix:/run/proxy', ':8443']\n{tls}{VALID}").warnings == ()
 
 

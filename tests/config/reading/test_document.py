@@ -63,17 +63,17 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(scalar: str, value: object) 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "config.yaml: nothing is written in it (a configuration needs upstreams and routes)"),
+        (b"", "config.yaml: the file is empty (a configuration needs upstreams and routes)"),
         (
             b"# only a comment\n",
-            "config.yaml: nothing is written in it (a configuration needs upstreams and routes)",
+            "config.yaml: the file is empty (a configuration needs upstreams and routes)",
         ),
-        (b"null\n", "config.yaml: nothing is written in it (a configuration needs upstreams and routes)"),
-        (b"\n- a\n", "config.yaml:2: must be a mapping at the top (begin with a key such as listen:)"),
-        (b"text\n", "config.yaml:1: must be a mapping at the top (begin with a key such as listen:)"),
+        (b"null\n", "config.yaml: the file is empty (a configuration needs upstreams and routes)"),
+        (b"\n- a\n", "config.yaml:2: the top level must be a mapping (begin with a key such as listen:)"),
+        (b"text\n", "config.yaml:1: the top level must be a mapping (begin with a key such as listen:)"),
         (b"a: 1\nb: \xff\n", "config.yaml:2: not UTF-8 text (save the file as UTF-8)"),
-        (b"a: 1\nb: \0\n", "config.yaml:2: holds a NUL (is this a text file?)"),
-        (b"a: 1\nb: \x07\n", "config.yaml:2: holds a control character (remove it)"),
+        (b"a: 1\nb: \0\n", "config.yaml:2: contains NUL (is this a text file?)"),
+        (b"a: 1\nb: \x07\n", "config.yaml:2: contains a control character (remove it)"),
         (b"a: [1\nb: 2\n", "config.yaml:2: not valid YAML: expected ',' or ']', but got ':'"),
         (
             b"a:\n\t- 1\n",
@@ -130,13 +130,13 @@ def test_aliases_cannot_blow_up() -> None:
 
 def test_an_alias_inside_its_own_anchor_is_refused() -> None:
     assert problems_of("a: &a\n  b: *a\n") == [
-        "config.yaml:2: nested too deeply (an alias may not stand inside its own anchor)"
+        "config.yaml:2: nested too deeply (an alias cannot be inside its own anchor)"
     ]
 
 
 def test_a_lone_surrogate_is_no_text() -> None:
     assert problems_of('a: "\\ud800"\n') == [
-        "config.yaml:1: a: holds half a surrogate pair, which is no text"
+        "config.yaml:1: a: contains half a surrogate pair, which is not valid text"
     ]
 
 
@@ -178,7 +178,7 @@ def test_an_unset_variable_without_a_default_is_an_error_with_its_line() -> None
 @pytest.mark.parametrize("scalar", ["${", "'${a b}'", "${1A}", "${A-b}", "${}"])
 def test_a_variable_that_is_none_is_refused(scalar: str) -> None:
     (problem,) = problems_of(f"a: {scalar}\n")
-    assert "not a usable ${NAME} (write $${ for a literal ${)" in problem
+    assert "not a valid ${NAME} (write $${ for a literal ${)" in problem
 
 
 def test_keys_are_not_expanded() -> None:

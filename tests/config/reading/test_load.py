@@ -48,11 +48,11 @@ def test_seven_mistakes_are_seven_problems_each_with_its_line() -> None:
             " (write it like 250ms, 15s, 2m or 1h)"
         ),
         (
-            ":14: routes[0].stream.stall.sign_of_life: must be written out for any action but observe"
-            " (bytes, comments or events)"
+            ":14: routes[0].stream.stall.sign_of_life: is required for every action except observe"
+            " (write bytes, comments or events)"
         ),
         (
-            ":16: routes[1]: never reached: `events` takes everything it could match"
+            ":16: routes[1]: never reached: `events` matches all its requests"
             " (put it before `events`, or narrow `events`)"
         ),
     ]
@@ -113,7 +113,7 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         ),
         (
             "reconnect: {give_up_after: off}",
-            "cannot be off (every wait has a bound; write a long one, e.g. 1h)",
+            "cannot be off (every wait needs a limit; write a long one, e.g. 1h)",
         ),
         ("reconnect: {delay: off}", "cannot be off (write a short one, e.g. 1ms)"),
         ("reconnect: {first_witin: 8s}", "unknown key (did you mean first_within?)"),
@@ -123,7 +123,7 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         ("max_age: 0s", "a duration cannot be zero (write it like 250ms, 15s, 2m or 1h)"),
         (
             "identity: {verify: upstream, from: cookie}",
-            "not a place of a credential (write query:NAME or header:name)",
+            "not a place for a credential (write query:NAME or header:name)",
         ),
         ("identity: {verify: upstream, form: 'query:t'}", "unknown key (did you mean from?)"),
         (
@@ -138,7 +138,7 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         (
             "identity: {verify: upstream, algorithms: [HS256]}",
             (
-                "HS256 gives no proof: whoever knows the public key could make such a token (write EdDSA, "
+                "HS256 proves nothing: anyone with the public key could make such a token (write EdDSA, "
                 "ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384 or PS512)"
             ),
         ),
@@ -149,23 +149,23 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         ("identity: {verify: upstream, public_key_file: /etc/}", "must be a file, not a directory"),
         (
             "identity: {verify: upstream, issuer: }",
-            "nothing is written here (leave the key out for its default, or write off)",
+            "has no value (leave the key out for its default, or write off)",
         ),
         ("keepalive: {interval: off}", "cannot be off (write `keepalive: off` instead)"),
-        ("keepalive: {interval: }", "nothing is written here (leave the key out for its default)"),
-        ("keepalive: {text: }", "nothing is written here (leave the key out for its default)"),
+        ("keepalive: {interval: }", "has no value (leave the key out for its default)"),
+        ("keepalive: {text: }", "has no value (leave the key out for its default)"),
         (
             "stall: {close_after: }",
-            "nothing is written here (leave the key out for its default, or write off)",
+            "has no value (leave the key out for its default, or write off)",
         ),
         ("keepalive: {interval: 1:30}", "a duration needs a unit (write it like 250ms, 15s, 2m or 1h)"),
-        ("open_timeout: off", "cannot be off (every wait has a bound; write a long one, e.g. 1h)"),
-        ("write_timeout: off", "cannot be off (every wait has a bound; write a long one, e.g. 1h)"),
-        ("max_event: off", "cannot be off (every buffer has a bound; write a large one, e.g. 64MiB)"),
-        ("max_buffer: off", "cannot be off (every buffer has a bound; write a large one, e.g. 64MiB)"),
+        ("open_timeout: off", "cannot be off (every wait needs a limit; write a long one, e.g. 1h)"),
+        ("write_timeout: off", "cannot be off (every wait needs a limit; write a long one, e.g. 1h)"),
+        ("max_event: off", "cannot be off (every buffer needs a limit; write a large one, e.g. 64MiB)"),
+        ("max_buffer: off", "cannot be off (every buffer needs a limit; write a large one, e.g. 64MiB)"),
         ("max_event: 0B", "a size cannot be zero (write it like 512B, 64KiB, 1MiB or 1GiB)"),
         ('confirm: {event: "a\\nb"}', "must be one line (a line break would break the event stream's frame)"),
-        ("credential: [cookie]", "not a place of a credential (write query:NAME or header:name)"),
+        ("credential: [cookie]", "not a place for a credential (write query:NAME or header:name)"),
         ("credential: ['header:a b']", "not the name of a header (e.g. X-Forwarded-For)"),
         ("credential: ['query:']", "not the name of a query parameter (e.g. query:access_token)"),
         (
@@ -183,7 +183,7 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         (
             "keepalive: {data: {a: '{claim.user.id}'}}",
             (
-                "{claim.user.id} is not a placeholder (a claim can stand in `confirm.data` only; "
+                "{claim.user.id} is not a placeholder (a claim is allowed only in `confirm.data`; "
                 "known: {stream_id} {now} {route})"
             ),
         ),
@@ -212,7 +212,7 @@ def test_a_wrong_value_is_refused_in_plain_words(line: str, problem: str) -> Non
         (
             "{origins: ['null']}",
             (
-                "origins[0]: `null` is the origin of every sandboxed page, so nobody can be meant "
+                "origins[0]: `null` is the origin of every sandboxed page, so it names no page "
                 "(write it as browsers send it, e.g. https://app.example.com)"
             ),
         ),
@@ -252,7 +252,7 @@ def test_every_wrong_placeholder_is_found_at_its_place() -> None:
     [
         (
             "limits: {max_streams: 0}",
-            "limits.max_streams: must be 1 or more (zero does not mean without a limit)",
+            "limits.max_streams: must be 1 or more (zero does not mean unlimited)",
         ),
         ("limits: {max_streams: -5}", "limits.max_streams: must be 1 or more"),
         (
@@ -273,7 +273,7 @@ def test_every_wrong_placeholder_is_found_at_its_place() -> None:
         ),
         ("client_address: 'X Y'", "client_address: not the name of a header (e.g. X-Forwarded-For)"),
         ("listen: []", "listen: must not be empty"),
-        ("listen:", "listen: nothing is written here (leave the key out for its default)"),
+        ("listen:", "listen: has no value (leave the key out for its default)"),
         (
             "drain: {timeout: 5s}",
             "drain.spread: its default of 10s exceeds the timeout (write one, e.g. spread: 5s)",
@@ -287,15 +287,15 @@ def test_every_wrong_placeholder_is_found_at_its_place() -> None:
         ),
         (
             "listen: ['127.0.0.1:1', '127.0.0.1:1']",
-            "listen[1]: something already listens there (every listener needs an address of its own)",
+            "listen[1]: another listener has this address (every listener needs its own address)",
         ),
         (
             "listen: '127.0.0.1:9090'",
-            "admin: something already listens there (every listener needs an address of its own)",
+            "admin: another listener has this address (every listener needs its own address)",
         ),
         (
             "admin: {listen: ':8080'}",
-            "admin.listen: something already listens there (every listener needs an address of its own)",
+            "admin.listen: another listener has this address (every listener needs its own address)",
         ),
     ],
 )
@@ -370,7 +370,7 @@ def test_defaults_that_nothing_uses_are_a_warning() -> None:
 def test_a_refusal_of_head_that_can_never_happen_is_a_warning() -> None:
     text = VALID.replace("{path: /events}", "{path: /events, methods: [GET]}") + "      head: refuse\n"
     (warning,) = loaded(text).warnings
-    assert "this route takes no HEAD that it could refuse" in str(warning)
+    assert "this route matches no HEAD request to refuse" in str(warning)
 
 
 def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:

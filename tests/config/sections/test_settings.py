@@ -291,7 +291,7 @@ def test_a_shadowed_route_is_an_error_that_names_the_shadow(first: str, second: 
     """
     if covered:
         (problem,) = said(refused(text))
-        assert problem.startswith(":4: routes[1]: never reached: `first` takes everything it could match")
+        assert problem.startswith(":4: routes[1]: never reached: `first` matches all its requests")
     else:
         assert len(loaded(text).settings.routes) == 2
 
@@ -300,8 +300,8 @@ def test_a_shadowed_route_is_an_error_that_names_the_shadow(first: str, second: 
     ("match", "message"),
     [
         ("path: events", "a path begins with /"),
-        ("path: /a*", "a * may only stand at the end"),
-        ("path: /*/a", "a * may only stand at the end"),
+        ("path: /a*", "a * is allowed only at the end"),
+        ("path: /*/a", "a * is allowed only at the end"),
         ("path: '/a?b'", "a query is not part of a path"),
         ("path: '/a#b'", "a fragment is not part of a path"),
         ("path: /é", "write this character percent-encoded"),
@@ -322,7 +322,7 @@ def test_a_wrong_match_is_refused(match: str, message: str) -> None:
 @pytest.mark.parametrize("name", ["_none", "Events", "1st", "a b", "'é'"])
 def test_a_route_name_is_a_metrics_label(name: str) -> None:
     (problem,) = said(refused(VALID.replace("name: events", f"name: {name}")))
-    assert problem.startswith(":4: routes[0].name: not a usable name (lower-case letters")
+    assert problem.startswith(":4: routes[0].name: not a valid name (use lower-case letters")
 
 
 def test_two_routes_cannot_share_a_name() -> None:

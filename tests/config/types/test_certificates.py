@@ -64,12 +64,12 @@ def test_a_file_that_is_not_what_its_key_needs_is_told_what_it_is(
     broken.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
     os.mkfifo(pipe)
     for path, as_certificate, as_key in (
-        (key, "holds a private key, not a certificate", None),
-        (authority.file, None, "holds a certificate and no private key"),
-        (text, "holds no certificate", "holds no private key"),
+        (key, "contains a private key, not a certificate", None),
+        (authority.file, None, "contains a certificate and no private key"),
+        (text, "contains no certificate", "contains no private key"),
         (binary, "is not PEM", "is not PEM"),
-        (broken, "holds a broken certificate", "holds a certificate and no private key"),
-        (pipe, "is not an ordinary file", "is not an ordinary file"),
+        (broken, "contains a broken certificate", "contains a certificate and no private key"),
+        (pipe, "is not a regular file", "is not a regular file"),
         (tmp_path, "is a directory, not a file", "is a directory, not a file"),
     ):
         found = dict(server_messages(path, path, path))
@@ -104,7 +104,7 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(
 def test_a_broken_key_is_told_to_be_so(tmp_path: Path, authority: Authority) -> None:
     server, key = authority.certificate("server", "localhost"), tmp_path / "key.pem"
     key.write_text("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n")
-    assert server_messages(server, key) == [("key_file", "holds no usable private key")]
+    assert server_messages(server, key) == [("key_file", "contains no usable private key")]
 
 
 @pytest.mark.parametrize(

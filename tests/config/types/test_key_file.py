@@ -50,15 +50,13 @@ def test_a_public_key_that_fits_every_algorithm_is_good(
 def test_a_key_of_another_kind_is_told_with_what_it_is_for(
     tmp_path: Path, content: bytes, algorithms: tuple[str, ...], unfit: str, kind: str
 ) -> None:
-    expected = Fault(f"the key does not fit {unfit}", f"it is one for {kind}")
+    expected = Fault(f"the key does not fit {unfit}", f"it fits {kind}")
     assert fault_of(tmp_path, content, algorithms) == expected
 
 
 def test_an_rsa_key_that_is_too_short_to_prove_anything_is_refused(tmp_path: Path) -> None:
     fault = fault_of(tmp_path, WEAK_RSA, ("PS256",))
-    assert fault == Fault(
-        "the RSA key has 1024 bits, too few to prove anything", "RFC 7518 asks for 2048 at least"
-    )
+    assert fault == Fault("the RSA key has 1024 bits, which is too weak", "RFC 7518 requires at least 2048")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_what_is_no_key_is_told_without_being_quoted(
 ) -> None:
     fault = fault_of(tmp_path, content, algorithms)
     assert fault is not None
-    assert fault.message == "holds no usable public key"
+    assert fault.message == "contains no usable public key"
     assert "hunter2" not in str(fault)
 
 
@@ -86,7 +84,7 @@ def test_a_private_key_is_refused_though_it_could_check_signatures(tmp_path: Pat
     for content in (PRIVATE, PRIVATE + ED25519):
         fault = fault_of(tmp_path, content)
         assert fault is not None
-        assert fault.message == "holds a private key; it belongs to the server alone"
+        assert fault.message == "contains a private key; only the server may have it"
 
 
 def test_a_certificate_is_told_how_to_become_a_key(tmp_path: Path) -> None:
@@ -106,8 +104,8 @@ def test_a_file_that_cannot_be_read_is_told_why(tmp_path: Path) -> None:
         tmp_path / "none.pem": "there is no such file",
         tmp_path: "is a directory, not a file",
         loop: "cannot be read: Too many levels of symbolic links",
-        pipe: "is not an ordinary file",
-        Path("/dev/zero"): "is not an ordinary file",
+        pipe: "is not a regular file",
+        Path("/dev/zero"): "is not a regular file",
         large: "larger than 64KiB",
     }.items():
         fault = key_fault(str(path), EDDSA)
@@ -123,7 +121,7 @@ def test_a_file_of_somebody_else_is_told_to_be_so(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "open", forbidden)
     fault = key_fault(str(tmp_path / "key.pem"), EDDSA)
-    assert fault == Fault("may not be read by this user")
+    assert fault == Fault("cannot be read: this user has no permission")
 
 
 def test_a_key_behind_symbolic_links_is_read_as_a_config_map_mounts_it(tmp_path: Path) -> None:

@@ -67,5 +67,5 @@ def test_checking_routes_against_each_other_grows_with_their_number_and_not_with
 def test_thousands_of_routes_are_read_and_the_one_that_is_never_reached_is_found(tmp_path: Path) -> None:
     paths = [f"/r{n}" for n in range(4000)]
     assert len(configured(tmp_path, paths).settings.routes) == 4000
-    with pytest.raises(ConfigurationError, match=r"routes\[4001\]: never reached: `r7` takes everything"):
+    with pytest.raises(ConfigurationError, match=r"routes\[4001\]: never reached: `r7` matches all its"):
         configured(tmp_path, [*paths, "/new", "/r7"])
