@@ -28,7 +28,7 @@ __all__ = ["ConnectionLimits", "Frontend", "Handler", "WrittenResponse"]
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
 _KEEPALIVE_TIMEOUT = 3630.0
-"""Seconds an idle connection is kept: longer than cloudflared's 90 and the CDN's 900 (FACTS 2)."""
+"""Seconds an idle connection is kept: longer than fronts keep theirs (facts.md#idle-connections-of-fronts)."""
 
 
 @dataclass(frozen=True, slots=True)

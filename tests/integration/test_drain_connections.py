@@ -6,12 +6,15 @@ import asyncio
 import random
 from dataclasses import dataclass
 
+import pytest
+
 from tests.support.http1 import request
 from tests.support.instance import Instance, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import RawUpstream, UpstreamConnection, response, stream_head
 from tests.support.running import on_each_loop, soon
 
+pytestmark = pytest.mark.usefixtures("on_both")
 CONNECTIONS = 300
 GRACE = 0.6  # seconds
 LAST_MOMENT = 0.9  # seconds after the beginning of the drain

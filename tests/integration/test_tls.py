@@ -252,7 +252,14 @@ class Served(Instance):
         self.server = Server(source.load().settings, source)
 
     def reloads(self, result: str) -> float:
+        """How many reloads have ended so."""
         return self.metric("config_reloads_total", result=result)
+
+    async def reload(self, result: str = "success") -> None:
+        """Read everything anew, with this result."""
+        before = self.reloads(result)
+        self.server.reload()
+        await self.until(lambda: self.reloads(result) == before + 1)
 
 
 async def presented(proxy: Running, authority: Authority) -> str:
@@ -280,7 +287,7 @@ async def test_a_reload_shows_the_new_certificate_to_new_clients_and_open_stream
         assert await presented(proxy, mine) == "first"
         file.write_bytes(second.read_bytes())
         assert await presented(proxy, mine) == "first"
-        proxy.server.reload()
+        await proxy.reload()
         assert await presented(proxy, mine) == "second"
         (line,) = [found for found in caplog.records if found.getMessage() == "configuration reloaded"]
         assert line.fields == {"changed": "tls.cert_file"}  # type: ignore[attr-defined]
@@ -299,12 +306,11 @@ async def test_a_broken_certificate_keeps_the_old_one_and_says_so(
     before = f"tls: {{cert_file: {cert}, key_file: {key}}}"
     async with Served(tmp_path, config(NOWHERE, before=before)) as proxy:
         cert.write_bytes(mine.certificate("second", "127.0.0.1").read_bytes())
-        proxy.server.reload()
-        assert (proxy.reloads("success"), proxy.reloads("failure")) == (0, 1)
+        await proxy.reload("failure")
         assert await presented(proxy, mine) == "first"
         assert "tls.key_file: the private key does not belong to the certificate" in caplog.text
         key.write_bytes(cert.read_bytes())
-        proxy.server.reload()
+        await proxy.reload()
         assert await presented(proxy, mine) == "second"
 
 
@@ -335,8 +341,7 @@ async def test_turning_tls_on_or_off_needs_a_restart(
     async with Served(tmp_path, config(NOWHERE)) as proxy:
         text = config(NOWHERE, before=tls(mine))
         (tmp_path / "config.yaml").write_text(f"listen: 127.0.0.1:0\nadmin: off\n{text}")
-        proxy.server.reload()
-        assert proxy.reloads("success") == 1
+        await proxy.reload()
         assert proxy.server._settings.tls is None
         (line,) = [found for found in caplog.records if "needs a restart" in found.getMessage()]
         assert line.fields == {"keys": "tls"}  # type: ignore[attr-defined]
