@@ -28,7 +28,7 @@ __all__ = ["ConnectionLimits", "Frontend", "Handler", "WrittenResponse"]
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
 _KEEPALIVE_TIMEOUT = 3630.0
-"""Seconds an idle connection is kept: longer than fronts keep theirs (facts.md#idle-connections-of-fronts)."""
+"""Seconds an idle connection is kept: longer than by fronts (facts.md#idle-connections-of-fronts)."""
 
 
 @dataclass(frozen=True, slots=True)

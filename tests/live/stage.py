@@ -104,7 +104,7 @@ class ClientSide(asyncio.Transport):
         self._protocol = protocol
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0
+        assert high == 1
 
     def get_write_buffer_size(self) -> int:
         return len(self.waiting)
@@ -119,7 +119,7 @@ class ClientSide(asyncio.Transport):
         self.waiting += data
         if self.takes:
             self._leave(len(self.waiting))
-        elif not self._paused and self._protocol is not None:
+        elif not self._paused and len(self.waiting) > 1 and self._protocol is not None:
             self._paused = True
             self._protocol.pause_writing()
 
