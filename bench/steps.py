@@ -8,6 +8,7 @@ least of several runs.
 from __future__ import annotations
 
 import asyncio
+import socket
 import tempfile
 import timeit
 from collections.abc import Callable
@@ -39,6 +40,8 @@ _CALLS, _RUNS = 50_000, 9
 class _Socket:
     """Reads `data` for ever, and takes what is written. Both are C functions, and cost next to nothing."""
 
+    family = socket.AF_UNIX
+
     def __init__(self, data: bytes) -> None:
         self.recv = {64 * 1024: data}.__getitem__
         self.send = len
@@ -66,7 +69,7 @@ class _Poller:
         """Nothing to close."""
 
 
-def _transport(data: bytes, protocol: asyncio.BaseProtocol) -> SocketTransport:
+def _transport(data: bytes, protocol: asyncio.Protocol) -> SocketTransport:
     return SocketTransport(_Poller(), cast(Any, _Socket(data)), protocol)
 
 

@@ -5,72 +5,130 @@ Frames, close codes and extensions are the peers' own business; each side's end 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from sse_keepalive_proxy.http.exchange import Exchange
-from sse_keepalive_proxy.net.interfaces import Protocol, Transport
+from sse_keepalive_proxy.net.tcp import has_left, untaken
 
 __all__ = ["splice"]
 
 _HIGH_WATER = 256 * 1024
 
+_LOOK = 1.0
+"""Seconds between two looks at a side for which bytes wait."""
 
-class _End:
-    """One side of a splice. What it receives goes to the other side's transport."""
+_SEND_TIMEOUT = 60.0
+"""Seconds for which a side may take nothing once the other one has gone, as nginx's `send_timeout`."""
 
-    __slots__ = ("_done", "other", "transport")
 
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done = done
-        self.transport: Transport | None = None
-        self.other: Transport | None = None
+class _End(asyncio.Protocol):
+    """One side of a splice. What it receives goes to the other side's transport.
 
-    def connection_made(self, transport: Transport) -> None:
-        """Of a transport that is taken over it was said to another."""
+    While many bytes wait for this side, the other one is not read, and a departure is not noticed that way: a
+    timer looks for it. What the other one sent before it left is kept as long as this side takes any of it.
+    """
+
+    def __init__(self, over: Callable[[], None], closed: Callable[[], None] | None = None) -> None:
+        """`closed` is called when this side is gone, `over` when both are."""
+        self._over, self._closed = over, closed
+        self._loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.other: _End | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._untaken = 0
+        self._stuck_since = 0.0
+
+    def join(self, transport: asyncio.Transport, other: _End) -> None:
+        """Begin. `transport` is this side's."""
+        self.transport, self.other = transport, other
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+
+    @property
+    def open_transport(self) -> asyncio.Transport | None:
+        """This side's transport until it is closing."""
+        return None if self.transport is None or self.transport.is_closing() else self.transport
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None and not self.other.is_closing():
-            self.other.write(data)
+        if self.other is not None and (transport := self.other.open_transport) is not None:
+            transport.write(data)
 
     def pause_writing(self) -> None:
-        if self.other is not None and not self.other.is_closing():
-            self.other.pause_reading()
+        if self.other is not None and (transport := self.other.open_transport) is not None:
+            transport.pause_reading()
+        self._look_later()
 
     def resume_writing(self) -> None:
-        if self.other is not None and not self.other.is_closing():
-            self.other.resume_reading()
-
-    def eof_received(self) -> None:
-        """A half-close is an end: the transport closes by itself."""
+        if self.other is not None and (transport := self.other.open_transport) is not None:
+            transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        if self.other is not None:
-            self.other.close()  # behind all that came: a reset may follow a close frame and its code
-        self.transport = self.other = None
-        self._done()
+        self.transport, other = None, self.other
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if other is not None:
+            other.finish()
+            if other.transport is None:
+                self._over()
+                self.other = other.other = None
+        if self._closed is not None:
+            self._closed()
+
+    def finish(self) -> None:
+        """Close after all that the other side sent: a reset may follow a close frame and its code."""
+        if self.transport is not None:
+            self.transport.close()
+            self._look_later()
+
+    # Time.
+
+    def _look_later(self) -> None:
+        if self._next_look is None and self.transport is not None:
+            self._untaken, self._stuck_since = untaken(self.transport), self._loop.time()
+            self._next_look = self._loop.call_later(_LOOK, self._look)
+
+    def _look(self) -> None:
+        """Cut both sides when this one takes nothing and the other one has gone."""
+        self._next_look = None
+        transport, other = self.transport, self.other
+        if transport is None or other is None or not transport.get_write_buffer_size():
+            return
+        left, now = untaken(transport), self._loop.time()
+        if left != self._untaken or not other.has_gone:
+            self._untaken, self._stuck_since = left, now
+        elif now - self._stuck_since >= _SEND_TIMEOUT:
+            transport.abort()
+            if other.transport is not None:
+                other.transport.abort()
+            return
+        self._next_look = self._loop.call_later(_LOOK, self._look)
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether this side's peer has closed or broken its connection."""
+        return self.transport is None or has_left(self.transport)
 
 
 def splice(
-    take_over: Callable[[Protocol], tuple[Transport, bytes]],
+    take_over: Callable[[asyncio.Protocol], tuple[asyncio.Transport, bytes]],
     exchange: Exchange,
     head: bytes,
     done: Callable[[], None],
 ) -> Callable[[], None]:
     """Answer the client with `head` (a whole 101) and join it with upstream's connection.
 
-    `done` is called when the client's side is over. Returns a function that cuts both sides.
+    `done` is called when both sides are over. Returns a function that cuts both.
     Raises ConnectionError when the client has gone, `UpstreamError` when upstream has.
     """
-    client_end, upstream_end = _End(done), _End(exchange.closed)
+    client_end, upstream_end = _End(done), _End(done, exchange.closed)
     upstream = exchange.splice(upstream_end)
     try:
         client, early = take_over(client_end)
     except ConnectionError:
         upstream.abort()
         raise
-    for end, transport, other in ((client_end, client, upstream), (upstream_end, upstream, client)):
-        end.transport, end.other = transport, other
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
+    client_end.join(client, upstream_end)
+    upstream_end.join(upstream, client_end)
     client.write(head + exchange.surplus)
     if early:
         upstream.write(early)

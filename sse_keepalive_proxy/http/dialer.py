@@ -1,6 +1,6 @@
 """Opens connections to upstream: the only place that does.
 
-Names are resolved anew for every connection, by the loop's own resolver.
+Names are resolved anew, by the loop's own resolver; connections that are opened meanwhile share the look-up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.failures import in_words
 from sse_keepalive_proxy.http.response import ResponseHead
-from sse_keepalive_proxy.net.connect import connect_tcp, connect_unix
+from sse_keepalive_proxy.net.connect import Resolver, connect_tcp, connect_unix
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.transport import SocketTransport
 
@@ -36,6 +36,7 @@ class Dialer:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
+        self._resolver = Resolver()
         self.open_connections = 0
         self._closed = self._forget  # bound once, not for every connection
 
@@ -68,18 +69,18 @@ class Dialer:
     async def _connect(
         self, exchange: Exchange, address: UpstreamAddress, within: float, tls: UpstreamTls | None
     ) -> None:
-        host = address.host or ""
+        host, protocol = address.host or "", cast(asyncio.Protocol, exchange)
         if address.unix_path is not None:
             sock = await connect_unix(address.unix_path, within=within)
         else:
-            sock = await connect_tcp(host, address.port or 0, within=within)
+            sock = await connect_tcp(host, address.port or 0, within=within, resolver=self._resolver)
         if address.scheme != "https":
-            SocketTransport(self._poller, sock, exchange)
+            SocketTransport(self._poller, sock, protocol)
             return
         if tls is None:
             raise AssertionError("an https upstream is never asked without TLS")
         await asyncio.get_running_loop().create_connection(
-            lambda: cast(asyncio.Protocol, exchange),
+            lambda: protocol,
             sock=sock,
             ssl=tls.context,
             server_hostname=tls.server_name or host,

@@ -11,17 +11,15 @@ ever meets a connection that upstream has just closed, and that no answer can be
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import httptools
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamInvalid, UpstreamReset, UpstreamTimeout
 from sse_keepalive_proxy.http.failures import in_words
 from sse_keepalive_proxy.http.response import SWITCHING_PROTOCOLS, Header, ResponseHead, fault
-from sse_keepalive_proxy.net.interfaces import Protocol as TransportProtocol
-from sse_keepalive_proxy.net.interfaces import Transport
+from sse_keepalive_proxy.net.tcp import keep_alive
 
 __all__ = ["Exchange", "Sink"]
 
@@ -29,17 +27,6 @@ _READ_SIZE = 64 * 1024
 _MAX_HEAD: Final = 256 * 1024
 _MAX_EARLY = 64 * 1024
 _NO_HEADERS: list[Header] = []
-
-# A vanished upstream is found in about two minutes (behaviour.md#no-stream-outlives-its-client);
-# seconds, seconds, probes.
-_KEEPALIVE = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *(
-        (socket.IPPROTO_TCP, option, value)
-        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
-        if (option := getattr(socket, name, None)) is not None
-    ),
-]
 
 
 class Sink(Protocol):
@@ -88,7 +75,7 @@ class Exchange:
     def __init__(self, *, head_only: bool, interim: Callable[[ResponseHead], None] | None = None) -> None:
         self._bodyless_method = head_only
         self._interim = interim
-        self._transport: Transport | None = None
+        self._transport: asyncio.Transport | None = None
         self._on_close: Callable[[], None] | None = None
         self._headers: list[Header] = []
         self._reason = b""
@@ -170,7 +157,7 @@ class Exchange:
         if self._transport is not None:
             self._transport.abort()
 
-    def splice(self, protocol: TransportProtocol) -> Transport:
+    def splice(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to another protocol, after a 101. Bytes behind the head are `surplus`. The
         protocol calls `closed` when the connection is gone.
         """
@@ -183,16 +170,11 @@ class Exchange:
 
     # asyncio's side.
 
-    def connection_made(self, transport: Transport) -> None:
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
         if hasattr(transport, "max_size"):  # asyncio's own loop (facts.md#large-reads)
             transport.max_size = _READ_SIZE
-        sock = transport.get_extra_info("socket")
-        try:
-            for option in _KEEPALIVE:
-                sock.setsockopt(*option)
-        except OSError:  # a Unix socket needs none of this
-            return
+        keep_alive(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser

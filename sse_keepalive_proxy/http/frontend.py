@@ -22,6 +22,7 @@ from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import peer_address, prepare
 from sse_keepalive_proxy.net.timers import TimerWheel
 from sse_keepalive_proxy.net.tls import Handshakes
+from sse_keepalive_proxy.net.transport import SocketTransport
 
 __all__ = ["ConnectionLimits", "Frontend", "Handler", "WrittenResponse"]
 
@@ -135,7 +136,15 @@ class Frontend:
         speaks TLS.
         """
         prepare(sock, SEND_TIMEOUT)
-        return Listener(poller, sock, self, None if sock.family == socket.AF_UNIX else self.handshakes)
+        handshakes = None if sock.family == socket.AF_UNIX else self.handshakes
+
+        def accepted(client: socket.socket) -> None:
+            if handshakes is None:
+                SocketTransport(poller, client, self())
+            else:
+                handshakes.accept(client, self)
+
+        return Listener(poller, sock, accepted)
 
     def drain(self, idle_grace: float) -> None:
         """Have every connection end after its next answer, or when it is idle for `idle_grace` seconds."""

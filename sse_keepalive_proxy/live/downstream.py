@@ -7,12 +7,11 @@ deadline runs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk, size_line
-from sse_keepalive_proxy.net.interfaces import Protocol as TransportProtocol
-from sse_keepalive_proxy.net.interfaces import Transport
 from sse_keepalive_proxy.net.tcp import reset, taken, watch
 
 __all__ = ["Downstream", "DownstreamCallbacks", "TakeOver"]
@@ -20,7 +19,7 @@ __all__ = ["Downstream", "DownstreamCallbacks", "TakeOver"]
 _HIGH_WATER = 1
 """Bytes that may wait before the transport reports it. By 0, asyncio's TLS reports when nothing waits."""
 
-TakeOver = Callable[[TransportProtocol], Transport]
+TakeOver = Callable[[asyncio.Protocol], asyncio.Transport]
 """Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
 
 
@@ -55,7 +54,7 @@ class Downstream:
         self._callbacks, self._chunked = callbacks, chunked
         self._held = b""
         self._written = 0
-        self._transport = take_over(self)
+        self._transport = take_over(cast(asyncio.Protocol, self))
         try:
             self._transport.set_write_buffer_limits(high=_HIGH_WATER)
             watch(self._transport, write_timeout)
@@ -114,7 +113,7 @@ class Downstream:
 
     # asyncio's protocol.
 
-    def connection_made(self, transport: Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Of a transport that is taken over it was said to another."""
 
     def data_received(self, data: bytes) -> None:

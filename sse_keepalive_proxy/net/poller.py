@@ -1,8 +1,8 @@
-"""Which sockets are ready: one epoll for all of them, which the event loop watches as a single descriptor.
+"""Watches sockets: one epoll holds all of them, and the event loop watches it as a single descriptor.
 
 With transports of the loop's own each socket has its C structures, its handle, its callbacks. Here it costs
-a place in a list, and all that are ready are told in one turn of the loop. Where there is no epoll (not
-Linux), the loop watches each socket itself.
+a place in a list, and all watchers whose sockets are ready are called in one turn of the loop. Where there is
+no epoll (not Linux), the loop watches each socket itself.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ __all__ = ["READ", "WRITE", "Poller", "Watcher", "open_poller"]
 
 READ: Final = 1
 WRITE: Final = 4
-"""What a watcher wants to know of, as a sum; epoll's EPOLLIN and EPOLLOUT (epoll_ctl(2))."""
+"""Events, which are added up; epoll's EPOLLIN and EPOLLOUT (epoll_ctl(2))."""
 
 _AT_ONCE: Final = 128
-"""Sockets told of in one turn of the loop: others, and timers, get theirs in between."""
+"""Watchers called in one turn of the loop: others, and timers, get theirs in between."""
 
 
 class Watcher(Protocol):
-    """Whoever is told that its socket is ready."""
+    """Reads and writes one socket."""
 
     def ready(self, events: int) -> None:
         """The socket can be read (READ), written (WRITE), or has ended (any other bit): trying tells."""
 
 
 class Poller(Protocol):
-    """Tells watchers, again and again until they have read or written.
+    """Calls watchers, again and again until they have read or written.
 
-    A descriptor that is closed is forgotten first, and never closed inside `ready`: what takes its number
-    could be told of its events.
+    A descriptor that is closed is forgotten first, and never closed inside `ready`: the watcher of the next
+    socket with its number could be called for its events.
     """
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
-        """Tell `watcher` of `events` from now on; `before` is what it was told of until now. Of nothing (0),
-        not even a broken connection is told.
+        """Call `watcher` for `events` from now on; `before` are the events until now. With none (0) it is not
+        called, not even for a broken connection.
+
+        Raises OSError when the kernel refuses (epoll_ctl(2): ENOMEM, ENOSPC, EPERM). With `before` 0 nothing
+        is kept of the watcher then.
         """
 
     def forget(self, descriptor: int) -> None:
-        """Its socket is about to be closed."""
+        """Drop the watcher of a socket that is about to be closed."""
 
     def close(self) -> None:
-        """Tell nobody any more."""
+        """Call nobody any more."""
 
 
 class _Epoll:
@@ -54,7 +57,7 @@ class _Epoll:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._watchers: list[Watcher | None] = []  # by descriptor, which are small numbers
-        self._loop.add_reader(self._epoll.fileno(), self._tell)
+        self._loop.add_reader(self._epoll.fileno(), self._call_ready)
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
         if not events:
@@ -62,14 +65,14 @@ class _Epoll:
         elif before:
             self._epoll.modify(descriptor, events)
         else:
+            self._epoll.register(descriptor, events)
             missing = descriptor + 1 - len(self._watchers)
             if missing > 0:
                 self._watchers += [None] * missing
             self._watchers[descriptor] = watcher
-            self._epoll.register(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
-        self._watchers[descriptor] = None  # the kernel forgets a socket when it is closed
+        self._watchers[descriptor] = None  # the kernel drops a socket that is closed
 
     def close(self) -> None:
         if not self._epoll.closed:
@@ -77,14 +80,14 @@ class _Epoll:
             self._epoll.close()
             self._watchers[:] = [None] * len(self._watchers)
 
-    def _tell(self) -> None:
+    def _call_ready(self) -> None:
         watchers = self._watchers
         for descriptor, events in self._epoll.poll(0, _AT_ONCE):
             watcher = watchers[descriptor]
             if watcher is not None:
                 try:
                     watcher.ready(events)
-                except Exception as error:  # noqa: BLE001 (the loop's handler hears of it, the others are told)
+                except Exception as error:  # noqa: BLE001 (the loop's handler receives it, the others are called)
                     context = {"message": "a watcher of a socket failed", "exception": error}
                     self._loop.call_exception_handler(context)
 
@@ -98,14 +101,18 @@ class _Loop:
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:  # noqa: ARG002
         self._watched.add(descriptor)
-        if events & READ:
-            self._loop.add_reader(descriptor, watcher.ready, READ)
-        else:
-            self._loop.remove_reader(descriptor)
-        if events & WRITE:
-            self._loop.add_writer(descriptor, watcher.ready, WRITE)
-        else:
-            self._loop.remove_writer(descriptor)
+        try:
+            if events & READ:
+                self._loop.add_reader(descriptor, watcher.ready, READ)
+            else:
+                self._loop.remove_reader(descriptor)
+            if events & WRITE:
+                self._loop.add_writer(descriptor, watcher.ready, WRITE)
+            else:
+                self._loop.remove_writer(descriptor)
+        except BaseException:
+            self.forget(descriptor)
+            raise
 
     def forget(self, descriptor: int) -> None:
         self._watched.discard(descriptor)
@@ -118,5 +125,5 @@ class _Loop:
 
 
 def open_poller(*, epoll: bool = hasattr(select, "epoll")) -> Poller:
-    """A poller of the running loop."""
+    """Return a poller of the running loop."""
     return _Epoll() if epoll else _Loop()

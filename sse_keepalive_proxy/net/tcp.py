@@ -1,5 +1,5 @@
-"""What the kernel does for a client's connection: finds one that vanished, tells how much it has taken,
-forgets what one that takes nothing has left.
+"""What the kernel does for a connection: finds a peer that vanished, tells how much one has taken, drops what
+one that takes nothing has left.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import socket
 import struct
 import sys
 import termios
+from asyncio import Transport
 from typing import Any, Final
-
-from sse_keepalive_proxy.net.interfaces import Transport
 
 __all__ = [
     "has_left",
     "has_unread",
+    "keep_alive",
     "peer_address",
     "prepare",
     "reset",
@@ -39,14 +39,33 @@ _TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 _LEFT = frozenset({7, 8})
 """TCP_CLOSE and TCP_CLOSE_WAIT of Linux's `tcp_states.h`."""
 
+_PROBES: Final = [
+    (option, value)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if (option := getattr(socket, name, None)) is not None
+]
+"""Seconds, seconds, probes: a peer that vanished is found in about two minutes
+(behaviour.md#no-stream-outlives-its-client).
+"""
+
 
 def prepare(listening: socket.socket, send_timeout: float) -> None:
-    """What every connection accepted from `listening` begins with: on Linux it inherits these options, which
-    saves two system calls each.
+    """Set the options of every connection accepted from `listening`: on Linux they are inherited, which saves
+    six system calls each.
     """
     if listening.family in _TCP:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _end_vanished(listening, send_timeout)
+    keep_alive(listening)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel probe an idle TCP connection, and end it when its peer has vanished."""
+    if sock.family in _TCP:
+        with contextlib.suppress(OSError):  # it is closed already, where the kernel minds that
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _PROBES:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def watch(transport: Transport, write_timeout: float) -> None:

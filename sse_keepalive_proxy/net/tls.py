@@ -12,9 +12,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import cast
 
-from sse_keepalive_proxy.net.interfaces import Protocol
 from sse_keepalive_proxy.net.poller import READ, Poller
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.net.tcp import shown_address
@@ -60,14 +58,14 @@ class Handshakes:
         within: float,
         *,
         full: Callable[[], bool],
-        plain: Callable[[], Protocol],
+        plain: Callable[[], asyncio.Protocol],
     ) -> None:
         self.poller, self.context, self.within = poller, context, within
         self.full, self.plain = full, plain
         self.under_way: set[_Handshake] = set()
         self._failures: dict[str, tuple[float, int]] = {}  # when said last, and how often since
 
-    def accept(self, sock: socket.socket, factory: Callable[[], Protocol]) -> None:
+    def accept(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
         """Take `sock`, which is non-blocking, and give its connection to a protocol made by `factory`."""
         if self.full():
             sock.close()
@@ -94,14 +92,20 @@ class Handshakes:
 class _Handshake(asyncio.Protocol):
     """One client until its handshake is over."""
 
-    def __init__(self, owner: Handshakes, sock: socket.socket, factory: Callable[[], Protocol]) -> None:
+    def __init__(
+        self, owner: Handshakes, sock: socket.socket, factory: Callable[[], asyncio.Protocol]
+    ) -> None:
         self._owner, self._factory = owner, factory
         self._loop = asyncio.get_running_loop()
         self._sock: socket.socket | None = sock  # None: somebody else closes it
         self._task: asyncio.Task[None] | None = None
         self._deadline = self._loop.time() + owner.within
+        try:
+            owner.poller.watch(sock.fileno(), self, READ, 0)
+        except BaseException:
+            sock.close()
+            raise
         self._timer = self._loop.call_at(self._deadline, self.cut)
-        owner.poller.watch(sock.fileno(), self, READ, 0)
 
     def ready(self, events: int) -> None:  # noqa: ARG002 (a poller's watcher)
         """The first byte has come, or the client has left."""
@@ -138,8 +142,8 @@ class _Handshake(asyncio.Protocol):
         """The handshake is over."""
         self._leave()
         protocol = self._factory()
-        transport.set_protocol(cast(asyncio.Protocol, protocol))
-        protocol.connection_made(cast(asyncio.Transport, transport))
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
     async def _shake(self, sock: socket.socket) -> None:
         peer = "?"

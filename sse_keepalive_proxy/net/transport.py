@@ -1,8 +1,12 @@
-"""A transport over one plain socket: asyncio's interface, as little of it as there is need for.
+"""A transport over one connected socket, with the behaviour of `asyncio.Transport`.
 
-It reads when the poller says so and writes at once; what the kernel does not take waits. Two of them in the
-place of two of uvloop's make an idle stream 2 KiB lighter (of 5.5), and cost less to open and to close. TLS
-is not its business: an encrypted connection has one of asyncio's.
+It reads when the poller says so and writes at once; what the kernel does not take waits in a buffer. Two of
+them in the place of two of uvloop's make an idle stream 2 KiB lighter (of 5.5), and cost less to open and to
+close. TLS is not its business: an encrypted connection has a transport of the event loop's.
+
+`asyncio.Transport` is not its base class: this module may be compiled, and a class that mypyc 2.4 compiles
+must not inherit from an interpreted one (docs/design/decisions/0013). It is cast where it meets a protocol.
+`tests/net/test_transport_behaviour.py` names every difference from asyncio's and uvloop's own transports.
 """
 
 from __future__ import annotations
@@ -10,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
-from sse_keepalive_proxy.net.interfaces import Protocol
 from sse_keepalive_proxy.net.poller import READ, WRITE, Poller
 
 __all__ = ["SocketTransport"]
@@ -23,206 +27,309 @@ _READ_SIZE: Final = 64 * 1024
 _HIGH_WATER: Final = 64 * 1024
 _AGAIN = (BlockingIOError, InterruptedError)
 
+Bytes = bytes | bytearray | memoryview
+
 
 class SocketTransport:
-    """One connected socket, non-blocking, which belongs to the transport from now on.
+    """Owns one connected, non-blocking socket from now on, and closes it.
 
-    As with asyncio, `protocol` hears `connection_made` at once, and `connection_lost` once, never inside a
-    call that it makes. What is written after `close`, `abort` or `write_eof` is dropped.
+    `protocol` receives `connection_made` at once, and `connection_lost` once, never inside a call that it
+    makes. Raises OSError when the poller cannot watch the socket, which is closed then.
     """
 
     __slots__ = (
-        "_blocked", "_closing", "_descriptor", "_ended", "_events", "_high", "_loop", "_poller", "_protocol",
-        "_receive", "_send", "_sock", "_waiting",
+        "_buffer", "_closing", "_conn_lost", "_eof", "_events", "_high", "_loop", "_low", "_poller",
+        "_protocol", "_protocol_paused", "_reads", "_recv", "_send", "_sock", "_sock_fd",
     )  # fmt: skip
 
-    def __init__(self, poller: Poller, sock: socket.socket, protocol: Protocol) -> None:
+    def __init__(self, poller: Poller, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         self._loop = asyncio.get_running_loop()
-        self._poller, self._sock, self._descriptor = poller, sock, sock.fileno()
+        self._poller, self._sock, self._sock_fd = poller, sock, sock.fileno()
         self._protocol = protocol
-        self._receive, self._send = sock.recv, sock.send  # found once, not for every event
-        self._waiting: bytearray | None = None
-        self._high = _HIGH_WATER
-        self._blocked = self._closing = self._ended = False
-        self._events = 0
-        self._want(READ)
-        protocol.connection_made(self)
+        self._recv, self._send = sock.recv, sock.send  # found once, not for every event
+        self._buffer: bytearray | None = None
+        self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
+        self._protocol_paused = self._closing = self._conn_lost = self._eof = False
+        self._reads = True  # false once the peer has ended its side
+        self._events = READ
+        try:
+            poller.watch(self._sock_fd, self, READ, 0)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            protocol.connection_made(cast(asyncio.Transport, self))
+        except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
+            self._fatal_error(error, "connection_made")
 
-    # What the poller tells.
+    # Called by the poller.
 
     def ready(self, events: int) -> None:
-        """The socket can be read, written, or is broken."""
-        if self._waiting is not None and events != READ:
-            self._flush()
-        if not self._events & READ or events == WRITE:
-            return
+        """Read and write what can be. Reading comes first: a peer that answers and closes is heard before
+        writing to it fails.
+        """
+        if self._events & READ and events != WRITE:
+            self._read_ready()
+        if self._buffer is not None and events != READ:
+            self._write_ready()
+
+    def _read_ready(self) -> None:
         try:
-            data = self._receive(_READ_SIZE)
+            data = self._recv(_READ_SIZE)
         except _AGAIN:
             return
         except OSError as error:
             self._force_close(error)
             return
-        try:
-            if data:
+        if data:
+            try:
                 self._protocol.data_received(data)
-            elif not self._protocol.eof_received():
-                self.close()
-            else:
-                self.pause_reading()  # there is nothing more to come
-        except Exception as error:  # noqa: BLE001 (the loop's handler hears of it)
-            self._broke(error)
+            except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
+                self._fatal_error(error, "data_received")
+        elif not self._end_of_input():
+            self.close()
+        elif not self._closing:
+            self._want(self._events & ~READ)
 
-    def _flush(self) -> None:
-        waiting = self._waiting
-        if waiting is None:
+    def _end_of_input(self) -> bool:
+        """Pass on that the peer sends no more. Return whether the protocol keeps the connection open."""
+        self._reads = False
+        try:
+            return bool(self._protocol.eof_received())
+        except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
+            self._fatal_error(error, "eof_received")
+            return False
+
+    def _write_ready(self) -> None:
+        buffer = self._buffer
+        if buffer is None:
             return
         try:
-            sent = self._send(waiting)
+            sent = self._send(buffer)
         except _AGAIN:
             return
         except OSError as error:
-            self._force_close(error)
+            self._write_failed(error)
             return
-        del waiting[:sent]
-        if waiting:
-            return
-        self._waiting = None
+        del buffer[:sent]
+        if not buffer:
+            self._buffer = None
+            self._want(self._events & ~WRITE)
+        if self._protocol_paused and len(buffer) <= self._low:
+            self._protocol_paused = False
+            self._call_flow_control("resume_writing", self._protocol.resume_writing)
+        if self._buffer is None:
+            if self._closing:
+                self._lose(None)
+            elif self._eof:
+                self._shut_down()
+
+    # Called by the protocol.
+
+    def write(self, data: Bytes) -> None:
+        """Send `data` after what waits. It is dropped once the transport is closing. Raises RuntimeError
+        after `write_eof`.
+        """
         if self._closing:
-            self._gone(None)
             return
-        if self._ended:
-            self._shut()
-        self._want(self._events & ~WRITE)
-        if self._blocked:
-            self._blocked = False
-            self._protocol.resume_writing()
-
-    # What the protocol asks for.
-
-    def write(self, data: bytes) -> None:
-        """Send `data` behind what waits."""
-        if self._closing or self._ended:
-            return
-        if self._waiting is not None:
-            self._waiting += data
+        if self._eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if not isinstance(data, bytes):
+            data = memoryview(data).cast("B")
+        if self._buffer is not None:
+            self._buffer += data
         else:
             try:
-                sent = self._send(data)
+                sent = self._send(data) if data else 0
             except _AGAIN:
                 sent = 0
             except OSError as error:
-                self._force_close(error)
+                self._write_failed(error)
                 return
             if sent == len(data):
                 return
-            self._waiting = bytearray(memoryview(data)[sent:])
+            self._buffer = bytearray(memoryview(data)[sent:])
             self._want(self._events | WRITE)
-        if not self._blocked and len(self._waiting) > self._high:
-            self._blocked = True
-            self._protocol.pause_writing()
+        self._maybe_pause_protocol()
+
+    def writelines(self, list_of_data: Iterable[Bytes]) -> None:
+        """Send all of `list_of_data`, in one piece."""
+        self.write(b"".join(list_of_data))
 
     def can_write_eof(self) -> bool:
-        """Whether `write_eof` can be called."""
+        """Return True: a socket can be closed for writing alone."""
         return True
 
     def write_eof(self) -> None:
-        """Tell the peer, behind what waits, that nothing more comes; what it sends is still read."""
-        if not self._closing and not self._ended:
-            self._ended = True
-            if self._waiting is None:
-                self._shut()
+        """Close the connection for writing once everything that waits has left. Reading goes on."""
+        if not self._closing and not self._eof:
+            self._eof = True
+            if self._buffer is None:
+                self._shut_down()
 
     def pause_reading(self) -> None:
-        """Read nothing until `resume_reading`. Nor is the peer's departure heard of meanwhile."""
+        """Stop calling `data_received` until `resume_reading`. The peer's departure is not noticed meanwhile
+        unless a write fails: then what it had sent is passed on all the same, before `connection_lost`.
+        """
         if not self._closing:
             self._want(self._events & ~READ)
 
     def resume_reading(self) -> None:
-        """Read again."""
-        if not self._closing:
+        """Call `data_received` again."""
+        if self._reads and not self._closing:
             self._want(self._events | READ)
 
     def close(self) -> None:
-        """Close behind what waits."""
-        if self._closing:
-            return
-        self._closing = True
-        if self._waiting is None:
-            self._gone(None)
-        else:
+        """Stop reading, send what waits, then close."""
+        if self._buffer is None:
+            self._closing = True
+            self._lose(None)
+        elif not self._closing:
+            self._closing = True
             self._want(WRITE)
 
     def abort(self) -> None:
         """Close now; what waits is lost."""
         self._force_close(None)
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:  # noqa: ARG002
-        """`pause_writing` when more than `high` bytes wait; `resume_writing` when none does."""
-        self._high = _HIGH_WATER if high is None else high
-        if not self._blocked and len(self._waiting or b"") > self._high:
-            self._blocked = True
-            self._protocol.pause_writing()
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Have `pause_writing` called when more than `high` bytes wait, and `resume_writing` when at most
+        `low` do. Raises ValueError unless high >= low >= 0.
+        """
+        if high is None:
+            high = _HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._high, self._low = high, low
+        self._maybe_pause_protocol()
 
-    # What it tells.
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Call `protocol` from now on, an `asyncio.Protocol`; buffered ones are not supported."""
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+    # State.
 
     def is_reading(self) -> bool:
-        """Whether it reads."""
+        """Return whether more data can come."""
         return bool(self._events & READ)
 
     def is_closing(self) -> bool:
-        """Whether it is closed, or is about to be."""
+        """Return whether the transport is closing or closed."""
         return self._closing
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that wait."""
-        return 0 if self._waiting is None else len(self._waiting)
+        """Return how many bytes wait."""
+        return 0 if self._buffer is None else len(self._buffer)
 
-    def set_protocol(self, protocol: Protocol) -> None:
-        """Another protocol hears of everything from now on."""
-        self._protocol = protocol
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return low and high, in bytes."""
+        return self._low, self._high
 
-    def get_protocol(self) -> Protocol:
-        """The protocol that hears of everything."""
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol that is called."""
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`socket`, and `peername` as long as there is a peer."""
+        """Return the `socket`, its `sockname`, or its `peername`, each as long as the kernel knows it."""
         if name == "socket":
             return self._sock
-        if name == "peername":
-            try:
+        with contextlib.suppress(OSError):
+            if name == "peername":
                 return self._sock.getpeername()
-            except OSError:
-                return default
+            if name == "sockname":
+                return self._sock.getsockname()
         return default
 
     # Inside.
 
-    def _shut(self) -> None:
-        with contextlib.suppress(OSError):  # the peer has gone, which reading will tell
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):  # the peer has gone, which reading finds
             self._sock.shutdown(socket.SHUT_WR)
 
     def _want(self, events: int) -> None:
         before, self._events = self._events, events
         if events != before:
-            self._poller.watch(self._descriptor, self, events, before)
+            try:
+                self._poller.watch(self._sock_fd, self, events, before)
+            except OSError as error:
+                self._force_close(error)
 
-    def _broke(self, error: Exception) -> None:
-        context = {"message": "a protocol failed", "exception": error, "transport": self}
-        self._loop.call_exception_handler(context)
+    def _maybe_pause_protocol(self) -> None:
+        if not self._protocol_paused and self.get_write_buffer_size() > self._high:
+            self._protocol_paused = True
+            self._call_flow_control("pause_writing", self._protocol.pause_writing)
+
+    def _call_flow_control(self, name: str, call: Any) -> None:
+        """As with asyncio, a protocol that fails here keeps its connection."""
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
+            self._complain(error, name)
+
+    def _complain(self, error: Exception, name: str) -> None:
+        self._loop.call_exception_handler(
+            {
+                "message": f"protocol.{name}() failed",
+                "exception": error,
+                "transport": self,
+                "protocol": self._protocol,
+            }
+        )
+
+    def _fatal_error(self, error: Exception, name: str) -> None:
+        """Report what the protocol raised, and close now."""
+        self._complain(error, name)
         self._force_close(error)
 
-    def _force_close(self, error: Exception | None) -> None:
-        """Close now, unless it is closed."""
-        if not self._closing or self._waiting is not None:
-            self._closing, self._waiting = True, None
-            self._gone(error)
+    def _write_failed(self, error: OSError) -> None:
+        """Close. What the peer had sent before is passed on first, though not inside a call of `write`."""
+        self._buffer = None
+        if self._closing or not self._reads:
+            self._force_close(error)
+            return
+        self._closing = True
+        self._stop_watching()
+        self._loop.call_soon(self._read_rest, error)
 
-    def _gone(self, error: Exception | None) -> None:
+    def _read_rest(self, error: OSError) -> None:
+        """Read once, and again in the next turn of the loop, until there is nothing more.
+
+        A failed write uses up the kernel's own error, and reading finds an end where there was none. Only a
+        broken pipe says that the peer had ended its side (tcp_reset() of Linux).
+        """
+        if self._conn_lost:
+            return
+        try:
+            data = self._recv(_READ_SIZE)
+        except OSError:
+            self._lose(error)
+            return
+        if data:
+            try:
+                self._protocol.data_received(data)
+            except Exception as raised:  # noqa: BLE001 (the loop's handler receives it)
+                self._fatal_error(raised, "data_received")
+            self._loop.call_soon(self._read_rest, error)
+            return
+        if isinstance(error, BrokenPipeError):
+            self._end_of_input()
+        self._lose(error)
+
+    def _force_close(self, error: Exception | None) -> None:
+        self._closing, self._buffer = True, None
+        self._lose(error)
+
+    def _lose(self, error: Exception | None) -> None:
+        if not self._conn_lost:
+            self._conn_lost = True
+            self._stop_watching()
+            self._loop.call_soon(self._call_connection_lost, error)
+
+    def _stop_watching(self) -> None:
         self._events = 0
-        self._poller.forget(self._descriptor)
-        self._loop.call_soon(self._call_connection_lost, error)
+        self._poller.forget(self._sock_fd)
 
     def _call_connection_lost(self, error: Exception | None) -> None:
         protocol, self._protocol = self._protocol, _NOBODY
@@ -232,4 +339,4 @@ class SocketTransport:
             self._sock.close()
 
 
-_NOBODY = cast(Protocol, asyncio.Protocol())
+_NOBODY = asyncio.Protocol()

@@ -11,6 +11,8 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from sse_keepalive_proxy.gateway import websocket
+from sse_keepalive_proxy.net.tcp import untaken
 from tests.support.http1 import request, response, stream_head
 from tests.support.instance import Instance, config
 from tests.support.raw_client import RawClient
@@ -397,3 +399,90 @@ async def test_a_real_client_sees_the_status_of_a_refusal() -> None:
             with pytest.raises(InvalidStatus) as caught:
                 await connected(proxy)
             assert (caught.value.response.status_code, caught.value.response.body) == (403, b"not you\n")
+
+
+# A side that takes nothing.
+
+
+@pytest.fixture
+def held_back(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Sides for which so much waits that the other side is not read. Patience is short."""
+    monkeypatch.setattr(websocket, "_LOOK", 0.02)
+    monkeypatch.setattr(websocket, "_SEND_TIMEOUT", 0.1)
+    found: list[object] = []
+    pause_writing = websocket._End.pause_writing
+
+    def noted(end: websocket._End) -> None:
+        found.append(end)
+        pause_writing(end)
+
+    monkeypatch.setattr(websocket._End, "pause_writing", noted)
+    return found
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["ends", "resets"])
+@on_each_loop
+async def test_a_client_that_leaves_while_upstream_takes_nothing_is_noticed_and_both_sides_are_closed(
+    resets: bool, held_back: list[object]
+) -> None:
+    async with RawUpstream([GOT_REQUEST, SWITCH, HOLD]) as upstream, Running(plain(upstream.url)) as proxy:
+        client = await upgraded(proxy)
+        connection = await upstream.connection()
+        connection.transport.pause_reading()
+        while not held_back:
+            client.send(b"y" * 16384)
+            await soon(lambda: not untaken(client.transport))
+        await asyncio.sleep(0.3)  # several times the patience: who is still there may wait
+        assert proxy.proxy.busy
+        client.abort() if resets else client.half_close()
+        await soon(lambda: not proxy.proxy.busy)
+        await soon(lambda: not proxy.upstream_connections)
+        connection.transport.resume_reading()
+        await connection.wait_closed()
+        await client.close()
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["ends", "resets"])
+@on_each_loop
+async def test_an_upstream_that_leaves_while_the_client_takes_nothing_is_noticed_and_both_sides_are_closed(
+    resets: bool, held_back: list[object]
+) -> None:
+    async def flood(connection: UpstreamConnection) -> None:
+        await connection.next_request()
+        await connection.send(SWITCH)
+        while not held_back:
+            await connection.send(b"x" * 16384)
+            await soon(lambda: not untaken(connection.transport))
+        connection.reset() if resets else connection.close()
+
+    async with RawUpstream(flood) as upstream, Running(plain(upstream.url)) as proxy:
+        client = await upgraded(proxy)
+        client.pause()
+        await soon(lambda: held_back)
+        await soon(lambda: not proxy.upstream_connections)
+        await soon(lambda: not proxy.proxy.busy)
+        client.resume()
+        await client.wait_end()
+        await client.close()
+
+
+@on_each_loop
+async def test_what_a_client_sent_before_it_left_arrives_as_long_as_upstream_takes_any(
+    held_back: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "_SEND_TIMEOUT", 5.0)
+    async with RawUpstream([GOT_REQUEST, SWITCH, HOLD]) as upstream, Running(plain(upstream.url)) as proxy:
+        client = await upgraded(proxy)
+        connection = await upstream.connection()
+        connection.transport.pause_reading()
+        sent = 0
+        while not held_back:
+            client.send(b"y" * 65536)
+            sent += 65536
+            await soon(lambda: not untaken(client.transport))
+        client.half_close()
+        await asyncio.sleep(0.1)  # several looks
+        connection.transport.resume_reading()
+        assert await connection.wait_closed() is Ending.EOF
+        assert connection.received.count(b"y") >= sent
+        await client.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.stream import Stream
-from sse_keepalive_proxy.net.interfaces import Protocol
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
@@ -98,9 +98,9 @@ class ClientSide(asyncio.Transport):
         self.aborted = self.lost = False
         self._stage = stage
         self._closing, self._paused = False, bool(waiting)
-        self._protocol: Protocol | None = None
+        self._protocol: asyncio.Protocol | None = None
 
-    def set_protocol(self, protocol: Protocol) -> None:
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -166,6 +166,8 @@ class UpstreamSide:
     the head. `over`: it has ended by itself; `closed`: it was let go before.
     """
 
+    family = socket.AF_UNIX  # its socket's, which it is itself
+
     def __init__(self, early: bytes = b"") -> None:
         self.paused = self.over = self.closed = False
         self.exchange = Exchange(head_only=False)
@@ -196,9 +198,6 @@ class UpstreamSide:
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self if name == "socket" else default
-
-    def setsockopt(self, *_: object) -> None:
-        raise OSError  # as a unix socket does
 
     def is_closing(self) -> bool:
         return self.over or self.closed
@@ -284,7 +283,7 @@ class Stage:
         self.stream.claims = claims
         self.streams.add(self.stream)
 
-        def take_over(protocol: Protocol) -> asyncio.Transport:
+        def take_over(protocol: asyncio.Protocol) -> asyncio.Transport:
             if gone:
                 raise ConnectionError("the client has gone")
             self.client.set_protocol(protocol)

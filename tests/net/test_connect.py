@@ -1,19 +1,80 @@
-"""Connecting: at once where the server is near, to the first address that accepts, never to oneself."""
+"""Connecting: at once where the server is near, to the first address that accepts, never to oneself.
+
+Look-ups: one at a time for each name, shared, and forgotten.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sse_keepalive_proxy.net import connect as module
-from sse_keepalive_proxy.net.connect import connect_tcp, connect_unix
+from sse_keepalive_proxy.net.connect import Resolver, connect_tcp, connect_unix
 from tests.support.programs import free_port
-from tests.support.running import on_each_loop
+from tests.support.running import on_each_loop, soon
+
+
+class LookUps:
+    """Stands in for the loop, whose resolver it replaces: every look-up waits for `answer`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.names: list[tuple[str, int]] = []
+        self.answers: list[asyncio.Future[list[Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def getaddrinfo(self, host: str, port: int, **_: Any) -> list[Any]:
+        self.names.append((host, port))
+        self.answers.append(self._loop.create_future())
+        return await self.answers[-1]
+
+
+@contextlib.contextmanager
+def looking_up() -> Iterator[LookUps]:
+    """Replace the running loop's resolver."""
+    look_ups = LookUps(asyncio.get_running_loop())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module.asyncio, "get_running_loop", lambda: look_ups)
+        yield look_ups
+
+
+class Knows(Resolver):
+    """Resolves every name to the same addresses."""
+
+    def __init__(self, *addresses: tuple[str, int]) -> None:
+        super().__init__()
+        self._addresses = addresses
+
+    async def resolve(self, host: str, port: int) -> list[Any]:
+        return [_info(*address) for address in self._addresses]
+
+
+def _info(host: str, port: int) -> tuple[Any, ...]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, socket.SOCK_STREAM, 6, "", (host, port)
+
+
+@contextlib.contextmanager
+def unanswering() -> Iterator[tuple[str, int]]:
+    """An address that does not answer: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield listening.getsockname()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -27,7 +88,7 @@ async def test_an_address_needs_no_resolver_and_a_near_server_no_turn_of_the_loo
     monkeypatch.setattr(asyncio, "timeout", never)  # nor is anything waited for
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
-        sock = await connect_tcp(host, listening.getsockname()[1], within=5.0)
+        sock = await connect_tcp(host, listening.getsockname()[1], within=5.0, resolver=Resolver())
         with sock:
             assert sock.getpeername()[:2] == listening.getsockname()[:2]
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -36,50 +97,110 @@ async def test_an_address_needs_no_resolver_and_a_near_server_no_turn_of_the_loo
 
 @on_each_loop
 async def test_of_several_addresses_the_first_that_accepts_is_taken() -> None:
-    loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        port, closed = listening.getsockname()[1], free_port()
-
-        class Resolving:
-            """The loop with a resolver of ours."""
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(loop, name)
-
-            async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
-                kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
-                return [(*kind, ("127.0.0.1", closed)), (*kind, ("127.0.0.1", port))]
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(module.asyncio, "get_running_loop", Resolving)
-            sock = await connect_tcp("notify-server", port, within=5.0)
+        here = listening.getsockname()
+        resolver = Knows(("127.0.0.1", free_port()), here)
+        sock = await connect_tcp("notify-server", 80, within=5.0, resolver=resolver)
         with sock:
-            assert sock.getpeername() == ("127.0.0.1", port)
+            assert sock.getpeername() == here
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert not sock.getblocking()
+
+
+@on_each_loop
+async def test_an_address_that_does_not_answer_does_not_use_up_the_time_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_ATTEMPT_DELAY", 0.01)
+    with unanswering() as dead, socket.create_server(("127.0.0.1", 0)) as listening:
+        here = listening.getsockname()
+        sock = await connect_tcp("notify-server", 80, within=20.0, resolver=Knows(dead, dead, here))
+        with sock:
+            assert sock.getpeername() == here
+
+
+@on_each_loop
+async def test_when_no_address_accepts_the_refusal_is_raised() -> None:
+    resolver = Knows(("127.0.0.1", free_port()), ("127.0.0.1", free_port()))
+    with pytest.raises(ConnectionRefusedError):
+        await connect_tcp("notify-server", 80, within=5.0, resolver=resolver)
+
+
+@on_each_loop
+async def test_when_no_address_answers_time_runs_out_and_no_socket_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_ATTEMPT_DELAY", 0.01)
+    with unanswering() as dead, pytest.raises(TimeoutError):
+        await connect_tcp("notify-server", 80, within=0.1, resolver=Knows(dead, dead))
+
+
+@on_each_loop
+async def test_everybody_who_asks_for_a_name_shares_one_look_up() -> None:
+    resolver = Resolver()
+    with looking_up() as look_ups:
+        asking = [asyncio.ensure_future(resolver.resolve("notify-server", 80)) for _ in range(5000)]
+        other_port = asyncio.ensure_future(resolver.resolve("notify-server", 81))
+        await soon(lambda: len(look_ups.answers) == 2)
+        for answer in look_ups.answers:
+            answer.set_result([_info("127.0.0.1", 80)])
+        assert await asyncio.gather(*asking) == [[_info("127.0.0.1", 80)]] * 5000
+        await other_port
+        assert look_ups.names == [("notify-server", 80), ("notify-server", 81)]
+
+
+@on_each_loop
+async def test_a_name_is_looked_up_again_by_who_asks_after_the_answer_good_or_bad() -> None:
+    resolver = Resolver()
+    with looking_up() as look_ups:
+        for count in (1, 2, 3):
+            asking = asyncio.ensure_future(resolver.resolve("notify-server", 80))
+            await soon(lambda: len(look_ups.answers) == count)  # noqa: B023 (awaited in this turn)
+            if count == 2:
+                look_ups.answers[-1].set_exception(socket.gaierror(socket.EAI_NONAME, "unknown"))
+                with pytest.raises(socket.gaierror):
+                    await asking
+            else:
+                look_ups.answers[-1].set_result([_info("127.0.0.1", count)])
+                assert await asking == [_info("127.0.0.1", count)]
+        assert not resolver._under_way
+
+
+@on_each_loop
+async def test_who_gives_up_waiting_does_not_end_the_look_up_of_the_others() -> None:
+    resolver = Resolver()
+    with looking_up() as look_ups:
+        impatient, patient = (asyncio.ensure_future(resolver.resolve("notify-server", 80)) for _ in range(2))
+        await soon(lambda: look_ups.answers)
+        impatient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+        look_ups.answers[0].set_result([_info("127.0.0.1", 80)])
+        assert await patient == [_info("127.0.0.1", 80)]
+
+
+@on_each_loop
+async def test_a_look_up_that_nobody_waits_for_any_more_may_fail_without_a_complaint() -> None:
+    resolver = Resolver()
+    with looking_up() as look_ups:
+        with pytest.raises(TimeoutError):
+            await connect_tcp("notify-server", 80, within=0.01, resolver=resolver)
+        look_ups.answers[0].set_exception(socket.gaierror(socket.EAI_AGAIN, "later"))
+        await soon(lambda: not resolver._under_way)
 
 
 @on_each_loop
 async def test_a_refusal_is_what_the_kernel_says() -> None:
     with pytest.raises(ConnectionRefusedError):
-        await connect_tcp("127.0.0.1", free_port(), within=5.0)
+        await connect_tcp("127.0.0.1", free_port(), within=5.0, resolver=Resolver())
     with pytest.raises(ConnectionRefusedError):
-        await connect_tcp("localhost", free_port(), within=5.0)
+        await connect_tcp("localhost", free_port(), within=5.0, resolver=Resolver())
 
 
 @on_each_loop
 async def test_a_server_that_does_not_answer_in_time_is_given_up_and_no_socket_is_left() -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        waiting = [socket.socket() for _ in range(3)]
-        try:
-            for sock in waiting:
-                sock.setblocking(False)
-                sock.connect_ex(listening.getsockname())
-            with pytest.raises(TimeoutError):
-                await connect_tcp("127.0.0.1", listening.getsockname()[1], within=0.05)
-        finally:
-            for sock in waiting:
-                sock.close()
+    with unanswering() as (host, port), pytest.raises(TimeoutError):
+        await connect_tcp(host, port, within=0.05, resolver=Resolver())
 
 
 @on_each_loop
@@ -96,7 +217,7 @@ async def test_a_socket_that_meets_itself_is_no_connection(monkeypatch: pytest.M
     monkeypatch.setattr(module.socket, "socket", Meeting)
     monkeypatch.setattr(module, "_first_lent", lambda: 1024)
     with pytest.raises(ConnectionRefusedError):
-        await connect_tcp("127.0.0.1", port, within=5.0)
+        await connect_tcp("127.0.0.1", port, within=5.0, resolver=Resolver())
 
 
 @on_each_loop

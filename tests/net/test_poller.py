@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import gc
 import operator
 import select
 import socket
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,3 +319,17 @@ def _read_all(sock: socket.socket) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@either_poller
+@on_each_loop
+async def test_what_the_kernel_refuses_to_watch_leaves_no_entry(epoll: bool, tmp_path: Path) -> None:
+    """A file is nothing to be watched (epoll_ctl(2), EPERM)."""
+    with polling(epoll) as poller, (tmp_path / "file").open("w") as file:
+        told = Told()
+        reference = weakref.ref(told)
+        with pytest.raises(OSError):  # noqa: PT011 (uvloop's has a number of its own)
+            poller.watch(file.fileno(), told, READ, 0)
+        del told
+        gc.collect()
+        assert reference() is None

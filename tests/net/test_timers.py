@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.net.timers import TimerWheel
-from tests.support.clock import ManualClock
+from tests.support.clock import ManualClock, Timer
 from tests.support.running import on_each_loop, soon
 
 GRAIN = 0.05
@@ -54,7 +55,7 @@ def test_every_sleeper_is_woken_once_never_early_and_at_most_a_grain_late(waits:
 
 def test_a_deadline_on_the_grain_is_met_to_the_moment(clock: ManualClock) -> None:
     sleeper = Sleeper(clock)
-    TimerWheel().set(sleeper, START + 10)
+    TimerWheel().schedule(sleeper, START + 10)
     clock.advance(20)
     assert sleeper.woken == [START + 10]
 
@@ -106,9 +107,132 @@ def test_a_sleeper_that_is_woken_can_take_another_ones_deadline_back(clock: Manu
 
 def test_a_deadline_in_the_past_rings_at_once(clock: ManualClock) -> None:
     sleeper = Sleeper(clock)
-    TimerWheel().set(sleeper, START - 5)
+    TimerWheel().schedule(sleeper, START - 5)
     clock.advance(0)
     assert sleeper.woken == [START]
+
+
+def test_a_sleeper_that_is_woken_can_cancel_another_one_of_the_same_tick(clock: ManualClock) -> None:
+    timers = TimerWheel()
+    pair = [Sleeper(clock, lambda: timers.cancel(pair[1], START + 1))]
+    pair.append(Sleeper(clock, lambda: timers.cancel(pair[0], START + 1)))
+    for sleeper in pair:
+        timers.schedule(sleeper, START + 1)
+    clock.advance(3)
+    assert len(pair[0].woken) + len(pair[1].woken) == 1
+
+
+def test_a_sleeper_that_is_woken_and_asks_for_the_same_time_again_is_woken_again(clock: ManualClock) -> None:
+    timers, other = TimerWheel(), [Sleeper(clock) for _ in range(8)]
+    sleeper = Sleeper(clock, lambda: timers.schedule(sleeper, START + 1) if len(sleeper.woken) < 3 else None)
+    for each in (sleeper, *other):
+        timers.schedule(each, START + 1)
+    clock.advance(3)
+    assert sleeper.woken == [START + 1] * 3
+    assert [each.woken for each in other] == [[START + 1]] * 8
+    assert not timers._sleepers
+
+
+def test_a_sleeper_that_fails_is_reported_and_every_other_one_is_woken(clock: ManualClock) -> None:
+    reported: list[Any] = []
+    clock.call_exception_handler = reported.append  # type: ignore[attr-defined]
+    timers = TimerWheel()
+
+    def fail() -> None:
+        raise RuntimeError("planned")
+
+    sleepers = [Sleeper(clock, fail if number % 3 == 0 else lambda: None) for number in range(30)]
+    for number, sleeper in enumerate(sleepers):
+        timers.schedule(sleeper, START + 1 + number // 10)
+    clock.advance(5)
+    assert [sleeper.woken for sleeper in sleepers] == [[START + 1 + number // 10] for number in range(30)]
+    assert [str(context["exception"]) for context in reported] == ["planned"] * 10
+
+
+class Counting(ManualClock):
+    """Counts the timers that ring."""
+
+    def __init__(self) -> None:
+        super().__init__(START)
+        self.rung = 0
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Timer:
+        def counted() -> None:
+            self.rung += 1
+            callback(*args)
+
+        return super().call_at(when, counted)
+
+
+@pytest.mark.parametrize("kept", [1, 10, 300])
+def test_an_hour_of_kept_connections_keeps_no_deadline_and_wakes_nobody_in_vain(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request cancels its connection's deadline, an hour away, and sets a new one."""
+    clock = Counting()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: clock)
+    timers, sleepers = TimerWheel(), [Sleeper(clock) for _ in range(kept)]
+    deadlines = [0.0] * kept
+    for request in range(36_000):
+        which = request % kept
+        timers.cancel(sleepers[which], deadlines[which])
+        deadlines[which] = clock() + 3630
+        timers.schedule(sleepers[which], deadlines[which])
+        clock.advance(0.1)
+    assert len(timers._sleepers) <= kept
+    assert len(timers._ticks) <= 2 * kept + 65
+    assert clock.rung == 0
+    clock.advance(3640)
+    assert clock.rung == kept == sum(len(sleeper.woken) for sleeper in sleepers)
+    assert not timers._sleepers
+    assert not timers._ticks
+
+
+def test_what_was_cancelled_leaves_no_timer_set(clock: ManualClock) -> None:
+    timers, sleeper = TimerWheel(), Sleeper(clock)
+    timers.schedule(sleeper, START + 1)
+    timers.schedule(sleeper, START + 2)
+    timers.cancel(sleeper, START + 1)
+    assert clock.next_timer() == START + 2
+    timers.cancel(sleeper, START + 2)
+    assert clock.next_timer() is None
+
+
+ACTS = st.lists(
+    st.tuples(st.integers(0, 4), st.sampled_from([None, -1.0, 0.01, 0.3, 0.31, 5.0])), max_size=60
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(acts=ACTS)
+def test_any_history_of_deadlines_wakes_who_is_due_and_nobody_else(
+    acts: list[tuple[int, float | None]],
+) -> None:
+    """Against a model that looks at every deadline. `None` lets time pass."""
+    clock = Counting()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "get_running_loop", lambda: clock)
+        timers = TimerWheel()
+    sleepers = [Sleeper(clock) for _ in range(5)]
+    due: list[float | None] = [None] * 5
+    for which, wait in acts:
+        if wait is None:
+            clock.advance(0.2)
+            for number, at in enumerate(due):
+                if at is not None and at <= clock() - GRAIN:
+                    assert sleepers[number].woken
+                if sleepers[number].woken:
+                    assert at is not None
+                    assert at <= sleepers[number].woken.pop() + GRAIN * 1e-5
+                    due[number] = None
+        else:
+            if (at := due[which]) is not None:
+                timers.cancel(sleepers[which], at)
+            due[which] = clock() + wait
+            timers.schedule(sleepers[which], clock() + wait)
+    left = {id(sleeper) for tick in timers._sleepers.values() for sleeper in tick}
+    assert left == {id(sleepers[number]) for number, at in enumerate(due) if at is not None}
+    assert all(timers._sleepers.values())
 
 
 @on_each_loop

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import cast
 
 from sse_keepalive_proxy.net.poller import Poller, open_poller
 from sse_keepalive_proxy.net.transport import SocketTransport
@@ -18,14 +19,13 @@ class Heard(asyncio.Protocol):
     """Keeps what a transport tells."""
 
     def __init__(self) -> None:
-        self.transport: SocketTransport | None = None
+        self.transport: asyncio.Transport | None = None
         self.data = b""
         self.told: list[str] = []
         self.error: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, SocketTransport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.told.append("made")
 
     def data_received(self, data: bytes) -> None:
@@ -85,10 +85,10 @@ async def read_all(peer: socket.socket) -> bytes:
     """Everything up to the end, read in a thread."""
 
     def read() -> bytes:
-        found = b""
+        found = bytearray()
         while data := peer.recv(1 << 16):
             found += data
-        return found
+        return bytes(found)
 
     return await asyncio.to_thread(read)
 
