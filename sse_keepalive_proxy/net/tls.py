@@ -68,7 +68,9 @@ class Handshakes:
         self._failures: dict[str, tuple[float, int]] = {}  # when said last, and how often since
 
     def accept(self, sock: socket.socket, factory: Callable[[], Protocol]) -> None:
-        """Take `sock`, which is non-blocking, and give its connection to a protocol made by `factory`."""
+        """Take `sock`, which is non-blocking, and give its connection to a protocol made by `factory`. Raises
+        OSError when the poller has no room; `sock` is closed then.
+        """
         if self.full():
             sock.close()
         else:
@@ -101,7 +103,12 @@ class _Handshake(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._deadline = self._loop.time() + owner.within
         self._timer = self._loop.call_at(self._deadline, self.cut)
-        owner.poller.watch(sock.fileno(), self, READ, 0)
+        try:
+            owner.poller.watch(sock.fileno(), self, READ, 0)
+        except OSError:
+            self._timer.cancel()
+            sock.close()
+            raise
 
     def ready(self, events: int) -> None:  # noqa: ARG002 (a poller's watcher)
         """The first byte has come, or the client has left."""
