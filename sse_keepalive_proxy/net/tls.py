@@ -66,7 +66,9 @@ class Handshakes:
         self._failures: dict[str, tuple[float, int]] = {}  # when said last, and how often since
 
     def accept(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Take `sock`, which is non-blocking, and give its connection to a protocol made by `factory`."""
+        """Take `sock`, which is non-blocking, and give its connection to a protocol made by `factory`. Raises
+        OSError when the poller has no room; `sock` is closed then.
+        """
         if self.full():
             sock.close()
         else:

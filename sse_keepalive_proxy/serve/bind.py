@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import resource
 import socket
 import stat
@@ -13,7 +14,10 @@ from sse_keepalive_proxy.config import ListenAddress
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.serve.activation import HandedOver
 
-__all__ = ["bind", "describe", "forget", "raise_descriptor_limit"]
+__all__ = ["FileIdentity", "bind", "describe", "file_of", "forget", "raise_descriptor_limit"]
+
+FileIdentity = tuple[int, int] | None
+"""Device and inode."""
 
 _BACKLOG = 4096
 _REMEDIES = {
@@ -45,16 +49,28 @@ def bind(
         ) from error
 
 
-def forget(address: ListenAddress) -> None:
-    """Remove what `bind` left in the file system for `address`, which is still ours."""
-    if address.unix_path is not None:
+def file_of(address: ListenAddress) -> FileIdentity:
+    """Return which file stands for `address` now; None where there is none."""
+    if address.unix_path is None:
+        return None
+    with contextlib.suppress(OSError):
+        found = Path(address.unix_path).stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def forget(address: ListenAddress, file: FileIdentity) -> None:
+    """Remove the file that `bind` left for `address`, if it is still the same: a successor may have replaced
+    it.
+    """
+    if address.unix_path is not None and file is not None and file_of(address) == file:
         Path(address.unix_path).unlink(missing_ok=True)
 
 
 def _bind(address: ListenAddress, handed_over: HandedOver, *, reuse_port: bool) -> list[socket.socket]:
     if address.unix_path is not None:
         given = handed_over.take(socket.AF_UNIX, address.unix_path)
-        return [given or _bind_unix(Path(address.unix_path))]
+        return [given or _bind_unix(Path(address.unix_path), take_over=reuse_port)]
     port = address.port or 0
     if address.host is None:
         for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):  # noqa: S104
@@ -94,11 +110,19 @@ def _listen(family: int, where: object, *, dual: bool = False, reuse_port: bool 
     return made
 
 
-def _bind_unix(path: Path) -> socket.socket:
-    """A socket left behind by a server that is gone is replaced; a living one, or a file, is not."""
+def _bind_unix(path: Path, *, take_over: bool) -> socket.socket:
+    """Listen on `path`. A socket that nobody listens on is replaced. With `take_over` one that is in use is
+    replaced too, in one step. A file is never replaced.
+    """
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
-            path.unlink()
+        if stat.S_ISSOCK(path.stat().st_mode):
+            if not _answers(path):
+                path.unlink()
+            elif take_over:
+                beside = path.with_name(f".{path.name}.{os.getpid()}")
+                made = _listen(socket.AF_UNIX, str(beside))
+                beside.replace(path)
+                return made
     return _listen(socket.AF_UNIX, str(path))
 
 

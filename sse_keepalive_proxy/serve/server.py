@@ -21,7 +21,14 @@ from sse_keepalive_proxy.observe.admin import Phase, admin_app
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.serve.activation import HandedOver, handed_over
-from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
+from sse_keepalive_proxy.serve.bind import (
+    FileIdentity,
+    bind,
+    describe,
+    file_of,
+    forget,
+    raise_descriptor_limit,
+)
 from sse_keepalive_proxy.serve.reload import Reloader
 from sse_keepalive_proxy.serve.source import Source
 from sse_keepalive_proxy.stream.messages import CloseReason
@@ -61,7 +68,8 @@ class Server:
         self.addresses: list[str] = []
         self.admin_addresses: list[str] = []
         self._listeners: list[Listener] = []
-        self._bound: list[ListenAddress] = []
+        self._bound: list[tuple[ListenAddress, FileIdentity]] = []
+        self._admin_bound: tuple[ListenAddress, FileIdentity] | None = None
         self._admin: web.AppRunner | None = None
         self._proxy: Proxy | None = None
         self._tick_due = 0.0
@@ -109,9 +117,9 @@ class Server:
         await self._proxy.adopt(self._settings)
         for address in self._settings.listen:
             sockets = bind(address, "listen", self._given, reuse_port=self._settings.reuse_port)
-            self._bound.append(address)
+            self._bound.append((address, file_of(address)))
             for sock in sockets:
-                self.addresses.append(describe(sock))
+                self.addresses.append(str(address) if address.unix_path else describe(sock))
                 self._listeners.append(self._proxy.frontend.listen(self._poller, sock))
         admin = self._settings.admin
         if admin is None:
@@ -126,7 +134,8 @@ class Server:
         self._admin = web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE)
         await self._admin.setup()
         for sock in bind(admin.listen, "admin.listen", self._given, reuse_port=self._settings.reuse_port):
-            self.admin_addresses.append(describe(sock))
+            self.admin_addresses.append(str(admin.listen) if admin.listen.unix_path else describe(sock))
+            self._admin_bound = admin.listen, file_of(admin.listen)
             await web.SockSite(self._admin, sock).start()
 
     def _compare_with_descriptors(self) -> None:
@@ -169,17 +178,17 @@ class Server:
             CloseReason.ROUTE_REMOVED,
         )
 
-    def _forget(self, address: ListenAddress) -> None:
+    def _forget(self, address: ListenAddress, file: FileIdentity) -> None:
         """Remove a Unix socket, unless it was handed over: then the next process gets it too."""
         if address.unix_path is None or not self._given.owns(address.unix_path):
-            forget(address)
+            forget(address, file)
 
     def _stop_listening(self) -> None:
         """Refuse new connections. The file of a Unix socket goes while it is still ours: once nobody listens,
         a successor may put its own in its place. Harmless when repeated.
         """
         while self._bound:
-            self._forget(self._bound.pop())
+            self._forget(*self._bound.pop())
         while self._listeners:
             self._listeners.pop().close()
 
@@ -217,8 +226,8 @@ class Server:
             self._proxy.cut_upgraded()
             await self._proxy.frontend.cut()
         if self._admin is not None:
-            if self._settings.admin is not None and self.admin_addresses:
-                self._forget(self._settings.admin.listen)
+            if self._admin_bound is not None:
+                self._forget(*self._admin_bound)
             await self._admin.cleanup()
         self._loop.call_soon(self._poller.close)  # behind the last connections that were closed here
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from sse_keepalive_proxy.cli import build_parser
 from tests.support.looping import in_loop
 from tests.support.programs import free_port, require, running
 from tests.support.raw_client import RawClient
@@ -125,3 +128,20 @@ def test_the_last_ingress_rule_of_cloudflared_takes_everything() -> None:
     *rules, last = yaml.safe_load((DEPLOY / "cloudflared" / "config.yml").read_text())["ingress"]
     assert all(rule["hostname"] for rule in rules)
     assert set(last) == {"service"}  # cloudflared refuses a configuration without it
+
+
+def test_systemd_takes_the_units_and_the_proxy_their_command(tmp_path: Path) -> None:
+    service = (DEPLOY / "systemd" / "sse-keepalive-proxy.service").read_text()
+    program = "/opt/sse-keepalive-proxy/bin/sse-keepalive-proxy"
+    (command,) = re.findall(rf"^ExecStart={program} (.+)$", service, re.MULTILINE)
+    assert build_parser().parse_args(command.split()).config == "/etc/sse-keepalive-proxy/config.yaml"
+    units = [tmp_path / f"sse-keepalive-proxy.{kind}" for kind in ("service", "socket")]
+    for unit in units:
+        unit.write_text((DEPLOY / "systemd" / unit.name).read_text().replace(program, sys.executable))
+    checked = subprocess.run(
+        [require("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", *map(str, units)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")

@@ -25,7 +25,7 @@ class Transport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         if self._broken:
             raise RuntimeError("planned")
-        assert high == 0
+        assert high == 1
 
     def get_write_buffer_size(self) -> int:
         return self.waiting

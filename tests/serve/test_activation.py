@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
 import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +97,61 @@ def test_who_connects_while_the_service_restarts_waits_and_is_served(tmp_path: P
             activated([listening], *command, log=tmp_path / "second"),
         ):
             assert asked(waits) == 502
+
+
+def test_with_reuse_port_a_process_takes_over_from_another_and_no_request_is_lost(tmp_path: Path) -> None:
+    port, config = free_port(), tmp_path / "config.yaml"
+    config.write_text(
+        f"listen: 127.0.0.1:{port}\nadmin: off\nreuse_port: true\ndrain: {{timeout: 5s, spread: 1s}}\n"
+        "upstreams: {up: {url: 'http://127.0.0.1:1'}}\n"
+        "routes: [{name: all, match: {path: /*}, upstream: up}]\n"
+    )
+    answers: list[int | str] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.wait(0.005):
+            try:
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    answers.append(asked(client))
+            except (OSError, http.client.HTTPException) as error:
+                answers.append(repr(error))
+
+    command = ["run", "-c", str(config)]
+    clients = [threading.Thread(target=load) for _ in range(4)]
+    with started(command, tmp_path / "first") as first:
+        for client in clients:
+            client.start()
+        try:
+            with started(command, tmp_path / "second") as second:
+                first.send_signal(signal.SIGTERM)
+                assert first.wait(20) == 0
+                served = len(answers)
+                until(lambda: len(answers) > served + 20)
+                over.set()
+                for client in clients:
+                    client.join()
+                second.send_signal(signal.SIGTERM)
+                assert second.wait(20) == 0
+        finally:
+            over.set()
+    assert set(answers) == {502}
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, ready, with nothing handed over."""
+    with activated([], *command, log=log) as process:
+        until(lambda: " ready" in log.read_text())
+        yield process
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until `condition()` holds: another process and threads tell nobody."""
+    give_up_at = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
 
 
 def test_a_socket_of_another_address_is_closed_and_the_log_says_so(tmp_path: Path) -> None:

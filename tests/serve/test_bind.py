@@ -16,7 +16,7 @@ from sse_keepalive_proxy.config import ListenAddress
 from sse_keepalive_proxy.config.types.address import parse_listen
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.serve.activation import HandedOver
-from sse_keepalive_proxy.serve.bind import bind, describe, forget, raise_descriptor_limit
+from sse_keepalive_proxy.serve.bind import bind, describe, file_of, forget, raise_descriptor_limit
 
 
 @contextlib.contextmanager
@@ -100,10 +100,10 @@ def test_a_unix_socket_is_a_file_that_can_be_forgotten(tmp_path: Path) -> None:
     with bound(f"unix:{path}") as (sock,):
         assert stat.S_ISSOCK(path.stat().st_mode)
         assert describe(sock) == f"unix:{path}"
-    forget(ListenAddress(None, None, str(path)))
+    forget(address := ListenAddress(None, None, str(path)), file_of(address))
     assert not path.exists()
-    forget(ListenAddress(None, None, str(path)))  # once is enough, and twice does no harm
-    forget(parse_listen("127.0.0.1:1"))
+    forget(address, file_of(address))  # once is enough, and twice does no harm
+    forget(parse_listen("127.0.0.1:1"), None)
 
 
 def test_with_reuse_port_two_can_listen_on_one_port_and_without_it_they_cannot() -> None:

@@ -164,8 +164,8 @@ async def test_a_unix_listener_serves_streams_and_its_file_is_removed(tmp_path: 
 
 
 @on_each_loop
-async def test_a_successor_may_listen_while_the_old_one_still_drains(tmp_path: Path) -> None:
-    listen = f"listen: ['127.0.0.1:0', 'unix:{tmp_path}/proxy']"
+async def test_a_successor_may_take_a_unix_socket_over_while_the_old_one_still_drains(tmp_path: Path) -> None:
+    listen = f"listen: ['127.0.0.1:0', 'unix:{tmp_path}/proxy']\nreuse_port: true"
     slow = "drain: {timeout: 20s, spread: 20s}"
     async with (
         RawUpstream(SILENT) as upstream,
@@ -174,16 +174,16 @@ async def test_a_successor_may_listen_while_the_old_one_still_drains(tmp_path: P
     ):
         client.request("/events", EVENT_SOURCE)
         await client.wait_for(b"connection_confirmed")
-        async with Draining(old) as draining:
-            await old.until(lambda: not (tmp_path / "proxy").exists())
+        async with Draining(old) as draining, Instance(config(upstream, before=listen)) as new:
             assert not draining.task.done()
-            async with Instance(config(upstream, before=listen)) as new:
-                draining._hurry.set()
-                await draining.task
-                async with await RawClient.connect(path=tmp_path / "proxy") as late:
-                    late.request("/events", EVENT_SOURCE)
-                    await late.wait_for(b"connection_confirmed")
-                assert new.server.phase is Phase.READY
+            assert names_in(tmp_path) == ["proxy"]
+            draining._hurry.set()
+            await draining.task
+            assert names_in(tmp_path) == ["proxy"]  # it is the successor's
+            async with await RawClient.connect(path=tmp_path / "proxy") as late:
+                late.request("/events", EVENT_SOURCE)
+                await late.wait_for(b"connection_confirmed")
+            assert new.server.phase is Phase.READY
 
 
 # The drain.

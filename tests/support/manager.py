@@ -18,7 +18,7 @@ __all__ = ["activated"]
 
 _EXECUTE = """
 import fcntl, os, sys
-found = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
+found = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",") if number]
 for place, number in enumerate(found, 3):
     os.dup2(number, place)
     os.close(number)
