@@ -61,7 +61,7 @@ RIDDLES = re.compile(
     r"|behind (its|the|a|an) (live )?client|nor (is|are|does|do|has))\b",
     re.IGNORECASE,
 )
-PLAIN_ROOMS = ("cli", "config", "observe", "stream", "wire", "errors.py", "__init__.py")
+PLAIN_ROOMS = ("cli", "config", "demo", "observe", "stream", "wire", "errors.py", "__init__.py")
 UNREAD_PAGES = {
     "performance.md",
     "0001-hand-over.md",

@@ -1,8 +1,8 @@
-"""A stand-in for notify-server, and the story of a healed stream."""
+"""The demo: a stand-in for notify-server, the proxy in front of it, and a page with both streams."""
 
 from __future__ import annotations
 
 __all__ = ["DEFAULT_PORT"]
 
 DEFAULT_PORT = 8090
-"""Where the demo's proxy and its page are."""
+"""The default port of the demo's proxy and its page."""

@@ -1,4 +1,4 @@
-"""Plain answers of the stand-in, written as axum and hyper write them."""
+"""Plain answers of the stand-in, with the same bytes as from axum and hyper."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def as_hyper_writes(_: web.Request, response: web.StreamResponse) -> None:
-    """For `on_response_prepare`: header names in lower case, and no Server header."""
+    """Write header names in lower case, and no `Server`. For `on_response_prepare`."""
     headers = [(name.lower(), value) for name, value in response.headers.items()]
     response.headers.clear()
     response.headers.extend((name, value) for name, value in headers if name != "server")
 
 
 def only(method: str, handler: Handler) -> Handler:
-    """`handler` for one method (HEAD comes with GET), 405 for the others."""
+    """Return a handler for one method (GET includes HEAD). Other methods get 405."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.method == method or (method == "GET" and request.method == "HEAD"):
@@ -43,38 +43,38 @@ def only(method: str, handler: Handler) -> Handler:
 
 
 async def healthy(_: web.Request) -> web.StreamResponse:
-    """What `/health` and its like say whatever happens."""
+    """Answer `/health` and similar paths, always with the same text."""
     return json_body({"service": "notify_server", "status": "healthy"})
 
 
 async def nowhere(_: web.Request) -> web.StreamResponse:
-    """Every path that is not there."""
+    """Answer every unknown path."""
     return not_found()
 
 
 def not_found() -> web.Response:
-    """404 without a body."""
+    """Return 404 without a body."""
     return web.Response(status=404)
 
 
 def method_not_allowed(allowed: str) -> web.Response:
-    """405 without a body."""
+    """Return 405 without a body."""
     return web.Response(status=405, headers={"allow": allowed})
 
 
 def text(status: int, body: str) -> web.Response:
-    """`text/plain; charset=utf-8`."""
+    """Return `body` as `text/plain; charset=utf-8`."""
     return web.Response(status=status, text=body)
 
 
 def json_body(data: Any) -> web.Response:
-    """200 with compact JSON."""
+    """Return 200 with compact JSON."""
     body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return web.Response(body=body, content_type="application/json")
 
 
 def online_user(user_id: int, now: str) -> dict[str, Any]:
-    """One element of `/online-users`. The server does not know when a user came: both times are `now`."""
+    """Return one element of `/online-users`. notify-server writes `now` for both times."""
     return {
         "user_id": user_id,
         "fullname": f"User {user_id}",

@@ -1,4 +1,4 @@
-"""One response of the stand-in's /events: its head, its frames, and what time brings."""
+"""One response of the stand-in's `/events`: its head, its frames, its pings and heartbeats."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def respond(
     hub: Hub,
     knobs: Callable[[], Knobs],
 ) -> web.StreamResponse:
-    """Serve `stream` until it ends. `knobs` is asked again after each `Signal.LOOK`."""
+    """Serve `stream` until it ends. Each `Signal.LOOK` makes it call `knobs` again."""
     response = web.StreamResponse(headers={"content-type": "text/event-stream", "cache-control": "no-cache"})
     compressor = None
     if _compressed(request, knobs().gzip):
@@ -35,7 +35,7 @@ async def respond(
         response.headers["content-encoding"] = "gzip"
     await response.prepare(request)
     if request.method == "HEAD":
-        return response  # the handler has run and the slot was taken: the body that nobody reads ends here
+        return response  # as in notify-server, the handler has run and has taken the user's place
 
     async def write(data: bytes) -> None:
         if compressor is not None:
@@ -54,7 +54,7 @@ async def respond(
 
 
 async def _pump(stream: Stream, hub: Hub, knobs: Callable[[], Knobs], write: _Write) -> Signal:
-    """Write what comes for a stream, and what time brings, until its end; says which end."""
+    """Write the frames, pings and heartbeats of a stream until its end. Return the kind of end."""
     clock = asyncio.get_running_loop().time
     if (confirm := hub.confirm(stream)) is not None:
         await write(confirm)

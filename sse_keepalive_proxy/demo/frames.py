@@ -30,7 +30,7 @@ _SECOND = 1_000_000_000
 
 
 def rfc3339(now_ns: int) -> str:
-    """UTC time from nanoseconds since the epoch, with 0, 3, 6 or 9 decimals: as many as it takes."""
+    """Format nanoseconds since the epoch as UTC time, with 0, 3, 6 or 9 decimals as needed."""
     seconds, fraction = divmod(now_ns, _SECOND)
     whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     for digits in (0, 3, 6, 9):
@@ -41,14 +41,14 @@ def rfc3339(now_ns: int) -> str:
 
 
 def generic(fields: Mapping[str, Any]) -> bytes:
-    """A frame with these JSON fields. Text outside ASCII stays as it is, in UTF-8."""
+    """Return a frame with these JSON fields. Text outside ASCII is UTF-8."""
     ordered = {"event": "Generic", **{name: _sorted(fields[name]) for name in sorted(fields)}}
     data = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
     return b"data: " + data.encode("utf-8", "replace") + b"\nevent: Generic\n\n"
 
 
 def connection_confirmed(now_ns: int, *, user_id: int, connection_id: str, connected_chats: int) -> bytes:
-    """What the FIXED build says first."""
+    """Return the first frame of the fixed build."""
     return generic(
         {
             "connected_chats": connected_chats,
@@ -63,7 +63,7 @@ def connection_confirmed(now_ns: int, *, user_id: int, connection_id: str, conne
 
 
 def heartbeat(now_ns: int, *, user_id: int, heartbeat_id: int) -> bytes:
-    """What the FIXED build says every 30 s. `heartbeat_id` counts from 1 on each connection."""
+    """Return the fixed build's heartbeat, sent every 30 s. `heartbeat_id` begins at 1 for each stream."""
     return generic(
         {
             "heartbeat_id": heartbeat_id,
@@ -76,7 +76,7 @@ def heartbeat(now_ns: int, *, user_id: int, heartbeat_id: int) -> bytes:
 
 
 def new_message(now_ns: int, *, chat_id: int, sender_id: int, content: str) -> bytes:
-    """What both builds make of NATS `fechatter.message.new`: no message id is left."""
+    """Return the frame of both builds for NATS `fechatter.message.new`. It has no message id."""
     return generic(
         {
             "chat_id": chat_id,
@@ -89,7 +89,7 @@ def new_message(now_ns: int, *, chat_id: int, sender_id: int, content: str) -> b
 
 
 def message_received(now_ns: int, *, chat_id: int, message: Mapping[str, Any]) -> bytes:
-    """What the FIXED build makes of NATS `fechatter.realtime.…` with `MessageReceived`."""
+    """Return the frame of the fixed build for NATS `fechatter.realtime.…` with `MessageReceived`."""
     return generic(
         {
             "chat_id": chat_id,

@@ -1,7 +1,7 @@
 """The streams of the stand-in, and its three modes of delivery (facts.md#notify-server-builds).
 
-No sockets here: a `Stream` is a queue that the HTTP side empties. `Hub.handle` takes a message as
-NATS would bring it, whoever calls it.
+This module has no sockets: a `Stream` is a queue that the HTTP side empties. `Hub.handle` takes a message as
+NATS would deliver it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ __all__ = ["DEFAULT_CHATS", "Hub", "Mode", "Outcome", "Signal", "Stream"]
 
 DEFAULT_CHATS: Mapping[int, Collection[int]] = {2: (2, 3, 4)}
 
-_REMEMBERED = 4096  # messages the healthy mode remembers, so as to deliver each once
+_REMEMBERED = 4096  # messages that the healthy mode remembers, to deliver each once
 
 
 class Mode(StrEnum):
-    """Which notify-server this is."""
+    """The behaviour of the stand-in."""
 
     SILENT = "silent"  # the build of the incident
-    FIXED = "fixed"  # the authors' repair
-    HEALTHY = "healthy"  # what a correct server would do
+    FIXED = "fixed"  # the build with the authors' repair
+    HEALTHY = "healthy"  # a correct server
 
 
 class Signal(Enum):
-    """What a stream's queue can hold besides frames."""
+    """An item of a stream's queue that is not a frame."""
 
     END = auto()  # a clean end of the response
     RESET = auto()  # RST
@@ -41,7 +41,7 @@ class Signal(Enum):
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One open response. `registered` is false for a zombie: open, and never given an event again."""
+    """One open response. `registered` is False for a stream that is open but gets no more events."""
 
     user_id: int
     opened_at: float
@@ -53,7 +53,7 @@ class Stream:
     last_event_at: float | None = None
 
     def describe(self, now: float) -> dict[str, Any]:
-        """For `GET /demo/state`; times are seconds."""
+        """Return the values for `GET /demo/state`. Times are in seconds."""
         return {
             "id": self.id,
             "user_id": self.user_id,
@@ -67,8 +67,9 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one message: frames delivered, frames for users without a registered stream, and
-    whether the server threw the message away."""
+    """The result of one message: the delivered frames, the frames for users without a registered stream,
+    and whether the server dropped the message.
+    """
 
     delivered: int = 0
     lost: int = 0
@@ -76,9 +77,9 @@ class Outcome:
 
 
 class Hub:
-    """The streams of all users, and the counts of everything.
+    """The streams of all users, and the counts.
 
-    now: seconds of a monotonic clock. wall_ns: nanoseconds since the epoch, for timestamps.
+    `now`: seconds of a monotonic clock. `wall_ns`: nanoseconds since the epoch, for timestamps.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Hub:
         self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
 
     def open(self, user_id: int) -> Stream:
-        """A user connects. With one slot per user, whoever held it loses it."""
+        """Open a stream for a user. It takes the user's only place from an earlier stream."""
         now = self._now()
         if self.mode is not Mode.HEALTHY:
             for stream in self.of_users({user_id}):
@@ -115,28 +116,28 @@ class Hub:
         return stream
 
     def close(self, stream: Stream) -> None:
-        """A stream is over, whoever ended it; its slot is free."""
+        """Remove an ended stream. Its place is free."""
         if stream in self.streams:
             self.streams.remove(stream)
             self.closed_total += 1
             self.changed.set()
 
     def of_users(self, user_ids: Collection[int]) -> list[Stream]:
-        """The registered streams of some users."""
+        """Return the registered streams of some users."""
         return [stream for stream in self.streams if stream.registered and stream.user_id in user_ids]
 
     def chats_of(self, user_id: int) -> list[int]:
-        """The chats a user is a member of."""
+        """Return the chats of a user."""
         return [chat for chat, members in self.chats.items() if user_id in members]
 
     def join(self, chat_id: int) -> int:
-        """A user nobody was before becomes a member of a chat; returns the user's id."""
+        """Add a new user to a chat. Return the id of the user."""
         user_id = max((user for members in self.chats.values() for user in members), default=0) + 1
         self.chats[chat_id] = (*self.chats.get(chat_id, ()), user_id)
         return user_id
 
     def confirm(self, stream: Stream) -> bytes | None:
-        """The first frame of a stream; None in the silent mode, where there is none."""
+        """Return the first frame of a stream, or None in the silent mode."""
         if self.mode is Mode.SILENT:
             return None
         return frames.connection_confirmed(
@@ -147,7 +148,7 @@ class Hub:
         )
 
     def heartbeat(self, stream: Stream, heartbeat_id: int) -> bytes:
-        """The next heartbeat of a stream."""
+        """Return the next heartbeat of a stream."""
         return frames.heartbeat(self._wall_ns(), user_id=stream.user_id, heartbeat_id=heartbeat_id)
 
     def look(self) -> None:
@@ -156,16 +157,16 @@ class Hub:
             stream.queue.put_nowait(Signal.LOOK)
 
     def end_all(self, how: Signal) -> int:
-        """End every stream, zombies included, after what is queued; returns how many there were."""
+        """End every stream after its queued frames. Return the number of streams."""
         for stream in self.streams:
             stream.registered = False
             stream.queue.put_nowait(how)
         return len(self.streams)
 
     def handle(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
-        """Take one NATS message; what is delivered is in the streams' queues when this returns.
+        """Take one NATS message and put its frames into the queues of the streams.
 
-        A message that makes no sense is dropped, as the real server logs it and goes on.
+        An invalid message is dropped. The real server logs it and goes on.
         """
         try:
             outcome = self._dispatch(subject, payload)
@@ -177,7 +178,7 @@ class Hub:
         return outcome
 
     def state(self) -> dict[str, Any]:
-        """For `GET /demo/state`."""
+        """Return the values for `GET /demo/state`."""
         now = self._now()
         users = sorted({stream.user_id for stream in self.streams})
         return {
@@ -217,7 +218,7 @@ class Hub:
         return Outcome(dropped=True)
 
     def _presence(self, payload: Mapping[str, Any]) -> Outcome:
-        """The other realtime messages, which only a correct server passes on."""
+        """Deliver the other realtime messages. Only a correct server does."""
         ((kind, fields),) = payload.items()
         types = {
             "MessageRead": ("message_read", "reader_id"),
@@ -233,8 +234,10 @@ class Hub:
         return self._deliver(members, frame)
 
     def _once(self, key: tuple[str, str], recipients: Iterable[int]) -> list[int]:
-        """The recipients who have not had this message. Only the healthy mode knows: each message comes
-        over two subjects, and an edit differs in its content."""
+        """Return the recipients who have not received this message. Only the healthy mode filters them.
+
+        Each message comes on two subjects, and an edit has another content.
+        """
         users = list(recipients)
         if self.mode is not Mode.HEALTHY:
             return users
@@ -251,12 +254,12 @@ class Hub:
             stream.events += 1
             stream.last_event_at = self._now()
             if self.mode is not Mode.HEALTHY:
-                self._unregister(stream)  # the per-event clean-up that started it all
+                self._unregister(stream)  # the clean-up after each event, the bug of the real server
         lost = set(recipients) - {stream.user_id for stream in reached}
         return Outcome(len(reached), len(lost))
 
     def _unregister(self, stream: Stream) -> None:
-        """The silent mode ends the stream after what is queued; the fixed one leaves a zombie."""
+        """Unregister a stream. The silent mode also ends it, after its queued frames."""
         stream.registered = False
         if self.mode is Mode.SILENT:
             stream.queue.put_nowait(Signal.END)

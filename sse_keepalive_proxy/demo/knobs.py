@@ -1,4 +1,4 @@
-"""What can be made worse about the stand-in while it runs."""
+"""The settings of the stand-in that can change while it runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Gzip(StrEnum):
 
 
 class Action(StrEnum):
-    """What is done once, to all open streams."""
+    """An action on all open streams."""
 
     CLOSE_STREAMS = "close_streams"  # a clean end
     RESET_STREAMS = "reset_streams"  # RST
@@ -28,13 +28,13 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """Settings. Intervals and delays are seconds; an interval of None is off.
+    """Settings. Intervals and delays are in seconds; an interval of None is off.
 
-    ping_interval: axum's comment, after this long without an event.
-    heartbeat_interval: of the `fixed` and `healthy` modes.
-    header_delay: the handler sleeps this long before the response head (it opens database pools).
-    status: answer /events with this status instead of a stream.
-    refuse: reset connections that ask for /events, before any response head.
+    `ping_interval`: axum sends a comment after this time without an event.
+    `heartbeat_interval`: for the modes `fixed` and `healthy`.
+    `header_delay`: the time before the response head, as for opening database pools.
+    `status`: answer `/events` with this status instead of a stream.
+    `refuse`: reset the connection of a request for `/events` before the response head.
     """
 
     ping_interval: float | None = 25.0
@@ -46,7 +46,7 @@ class Knobs:
 
 
 def changed(knobs: Knobs, values: Mapping[str, Any]) -> Knobs:
-    """`knobs` with some values replaced by JSON ones. ValueError names what is wrong with them."""
+    """Return `knobs` with some values replaced by JSON values. Raises `ValueError` for a wrong value."""
     known = {field.name for field in dataclasses.fields(Knobs)}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"no such knob: {', '.join(unknown)} (there are {', '.join(sorted(known))})")

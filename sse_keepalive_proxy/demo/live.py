@@ -1,6 +1,6 @@
-"""The demo in the terminal, for as long as one watches: a table that is written over in place.
+"""The demo in the terminal: a table that is updated in place until the user stops it.
 
-Where the output is no terminal, one line for each change.
+If the output is not a terminal, it writes one line for each change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOOK = 0.25  # seconds between two pictures
 async def watch(stage: Stage, out: TextIO, ended: asyncio.Event) -> None:
     """Show `stage` on `out` until `ended` is set."""
     if stage.moved:
-        out.write(f"port {DEFAULT_PORT} is taken: using another one\n")
+        out.write(f"port {DEFAULT_PORT} is in use: using another one\n")
     out.write(f"open {stage.proxy_url}/demo/\n")
     out.write(f"metrics {stage.admin_url}/metrics · end with Ctrl-C\n\n")
     out.flush()
@@ -37,7 +37,7 @@ async def _picture(stage: Stage, out: TextIO, ended: asyncio.Event) -> None:
     while not ended.is_set():
         lines = [*table.lines(*stage.figures()), "", f"  {_remark(*stage.figures())}"]
         width = shutil.get_terminal_size().columns
-        # A line that wraps would be two lines to go up; `K` clears what a longer one left behind.
+        # A wrapped line would count as two lines. `K` clears the rest of a longer earlier line.
         out.write(up + "".join(f"{line[: width - 1]}\x1b[K\n" for line in lines))
         out.flush()
         up = f"\x1b[{len(lines)}F"
@@ -51,7 +51,7 @@ async def _changes(stage: Stage, out: TextIO, ended: asyncio.Event) -> None:
         for name, figures in zip(("direct", "through the proxy"), stage.figures(), strict=True):
             line = (
                 f"{name}: {figures.life.value}, {figures.bytes} bytes, {figures.pings} pings, "
-                f"{figures.events} events, onmessage heard {figures.heard}, {figures.gaps} gaps told"
+                f"{figures.events} events, onmessage received {figures.heard}, {figures.gaps} gaps announced"
             )
             if said.get(name) != line:
                 said[name] = line
@@ -65,5 +65,5 @@ def _remark(direct: Figures, proxied: Figures) -> str:
     if proxied.life is Life.ENDED:
         return f"through the proxy: {proxied.end}: start over"
     if direct.life is Life.ENDED:
-        return f"directly dead for good: {direct.end}"
-    return "send a message on the page, or restart upstream there"
+        return f"direct: dead, it never reconnects: {direct.end}"
+    return "send a message on the page, or restart upstream on the page"

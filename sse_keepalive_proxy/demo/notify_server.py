@@ -1,19 +1,19 @@
 """A stand-in for notify-server: its HTTP surface to the byte (facts.md#notify-server-http), with knobs that
 make it worse.
 
-For `sse-keepalive-proxy demo` and for tests, inside an event loop (`NotifyServer`) or as a process:
-`python -m sse_keepalive_proxy.demo.notify_server --port 6687 --mode silent`, which prints one JSON
-line with its URL and a token, and ends at once on SIGTERM.
+It runs inside an event loop (`NotifyServer`), for `sse-keepalive-proxy demo` and for tests, or as a process:
+`python -m sse_keepalive_proxy.demo.notify_server --port 6687 --mode silent`. The process prints one JSON line
+with its URL and a token, and ends at once on SIGTERM.
 
-Everything under /demo/ is the stand-in's own and needs no token:
+The paths under /demo/ do not exist in notify-server. They need no token:
 
-    …                     the pages it was given, so that a page can read the stream from its own origin
+    …                     the given pages, so that a page can read the stream from its own origin
     GET  /demo/token      ?user_id=2&lifetime=1800 (seconds, negative: expired)
     GET  /demo/state      open streams, counts, knobs
-    POST /demo/publish    {"subject": "fechatter.message.new", "payload": {…}}, as NATS would bring it
+    POST /demo/publish    {"subject": "fechatter.message.new", "payload": {…}}, as from NATS
     POST /demo/knobs      {"header_delay": 5} (see `knobs.Knobs`); {"action": "close_streams"}
 
-Not imitated: the crash on malformed multibyte tokens, and the metrics port.
+The stand-in does not have the crash on malformed multibyte tokens, nor the metrics port.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ __all__ = ["NotifyServer"]
 class NotifyServer:
     """The stand-in.
 
-    chats: chat id to the ids of its members. tokens: to share keys with another instance.
-    wall_ns: nanoseconds since the epoch, for timestamps in frames. pages: path to handler, for what else
-    there is under /demo/.
+    `chats`: the ids of the members of each chat. `tokens`: to share keys with another instance.
+    `wall_ns`: nanoseconds since the epoch, for timestamps in frames. `pages`: handlers of further paths
+    under /demo/.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class NotifyServer:
         self._wall_ns = wall_ns
         self._pages = pages
         self._runner: web.AppRunner | None = None
-        self._busy: set[asyncio.Transport] = set()  # connections whose /events is being answered
+        self._busy: set[asyncio.Transport] = set()  # connections with an open answer to /events
 
     @property
     def url(self) -> str:
@@ -85,11 +85,11 @@ class NotifyServer:
         return f"http://{self.host}:{self.port}"
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; `port` 0 takes a free one. OSError when it cannot."""
+        """Listen. Port 0 means a free port. Raises `OSError`."""
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
-            # Without it a stream whose client has left would live on, and keep the user's slot.
+            # Otherwise a stream would stay open after its client has left, and keep the user's place.
             handler_cancellation=True,
             shutdown_timeout=0.05,
         )
@@ -103,7 +103,7 @@ class NotifyServer:
         self.host, self.port = host, site.port
 
     async def stop(self) -> None:
-        """End at once: every connection breaks. It may be started again, on the same port, too."""
+        """Stop at once and break every connection. It can be started again, also on the same port."""
         for transport in list(self._busy):
             transport.abort()
         if self._runner is not None:
@@ -111,32 +111,32 @@ class NotifyServer:
             self._runner = None
 
     def token(self, user_id: int = 2, *, lifetime: float = LIFETIME) -> str:
-        """A token for a user; `lifetime` in seconds."""
+        """Return a token for a user. `lifetime` is in seconds."""
         return self.tokens.issue(user_id, lifetime=lifetime)
 
     def publish(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
-        """Take a message as NATS would bring it."""
+        """Take a message as from NATS."""
         return self.hub.handle(subject, payload)
 
     def set_knobs(self, **values: Any) -> None:
-        """Change knobs while running; ValueError when a value makes no sense."""
+        """Change knobs while running. Raises `ValueError`."""
         self.knobs = changed(self.knobs, values)
         self.hub.look()
 
     def close_streams(self) -> int:
-        """End every open stream cleanly; returns how many there were."""
+        """End every open stream cleanly. Return the number of streams."""
         return self.hub.end_all(Signal.END)
 
     def reset_streams(self) -> int:
-        """End every open stream with RST; returns how many there were."""
+        """End every open stream with RST. Return the number of streams."""
         return self.hub.end_all(Signal.RESET)
 
     def state(self) -> dict[str, Any]:
-        """What `GET /demo/state` says."""
+        """Return the values of `GET /demo/state`."""
         return {**self.hub.state(), "knobs": dataclasses.asdict(self.knobs)}
 
     async def wait_open(self, count: int) -> None:
-        """Wait until exactly `count` streams are open. Without a limit: wrap it in asyncio.timeout."""
+        """Wait until exactly `count` streams are open. It has no time limit of its own."""
         while len(self.hub.streams) != count:
             self.hub.changed.clear()
             await self.hub.changed.wait()
@@ -201,7 +201,10 @@ class NotifyServer:
     # The other routes of notify-server.
 
     def _bearer(self, request: web.Request) -> dict[str, Any]:
-        """The claims of the Authorization header. TokenRefused, or LookupError with the 401's text."""
+        """Return the claims of the `Authorization` header.
+
+        Raises `TokenRefused`, or `LookupError` with the text of the 401.
+        """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise LookupError(
@@ -297,10 +300,10 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m sse_keepalive_proxy.demo.notify_server", description="A stand-in for notify-server."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
-    parser.add_argument("--port", type=int, default=6687, help="0 takes a free one (default: 6687)")
+    parser.add_argument("--port", type=int, default=6687, help="the port; 0 is a free port (default: 6687)")
     parser.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.SILENT.value)
-    parser.add_argument("--user-id", type=int, default=2, help="whose token is printed (default: 2)")
-    parser.add_argument("--knobs", type=json.loads, default={}, help='JSON, as {"ping_interval": 5}')
+    parser.add_argument("--user-id", type=int, default=2, help="the user of the printed token (default: 2)")
+    parser.add_argument("--knobs", type=json.loads, default={}, help='JSON, e.g. {"ping_interval": 5}')
     options = parser.parse_args(arguments)
     try:
         knobs = changed(Knobs(), options.knobs)

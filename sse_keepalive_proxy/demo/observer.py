@@ -1,8 +1,7 @@
-"""A client of one stream that counts what a page cannot see: bytes, pings, and the time since the last byte.
+"""A client of one stream that counts bytes, pings and the time since the last byte. A page cannot see these.
 
-It asks as a browser's EventSource does and sorts events by what `onmessage` would hear
-(facts.md#notify-server-page): those
-without a name. It opens its stream once and never again, as that client does.
+It sends the request of a browser's EventSource and counts the events that `onmessage` would receive: those
+without a name (facts.md#notify-server-page). Like this page, it never reconnects.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from sse_keepalive_proxy.wire.framing import Framer
 
 __all__ = ["Arrival", "Figures", "Gap", "Life", "Observer"]
 
-_PATIENCE = 10.0  # seconds for the connection, and again for the response head: the client's own limit
+_PATIENCE = 10.0  # seconds for the connection, and the same for the response head, as in the page
 _MAX_EVENT = 1 << 20
-_KEPT = 200  # arrivals a page may draw
+_KEPT = 200  # arrivals for the page to draw
 _GAP = b"stream_recovered"
 
 
 class Life(StrEnum):
-    """What one would call a stream."""
+    """The state of a stream, as a person sees it."""
 
     CONNECTING = "connecting"  # no response head yet
     SILENT = "silent"  # open, and no event so far
@@ -41,7 +40,7 @@ class Life(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A block that came, `at` seconds after the request."""
+    """A block that arrived `at` seconds after the request."""
 
     at: float
     kind: Literal["heard", "unheard", "ping", "gap"]
@@ -49,7 +48,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What a `stream_recovered` says: why upstream was lost, and for how many seconds."""
+    """The data of a `stream_recovered`: the reason of the loss and its seconds."""
 
     reason: str
     seconds: float
@@ -57,12 +56,12 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is known of a stream `age` seconds after its request. Times are seconds; None is never.
+    """The figures of a stream, `age` seconds after its request. Times are in seconds; None means never.
 
-    confirm_after, message_after: when `onmessage` would have heard a `connection_confirmed` and the latest
-    `new_message`. messages: how many of these it would have heard. events: all but the announcements of a
-    gap, which are `gaps`; the latest is `gap`. silence: since the last byte, or since the request. end: why
-    it is over.
+    `confirm_after`, `message_after`: the time when `onmessage` would receive a `connection_confirmed` and
+    the latest `new_message`. `messages`: the number of these messages. `events`: all events without the
+    notices of a gap. `gaps`: the number of these notices; `gap` is the latest. `silence`: since the last
+    byte, or since the request. `end`: the reason for the end.
     """
 
     life: Life
@@ -85,7 +84,7 @@ class Figures:
 
 
 class Observer:
-    """One stream. `changed` is called whenever `figures` would say something new."""
+    """One stream. It calls `changed` when `figures` has changed."""
 
     def __init__(self, dialer: Dialer, changed: Callable[[], None]) -> None:
         self._dialer = dialer
@@ -106,8 +105,9 @@ class Observer:
         self._arrivals: deque[Arrival] = deque(maxlen=_KEPT)
 
     async def open(self, url: str, token: str) -> None:
-        """Ask `url` (without a path) for `/events`; returns with the response head. Never raises for what
-        the other side does: that is the stream's end.
+        """Request `/events` from `url` (without a path). Return after the response head.
+
+        A failure of the server does not raise: it ends the stream.
         """
         address = parse_upstream(url)
         self._asked_at = self._last_at = self._clock()
@@ -130,12 +130,12 @@ class Observer:
         self._changed()
 
     def close(self) -> None:
-        """Leave."""
+        """Close the stream."""
         if self._exchange is not None:
             self._exchange.close()
 
     def figures(self) -> Figures:
-        """What is known now; of a stream that is over, what was known at its end."""
+        """Return the current figures or, for an ended stream, the figures at its end."""
         now = self._clock() if self._ended_at is None else self._ended_at
         silence = now - self._last_at
         return Figures(
@@ -217,7 +217,7 @@ class Observer:
 
 
 def _gap(data: bytes) -> Gap:
-    """What an announcement says; a question mark where it says nothing."""
+    """Parse the notice of a gap. The reason is a question mark if it cannot be parsed."""
     try:
         said = json.loads(data)
         return Gap(str(said["reason"]), float(said["gap_ms"]) / 1000)

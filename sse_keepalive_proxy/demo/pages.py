@@ -1,7 +1,7 @@
-"""What the stand-in serves for the demo's page: the page, its two panes, and what they ask for.
+"""The demo's page: the page itself, its two panes, and their requests.
 
-Everything is under /demo/, so that a pane has the same origin as the stream it reads: notify-server sends
-no CORS headers, and neither does the proxy.
+All paths are under /demo/, so that a pane has the same origin as its stream. notify-server sends no CORS
+headers, and neither does the proxy.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def pages(
     outage: Callable[[], Any],
     say: Callable[[str], Awaitable[Outcome]],
 ) -> Mapping[str, Handler]:
-    """Paths and handlers, for `NotifyServer`. What a callable gives is answered as JSON.
+    """Return paths and handlers for `NotifyServer`. The result of a callable is the answer, as JSON.
 
-    join: a user nobody is yet, and a token. wire: the observers' figures. restart: their streams anew.
-    direct: the direct one anew, if it is over. outage: upstream goes, and comes back. say: a message with
-    that content, and what became of it.
+    `join`: a new user and its token. `wire`: the observers' figures. `restart`: open their streams again.
+    `direct`: open the direct stream again if it has ended. `outage`: restart upstream. `say`: send a message
+    and return its outcome.
     """
 
     async def opened(_: web.Request) -> web.StreamResponse:

@@ -1,7 +1,6 @@
-"""Everything the demo runs, in one event loop: the stand-in, the proxy in front of it, two observers.
+"""All parts of the demo in one event loop: the stand-in, the proxy in front of it, two observers.
 
-The proxy is the real one with its real configuration (`demo.yaml`, read as any other file); all that
-happens goes over sockets of loopback.
+The proxy is the real one, with a real configuration file (`demo.yaml`). All connections use loopback.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ CHAT = 2
 SENDER = 4
 ROUTE = "events"
 DOWN = 2.5
-"""Seconds that upstream is away when it restarts: longer than the keepalive's interval."""
+"""Seconds of upstream's restart: longer than the keepalive interval."""
 
 _CONFIG = Path(__file__).parent / "demo.yaml"
 _HOST = "127.0.0.1"
@@ -43,16 +42,16 @@ _APART = frozenset({State.CONNECTING, State.RECONNECTING})
 
 
 def settings(*, upstream: str | None = None, port: int = DEFAULT_PORT) -> Settings:
-    """The demo's configuration, with the proxy on `port` (0: a free one). No environment has a say in it."""
+    """Return the demo's configuration, with the proxy on `port` (0: a free port), without the environment."""
     overrides = Overrides(listen=f"{_HOST}:{port}", upstream=upstream)
     return load(_CONFIG, environ={}, overrides=overrides).settings
 
 
 @contextlib.asynccontextmanager
 async def staged(port: int | None = None) -> AsyncIterator[Stage]:
-    """A running stage whose two streams are open; everything is gone afterwards.
+    """Run a stage with its two open streams, and stop it afterwards.
 
-    port: where the proxy and its page are; None is `DEFAULT_PORT`, or a free one where that is taken.
+    `port`: the port of the proxy and its page. None: `DEFAULT_PORT`, or a free port if it is in use.
     Raises `CannotListen`.
     """
     stage = Stage()
@@ -64,7 +63,7 @@ async def staged(port: int | None = None) -> AsyncIterator[Stage]:
 
 
 class Stage:
-    """What `staged` gives. `direct` and `proxied` observe the same chat's stream, each as its own user."""
+    """The running demo. `direct` and `proxied` observe the stream of one chat, each as another user."""
 
     def __init__(self) -> None:
         self.notify = NotifyServer(
@@ -77,14 +76,14 @@ class Stage:
                 say=self._say,
             )
         )
-        self.restarts = 0  # of upstream
+        self.restarts = 0  # the restarts of upstream
         self.direct_url = self.proxy_url = self.admin_url = ""
-        self.moved = False  # the default port was taken
+        self.moved = False  # whether the default port was in use
         self._server: Server | None = None
         self._poller = open_poller()
         self._dialer = Dialer(self._poller)
         self._news = asyncio.Event()
-        self._act: asyncio.Task[None] | None = None  # what a page has asked for last
+        self._act: asyncio.Task[None] | None = None  # the last action of a page
         self.direct = Observer(self._dialer, self._news.set)
         self.proxied = Observer(self._dialer, self._news.set)
 
@@ -98,7 +97,7 @@ class Stage:
         await self._open()
 
     async def stop(self) -> None:
-        """End everything at once."""
+        """Stop everything at once."""
         if self._act is not None:
             self._act.cancel()
             await asyncio.gather(self._act, return_exceptions=True)
@@ -112,7 +111,7 @@ class Stage:
         self._poller.close()
 
     def send(self, content: str) -> Outcome:
-        """A message of user `SENDER` to the chat, as NATS would bring it."""
+        """Send a message of user `SENDER` to the chat, as from NATS."""
         payload = {
             "event_type": "new_message",
             "chat_id": CHAT,
@@ -126,12 +125,13 @@ class Stage:
         return self.notify.publish("fechatter.message.new", payload)
 
     def figures(self) -> tuple[Figures, Figures]:
-        """Of the direct and of the proxied stream."""
+        """Return the figures of the direct and of the proxied stream."""
         return self.direct.figures(), self.proxied.figures()
 
     async def until(self, condition: Callable[[], bool], within: float) -> bool:
-        """Wait until `condition`, which is asked again at every change of a figure; false when it does not
-        come true within so many seconds.
+        """Wait until `condition` is true, for at most `within` seconds. Return whether it became true.
+
+        It is checked at every change of a figure.
         """
         try:
             async with asyncio.timeout(within):
@@ -143,8 +143,9 @@ class Stage:
         return True
 
     async def connected(self) -> bool:
-        """Wait until every stream of the proxy has its upstream; false when that takes too long. What is
-        published while a stream has none is gone: the server keeps nothing.
+        """Wait until every stream of the proxy has its upstream. Return False if that takes too long.
+
+        A message that is published while a stream has no upstream is lost, because the server stores nothing.
         """
         give_up_at = asyncio.get_running_loop().time() + _RETURNS
         while self._server is not None and any(
@@ -156,19 +157,17 @@ class Stage:
         return True
 
     async def direct_anew(self) -> None:
-        """Open the direct stream again if it is over, as a page does that is loaded again."""
+        """Open the direct stream again if it has ended, like a page that is loaded again."""
         if self.direct.figures().end is not None:
             self.direct = Observer(self._dialer, self._news.set)
             await self.direct.open(self.direct_url, self._join()["access_token"])
 
     async def restart_upstream(self) -> None:
-        """Break every connection of upstream's, and start it again on its port after `DOWN` seconds."""
+        """Break every connection of upstream, and start it again on its port after `DOWN` seconds."""
         await self.notify.stop()
         await asyncio.sleep(DOWN)
         for _ in range(round(_RETURNS / _LOOK)):
-            with contextlib.suppress(
-                OSError
-            ):  # while it was free, somebody may have had the port for a moment
+            with contextlib.suppress(OSError):  # another program may use the port for a moment
                 await self.notify.start(_HOST, self.notify.port)
                 self.restarts += 1
                 return
@@ -195,7 +194,7 @@ class Stage:
     # What the page asks for.
 
     def _join(self) -> dict[str, Any]:
-        """Every reader is a user of its own: notify-server has one slot for each."""
+        """Return a new user and its token. Every reader is another user, because each has only one place."""
         user_id = self.notify.hub.join(CHAT)
         return {"user_id": user_id, "access_token": self.notify.token(user_id)}
 
@@ -212,7 +211,7 @@ class Stage:
         }
 
     def _restart(self) -> dict[str, Any]:
-        """Both streams anew, as a page does that is loaded again."""
+        """Open both streams again, like a page that is loaded again."""
         if self._is_free():
             for observer in (self.direct, self.proxied):
                 observer.close()
@@ -222,7 +221,7 @@ class Stage:
         return {}
 
     def _outage(self) -> dict[str, Any]:
-        """Upstream restarts; it answers this first."""
+        """Start the restart of upstream, after this answer."""
         if self._is_free():
             self._start(self.restart_upstream())
         return {}

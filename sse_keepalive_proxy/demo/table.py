@@ -13,7 +13,7 @@ _COLUMN = 27
 
 
 def lines(direct: Figures, proxied: Figures) -> list[str]:
-    """The table, always of as many lines."""
+    """Return the table. It always has the same number of lines."""
     return [
         _line("", "direct", "through the proxy"),
         *(_line(label, show(direct), show(proxied)) for label, show in _ROWS),
@@ -21,7 +21,7 @@ def lines(direct: Figures, proxied: Figures) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """As people write it: `4 ms`, `9.0 s`."""
+    """Format a duration for people: `4 ms`, `9.0 s`."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
@@ -56,8 +56,8 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("first byte", _first_byte),
     ("confirm", lambda figures: _after(figures.confirm_after)),
     ("pings", lambda figures: str(figures.pings)),
-    ("events", lambda figures: f"{figures.events}, onmessage heard {figures.heard}"),
-    ("gaps told", _gaps),
+    ("events", lambda figures: f"{figures.events}, onmessage received {figures.heard}"),
+    ("gaps announced", _gaps),
     ("bytes", lambda figures: str(figures.bytes)),
     ("silent for", lambda figures: duration(figures.silence)),
     ("longest silence", lambda figures: duration(figures.longest_silence)),

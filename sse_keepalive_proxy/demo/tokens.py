@@ -1,8 +1,7 @@
-"""The tokens notify-server accepts (facts.md#notify-server-tokens), made with a key of the stand-in's own.
+"""Tokens like those of notify-server (facts.md#notify-server-tokens), signed with the stand-in's own key.
 
-They are EdDSA (Ed25519) where PyJWT and its crypto can be imported (the extra `jwt`). Where they
-cannot, they are HS256, made with the standard library alone: the same claims and refusals, so that
-the demo runs without extras, but nobody else can verify such a token.
+With the extra `jwt` they use EdDSA (Ed25519). Without it they use HS256 from the standard library, with the
+same claims and errors, so that the demo needs no extras. Other programs cannot verify such a token.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ __all__ = ["HAS_ED25519", "Ed25519Tokens", "Hs256Tokens", "TokenRefused", "Token
 AUDIENCE = "fechatter-web"
 ISSUER = "fechatter-server"
 LIFETIME = 30 * 60.0  # seconds
-LEEWAY = 60.0  # seconds by which `exp` may be in the past
+LEEWAY = 60.0  # seconds for which `exp` may be in the past
 
 
 class TokenRefused(Exception):
-    """A token that is not accepted. Its text is the body of the 401."""
+    """A token is not accepted. The text of the error is the body of the 401."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f'Token verification failed: ValidationError("{reason}")')
@@ -43,29 +42,32 @@ class TokenRefused(Exception):
 
 
 class Tokens(Protocol):
-    """Issues and verifies. `public_key_pem` is None where there is no public key."""
+    """Issue and verify tokens."""
 
     @property
     def public_key_pem(self) -> bytes | None:
-        """The key others verify with, as PEM."""
+        """The public key for other programs, as PEM, or None."""
 
     def issue(
         self, user_id: int, *, lifetime: float = LIFETIME, claims: Mapping[str, Any] | None = None
     ) -> str:
-        """A token for a user. `lifetime` is in seconds, negative for one long expired; `claims` replace
-        those made here (None takes one out)."""
+        """Return a token for a user.
+
+        `lifetime` is in seconds; a negative one gives an expired token. `claims` replace the default claims;
+        None removes one.
+        """
 
     def verify(self, token: str) -> dict[str, Any]:
-        """The claims of a good token. TokenRefused with notify-server's own text otherwise."""
+        """Return the claims of a valid token. Raises `TokenRefused` with the text of notify-server."""
 
 
 def new_tokens(now: Callable[[], float] = time.time) -> Tokens:
-    """Tokens with a fresh key: Ed25519, or HS256 when PyJWT cannot be imported."""
+    """Return tokens with a new key: Ed25519, or HS256 without PyJWT."""
     return Ed25519Tokens(now) if HAS_ED25519 else Hs256Tokens(now)
 
 
 class Ed25519Tokens:
-    """EdDSA by PyJWT. `now` gives seconds since the epoch."""
+    """Tokens with EdDSA, by PyJWT. `now` returns seconds since the epoch."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -73,7 +75,7 @@ class Ed25519Tokens:
 
     @property
     def public_key_pem(self) -> bytes | None:
-        """The key others verify with, as PEM."""
+        """The public key for other programs, as PEM."""
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     def issue(
@@ -97,7 +99,7 @@ class Ed25519Tokens:
 
 
 class Hs256Tokens:
-    """HS256 by the standard library."""
+    """Tokens with HS256, by the standard library."""
 
     public_key_pem: bytes | None = None
 

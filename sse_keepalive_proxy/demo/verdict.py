@@ -1,4 +1,4 @@
-"""What was seen in the three scenes of the story, and whether it amounts to a healed stream. Pure."""
+"""Judge the figures of the three scenes: is the stream healed? Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from sse_keepalive_proxy.demo.observer import Figures
 from sse_keepalive_proxy.demo.table import duration
 
-__all__ = ["COUNTED", "SCENES", "STALLED", "Findings", "Scene", "Told", "judge", "table"]
+__all__ = ["COUNTED", "SCENES", "STALLED", "Findings", "Scene", "Scenes", "judge", "table"]
 
 SCENES = ("silence", "first event", "upstream restart")
 STALLED = "sse_proxy_upstream_stalled_streams"
 COUNTED = "sse_proxy_upstream_eof_after_first_event_total"
 
-_PROMPT = 1.0  # seconds in which a first byte came at once
-_SLACK = 0.5  # seconds: 250 ms of the promise, and a busy machine
-_WIDTHS = (18, 29)
+_PROMPT = 1.0  # seconds: the longest time for the first byte
+_SLACK = 0.5  # seconds: the 250 ms of behaviour.md#downstream-silence, and a busy machine
+_WIDTHS = (18, 33)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,11 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The whole story: nobody wrote; two messages were sent, with upstream's end between them; upstream
-    restarted, and one more was sent. The direct stream of `restart` is a fresh one.
+class Scenes:
+    """The three scenes: silence; two messages with upstream's end between them; a restart and one message.
 
-    stalled, counted: whether the metrics showed upstream's silence, and its end after the first event.
-    interval: the keepalive's, in seconds.
+    The direct stream of `restart` is a new one. `stalled`, `counted`: whether the metrics showed upstream's
+    silence and its end after the first event. `interval`: the keepalive interval in seconds.
     """
 
     silence: Scene
@@ -45,26 +44,26 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What speaks against a scene: `direct` that nothing was to be healed, `proxied` that it is not."""
+    """The objections in a scene: `direct` was not dead, `proxied` was not alive."""
 
     direct: tuple[str, ...]
     proxied: tuple[str, ...]
 
 
-def judge(told: Told) -> tuple[Findings, Findings, Findings]:
-    """The findings of the three scenes; nothing in any of them when the stream is healed."""
-    return _silence(told), _first_event(told), _restart(told)
+def judge(scenes: Scenes) -> tuple[Findings, Findings, Findings]:
+    """Return the findings of the three scenes. All are empty if the stream is healed."""
+    return _silence(scenes), _first_event(scenes), _restart(scenes)
 
 
-def table(told: Told) -> list[str]:
-    """The scenes side by side: dead or not, alive or not, and by what one sees it."""
+def table(scenes: Scenes) -> list[str]:
+    """Return the scenes as a table: dead or not, alive or not, with the reason."""
     seen = (
-        (_silent(told.silence.direct), _kept(told.silence.proxied)),
-        (_unheard(told.event.direct), _heard(told.event.proxied, told.silence.proxied)),
-        (_broken(told.restart.direct), _heard(told.restart.proxied, told.event.proxied)),
+        (_silent(scenes.silence.direct), _kept(scenes.silence.proxied)),
+        (_unheard(scenes.event.direct), _heard(scenes.event.proxied, scenes.silence.proxied)),
+        (_broken(scenes.restart.direct), _heard(scenes.restart.proxied, scenes.event.proxied)),
     )
     rows = [("", "direct", "through the proxy")]
-    for name, found, (direct, proxied) in zip(SCENES, judge(told), seen, strict=True):
+    for name, found, (direct, proxied) in zip(SCENES, judge(scenes), seen, strict=True):
         dead = "not dead" if found.direct else "dead"
         alive = "not alive" if found.proxied else "alive"
         rows.append((name, f"{dead}: {direct}", f"{alive}: {proxied}"))
@@ -72,57 +71,57 @@ def table(told: Told) -> list[str]:
     return [f"  {name:<{scene}}{direct:<{column}}{proxied}" for name, direct, proxied in rows]
 
 
-def _silence(told: Told) -> Findings:
-    direct, proxied = told.silence.direct, told.silence.proxied
+def _silence(scenes: Scenes) -> Findings:
+    direct, proxied = scenes.silence.direct, scenes.silence.proxied
     against = []
     if proxied.first_byte_after is None or proxied.first_byte_after > _PROMPT:
-        against.append("no byte came at once")
+        against.append("the first byte was late")
     if proxied.confirm_after is None:
-        against.append("no confirm came that onmessage hears")
+        against.append("no confirm reached onmessage")
     if not proxied.pings:
-        against.append("no ping came")
-    if not told.stalled:
+        against.append("there was no ping")
+    if not scenes.stalled:
         against.append(f"the metrics did not show that upstream was silent ({STALLED})")
     return Findings(
         (f"it was not silent ({direct.bytes} bytes)",) if direct.bytes else (),
-        (*against, *_not_alive(proxied, told.interval)),
+        (*against, *_not_alive(proxied, scenes.interval)),
     )
 
 
-def _first_event(told: Told) -> Findings:
-    direct, proxied, before = told.event.direct, told.event.proxied, told.silence.proxied
+def _first_event(scenes: Scenes) -> Findings:
+    direct, proxied, before = scenes.event.direct, scenes.event.proxied, scenes.silence.proxied
     nothing = []
     if direct.messages:
-        nothing.append("onmessage heard the message")
+        nothing.append("onmessage received the message")
     if direct.end is None:
         nothing.append("upstream did not end it after its first event")
     against = []
     if proxied.messages == before.messages:
         against.append("the message did not reach onmessage")
     if proxied.gaps == before.gaps:
-        against.append("no gap was told when upstream had ended")
+        against.append("there was no notice of the gap after upstream's end")
     if proxied.messages < before.messages + 2:
         against.append("the second message did not reach onmessage")
-    if not told.counted:
+    if not scenes.counted:
         against.append(f"the metrics did not count upstream's end after its first event ({COUNTED})")
-    return Findings(tuple(nothing), (*against, *_not_alive(proxied, told.interval)))
+    return Findings(tuple(nothing), (*against, *_not_alive(proxied, scenes.interval)))
 
 
-def _restart(told: Told) -> Findings:
-    direct, proxied, before = told.restart.direct, told.restart.proxied, told.event.proxied
+def _restart(scenes: Scenes) -> Findings:
+    direct, proxied, before = scenes.restart.direct, scenes.restart.proxied, scenes.event.proxied
     against = []
     if proxied.gaps == before.gaps:
-        against.append("no gap was told when upstream was back")
+        against.append("there was no notice of the gap after the restart")
     if proxied.messages == before.messages:
         against.append("the message after the restart did not reach onmessage")
     return Findings(
         ("the restart did not break it",) if direct.end is None else (),
-        (*against, *_not_alive(proxied, told.interval)),
+        (*against, *_not_alive(proxied, scenes.interval)),
     )
 
 
 def _not_alive(proxied: Figures, interval: float) -> list[str]:
-    """What holds in every scene: it is open, and never silent for longer than the interval."""
+    """Return the objections that apply in every scene: the stream has ended, or was silent for too long."""
     against = []
     if proxied.end is not None:
         against.append(f"it ended: {proxied.end}")
@@ -131,7 +130,7 @@ def _not_alive(proxied: Figures, interval: float) -> list[str]:
     return against
 
 
-# What is seen, in as few words as a column holds.
+# The short texts of the table.
 
 
 def _silent(direct: Figures) -> str:
@@ -144,7 +143,7 @@ def _kept(proxied: Figures) -> str:
 
 
 def _unheard(direct: Figures) -> str:
-    heard = "heard" if direct.messages else "unheard"
+    heard = "received" if direct.messages else "not received"
     return f"{heard}, {'still open' if direct.end is None else 'then closed'}"
 
 
@@ -153,6 +152,6 @@ def _broken(direct: Figures) -> str:
 
 
 def _heard(proxied: Figures, before: Figures) -> str:
-    told = proxied.gap is not None and proxied.gaps > before.gaps
-    gap = f"gap of {duration(proxied.gap.seconds)}" if told and proxied.gap is not None else "no gap told"
-    return f"{gap}, {proxied.messages - before.messages} heard"
+    announced = proxied.gap is not None and proxied.gaps > before.gaps
+    gap = f"gap of {duration(proxied.gap.seconds)}" if announced and proxied.gap is not None else "no notice"
+    return f"{gap}, {proxied.messages - before.messages} received"

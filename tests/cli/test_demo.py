@@ -42,18 +42,20 @@ def test_once_tells_the_story_and_exits_0_with_the_base_dependencies_alone(tmp_p
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, ""), out
         *_, silence, event, restart, _, verdict = out.splitlines()
-        assert verdict == "healed: 3 times dead directly, alive through the proxy."
+        assert verdict == "healed: 3 times dead directly and alive through the proxy."
         dead = r"  silence +dead: no bytes in \d+\.\d s +alive: byte after \d+ ms, \d+ pings"
         assert re.fullmatch(dead, silence)
         gap = r"gap of \d+(?:\.\d s| ms)"
-        assert re.fullmatch(rf"  first event +dead: unheard, then closed +alive: {gap}, 2 heard", event)
-        assert re.fullmatch(rf"  upstream restart +dead: broken off +alive: {gap}, 1 heard", restart)
+        assert re.fullmatch(
+            rf"  first event +dead: not received, then closed +alive: {gap}, 2 received", event
+        )
+        assert re.fullmatch(rf"  upstream restart +dead: broken off +alive: {gap}, 1 received", restart)
         for text in (
             'sse_proxy_upstream_stalled_streams{route="events"} 1',
-            "named Generic, which onmessage does not hear",
-            "upstream ends a stream after its first event (its own bug)",
+            "named Generic, so onmessage does not receive it",
+            "upstream ends the stream after one event (its own bug)",
             'sse_proxy_upstream_eof_after_first_event_total{route="events"}',
-            "upstream is stopped, to be there again 2.5 s later",
+            "upstream stops, and starts again 2.5 s later",
         ):
             assert text in out
     assert time.monotonic() - started_at < 60
@@ -75,7 +77,7 @@ def test_the_live_view_names_its_page_and_ends_cleanly(tmp_path: Path, number: s
         [*DEMO, "--port", "0"], port=None, log_file=tmp_path / "demo.log", env=ENVIRONMENT
     ) as program:
         port = int(wait_for(program, r"open http://127\.0\.0\.1:(\d+)/demo/\n")[1])
-        wait_for(program, "through the proxy: alive, .* onmessage heard 1")
+        wait_for(program, "through the proxy: alive, .* onmessage received 1")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", "/demo/")
         answer = connection.getresponse()

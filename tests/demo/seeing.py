@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sse_keepalive_proxy.demo.observer import Figures, Gap, Life
-from sse_keepalive_proxy.demo.verdict import Scene, Told
+from sse_keepalive_proxy.demo.verdict import Scene, Scenes
 
-__all__ = ["HEALED", "SILENT", "TOLD"]
+__all__ = ["HEALED", "SILENT", "STORY"]
 
 SILENT = Figures(
     life=Life.SILENT,
@@ -48,7 +48,7 @@ HEALED = Figures(
     arrivals=(),
 )
 
-TOLD = Told(
+STORY = Scenes(
     silence=Scene(SILENT, HEALED),
     event=Scene(
         replace(SILENT, life=Life.ENDED, events=1, bytes=8, end="closed by upstream after its first event"),

@@ -49,7 +49,7 @@ async def test_a_terminal_sees_one_table_written_over_in_place() -> None:
     async with staged(0) as stage:
         screen = Screen(terminal=True)
         text = await show(
-            stage, screen, "send a message", "dead for good: closed by upstream after its first event"
+            stage, screen, "send a message", "it never reconnects: closed by upstream after its first event"
         )
     assert text.startswith(f"open {stage.proxy_url}/demo/\n")
     first, *rest = text.split("\x1b[13F")
@@ -73,10 +73,10 @@ async def test_elsewhere_there_is_one_line_for_each_change() -> None:
     async with staged(0) as stage:
         stage.moved = True
         screen = Screen(terminal=False)
-        text = await show(stage, screen, "proxy: alive", "direct: ended", "2, 1 gaps told")
-    assert text.startswith("port 8090 is taken: using another one\nopen http://127.0.0.1:")
+        text = await show(stage, screen, "proxy: alive", "direct: ended", "2, 1 gaps announced")
+    assert text.startswith("port 8090 is in use: using another one\nopen http://127.0.0.1:")
     assert "\x1b" not in text
-    assert "direct: silent, 0 bytes, 0 pings, 0 events, onmessage heard 0, 0 gaps told" in text
+    assert "direct: silent, 0 bytes, 0 pings, 0 events, onmessage received 0, 0 gaps announced" in text
     assert "through the proxy: alive" in text.splitlines()[-1]
     lines = [line.partition("  ")[2] for line in text.splitlines()[4:]]
     assert len(lines) == len(set(lines))

@@ -1,4 +1,4 @@
-"""The story as it is told where nothing is healed; tests/cli tells it where all is."""
+"""The story without a healed stream. tests/cli has the story with a healed stream."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ async def test_a_stream_that_does_not_go_through_the_proxy_is_healed_in_no_scene
         stage.proxied.close()
     verdict = against(said)
     for line in (
-        "  - silence, through the proxy: no confirm came that onmessage hears",
+        "  - silence, through the proxy: no confirm reached onmessage",
         "  - first event, through the proxy: it ended: closed by upstream after its first event",
         "  - upstream restart, through the proxy: the message after the restart did not reach onmessage",
     ):

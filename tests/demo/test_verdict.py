@@ -5,49 +5,51 @@ from dataclasses import replace
 import pytest
 
 from sse_keepalive_proxy.demo.observer import Life
-from sse_keepalive_proxy.demo.verdict import SCENES, Told, judge, table
-from tests.demo.seeing import HEALED, SILENT, TOLD
+from sse_keepalive_proxy.demo.verdict import SCENES, Scenes, judge, table
+from tests.demo.seeing import HEALED, SILENT, STORY
 
 
-def direct(told: Told, scene: str, **values: object) -> Told:
+def direct(scenes: Scenes, scene: str, **values: object) -> Scenes:
     """The same story with other figures of the direct stream in one scene."""
-    seen = getattr(told, scene)
-    return replace(told, **{scene: replace(seen, direct=replace(seen.direct, **values))})
+    seen = getattr(scenes, scene)
+    return replace(scenes, **{scene: replace(seen, direct=replace(seen.direct, **values))})
 
 
-def proxied(told: Told, scene: str, **values: object) -> Told:
+def proxied(scenes: Scenes, scene: str, **values: object) -> Scenes:
     """The same with the proxied stream."""
-    seen = getattr(told, scene)
-    return replace(told, **{scene: replace(seen, proxied=replace(seen.proxied, **values))})
+    seen = getattr(scenes, scene)
+    return replace(scenes, **{scene: replace(seen, proxied=replace(seen.proxied, **values))})
 
 
 def test_nothing_speaks_against_a_story_in_which_all_is_healed() -> None:
-    assert [(found.direct, found.proxied) for found in judge(TOLD)] == [((), ())] * 3
+    assert [(found.direct, found.proxied) for found in judge(STORY)] == [((), ())] * 3
 
 
 @pytest.mark.parametrize(
-    ("told", "scene", "word"),
+    ("scenes", "scene", "word"),
     [
-        (proxied(TOLD, "silence", first_byte_after=None), 0, "no byte came at once"),
-        (proxied(TOLD, "silence", first_byte_after=2.0), 0, "no byte came at once"),
-        (proxied(TOLD, "silence", confirm_after=None), 0, "no confirm"),
-        (proxied(TOLD, "silence", pings=0), 0, "no ping"),
-        (proxied(TOLD, "silence", longest_silence=2.6), 0, "silent for 2.6 s"),
-        (proxied(TOLD, "silence", end="closed"), 0, "it ended: closed"),
-        (replace(TOLD, stalled=False), 0, "the metrics did not show"),
-        (proxied(TOLD, "event", messages=1), 1, "second message did not reach"),
-        (proxied(TOLD, "event", gaps=1), 1, "no gap was told"),
-        (proxied(TOLD, "event", longest_silence=2.6), 1, "silent for 2.6 s"),
-        (proxied(TOLD, "event", end="closed"), 1, "it ended: closed"),
-        (replace(TOLD, counted=False), 1, "the metrics did not count"),
-        (proxied(TOLD, "restart", messages=2), 2, "after the restart did not reach"),
-        (proxied(TOLD, "restart", gaps=3), 2, "no gap was told"),
-        (proxied(TOLD, "restart", longest_silence=2.6), 2, "silent for 2.6 s"),
-        (proxied(TOLD, "restart", end="broken"), 2, "it ended: broken"),
+        (proxied(STORY, "silence", first_byte_after=None), 0, "the first byte was late"),
+        (proxied(STORY, "silence", first_byte_after=2.0), 0, "the first byte was late"),
+        (proxied(STORY, "silence", confirm_after=None), 0, "no confirm"),
+        (proxied(STORY, "silence", pings=0), 0, "no ping"),
+        (proxied(STORY, "silence", longest_silence=2.6), 0, "silent for 2.6 s"),
+        (proxied(STORY, "silence", end="closed"), 0, "it ended: closed"),
+        (replace(STORY, stalled=False), 0, "the metrics did not show"),
+        (proxied(STORY, "event", messages=1), 1, "second message did not reach"),
+        (proxied(STORY, "event", gaps=1), 1, "no notice of the gap"),
+        (proxied(STORY, "event", longest_silence=2.6), 1, "silent for 2.6 s"),
+        (proxied(STORY, "event", end="closed"), 1, "it ended: closed"),
+        (replace(STORY, counted=False), 1, "the metrics did not count"),
+        (proxied(STORY, "restart", messages=2), 2, "after the restart did not reach"),
+        (proxied(STORY, "restart", gaps=3), 2, "no notice of the gap"),
+        (proxied(STORY, "restart", longest_silence=2.6), 2, "silent for 2.6 s"),
+        (proxied(STORY, "restart", end="broken"), 2, "it ended: broken"),
     ],
 )
-def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(told: Told, scene: int, word: str) -> None:
-    found = judge(told)
+def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(
+    scenes: Scenes, scene: int, word: str
+) -> None:
+    found = judge(scenes)
     (line,) = found[scene].proxied
     assert word in line
     assert [len(other.proxied) for other in found].count(0) == 2
@@ -55,16 +57,16 @@ def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(told: Told, s
 
 
 @pytest.mark.parametrize(
-    ("told", "scene", "word"),
+    ("scenes", "scene", "word"),
     [
-        (direct(TOLD, "silence", bytes=8), 0, "not silent (8 bytes)"),
-        (direct(TOLD, "event", messages=1), 1, "heard the message"),
-        (direct(TOLD, "event", end=None), 1, "did not end it"),
-        (direct(TOLD, "restart", end=None), 2, "did not break it"),
+        (direct(STORY, "silence", bytes=8), 0, "not silent (8 bytes)"),
+        (direct(STORY, "event", messages=1), 1, "received the message"),
+        (direct(STORY, "event", end=None), 1, "did not end it"),
+        (direct(STORY, "restart", end=None), 2, "did not break it"),
     ],
 )
-def test_a_direct_stream_that_is_not_dead_is_nothing_to_heal(told: Told, scene: int, word: str) -> None:
-    found = judge(told)
+def test_a_direct_stream_that_is_not_dead_is_nothing_to_heal(scenes: Scenes, scene: int, word: str) -> None:
+    found = judge(scenes)
     (line,) = found[scene].direct
     assert word in line
     assert [len(other.direct) for other in found].count(0) == 2
@@ -72,31 +74,31 @@ def test_a_direct_stream_that_is_not_dead_is_nothing_to_heal(told: Told, scene: 
 
 
 def test_a_first_message_that_is_lost_takes_the_second_with_it() -> None:
-    found = judge(proxied(TOLD, "event", messages=0))[1].proxied
+    found = judge(proxied(STORY, "event", messages=0))[1].proxied
     assert [line for line in found if line == "the message did not reach onmessage"]
     assert [line for line in found if line == "the second message did not reach onmessage"]
 
 
 def test_the_table_says_dead_and_alive_and_by_what_one_sees_it() -> None:
-    assert table(TOLD) == [
-        "                    direct                       through the proxy",
-        "  silence           dead: no bytes in 9.0 s      alive: byte after 4 ms, 4 pings",
-        "  first event       dead: unheard, then closed   alive: gap of 87 ms, 2 heard",
-        "  upstream restart  dead: broken off             alive: gap of 2.6 s, 1 heard",
+    assert table(STORY) == [
+        "                    direct                           through the proxy",
+        "  silence           dead: no bytes in 9.0 s          alive: byte after 4 ms, 4 pings",
+        "  first event       dead: not received, then closed  alive: gap of 87 ms, 2 received",
+        "  upstream restart  dead: broken off                 alive: gap of 2.6 s, 1 received",
     ]
 
 
 def test_the_table_says_what_is_neither_dead_nor_alive() -> None:
-    told = direct(proxied(TOLD, "silence", first_byte_after=None), "silence", bytes=8)
-    told = direct(told, "event", messages=1, end=None)
-    told = direct(proxied(told, "restart", gaps=3, messages=2), "restart", end=None)
-    assert table(told)[1:] == [
-        "  silence           not dead: 8 bytes in 9.0 s   not alive: no byte, 4 pings",
-        "  first event       not dead: heard, still open  alive: gap of 87 ms, 2 heard",
-        "  upstream restart  not dead: still open         not alive: no gap told, 0 heard",
+    scenes = direct(proxied(STORY, "silence", first_byte_after=None), "silence", bytes=8)
+    scenes = direct(scenes, "event", messages=1, end=None)
+    scenes = direct(proxied(scenes, "restart", gaps=3, messages=2), "restart", end=None)
+    assert table(scenes)[1:] == [
+        "  silence           not dead: 8 bytes in 9.0 s       not alive: no byte, 4 pings",
+        "  first event       not dead: received, still open   alive: gap of 87 ms, 2 received",
+        "  upstream restart  not dead: still open             not alive: no notice, 0 received",
     ]
 
 
 def test_the_scenes_are_three_and_differ() -> None:
-    assert len(set(SCENES)) == len(judge(TOLD)) == 3
+    assert len(set(SCENES)) == len(judge(STORY)) == 3
     assert (SILENT.life, HEALED.life) == (Life.SILENT, Life.ALIVE)
