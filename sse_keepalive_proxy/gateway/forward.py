@@ -49,7 +49,7 @@ class Forward:
     """One admitted request on its way through one route, by the limits and the trust of `in_force`."""
 
     __slots__ = (
-        "_attempt", "_begun_at", "_body_whole", "_client", "_connection", "_incoming", "_is_plain", "_limit",
+        "_begun_at", "_body_whole", "_client", "_connection", "_head", "_incoming", "_is_plain", "_limit",
         "_process", "_pump", "_route", "_stream_request",
     )  # fmt: skip
 
@@ -71,13 +71,7 @@ class Forward:
         self._body_whole: asyncio.Future[bool] | None = None
         if incoming.has_body:
             self._body_whole = asyncio.get_running_loop().create_future()
-        self._attempt = Attempt(
-            route.target,
-            request_head(incoming, route.target.address, in_force.trust, stream=stream is not None),
-            head_only=incoming.method == "HEAD",
-            interim=self._pass_interim,
-            sent=self._send_body if incoming.has_body else None,
-        )
+        self._head = request_head(incoming, route.target.address, in_force.trust, stream=stream is not None)
         self._stream_request = (
             None if stream is None else StreamRequest(process, connection, incoming, route, stream, client)
         )
@@ -117,20 +111,27 @@ class Forward:
         return self._connection.respond(204, "", fields=fields)
 
     async def _answered(self) -> bool:
-        stream_request, limit = self._stream_request, self._limit
+        stream_request, incoming, limit = self._stream_request, self._incoming, self._limit
         if stream_request is not None:
-            refused = stream_request.reserve(self._attempt.head)
+            refused = stream_request.reserve(self._head)
             if refused is not None:
                 status, text, fields = refused
                 return self._refuse(status, text, fields=fields)
-        if limit is not None and (self._incoming.length or 0) > limit:
+        if limit is not None and (incoming.length or 0) > limit:
             raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
+        attempt = Attempt(
+            self._route.target,
+            self._head,
+            head_only=incoming.method == "HEAD",
+            interim=None if incoming.http10 else self._pass_interim,
+            sent=self._send_body if incoming.has_body else None,
+        )
         if stream_request is None:
-            return await self._respond(await self._attempt.make())
+            return await self._respond(await attempt.make())
         early = stream_request.early
         if early is None:
-            return await self._respond(await stream_request.open(self._attempt))
-        opening = spawn(stream_request.open(self._attempt))
+            return await self._respond(await stream_request.open(attempt))
+        opening = spawn(stream_request.open(attempt))
         if await early.answered(opening, self._body_whole):
             return await self._respond(opening.result())
         stream_request.commit_early(opening, early)
@@ -149,13 +150,10 @@ class Forward:
             self._body_whole.set_result(not failed and pump.result() is None)
 
     def _pass_interim(self, head: ResponseHead) -> None:
-        """A 1xx goes to the client as it is (RFC 9110 15.2), unless it would not understand it."""
-        if not self._incoming.http10:
-            fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
-            with contextlib.suppress(
-                ConnectionError
-            ):  # the connection itself notices that its client has gone
-                self._connection.write_interim(encode_head(first_line(head), fields))
+        """Pass a 1xx on as it is (RFC 9110 15.2). A client of HTTP/1.0 would not understand it."""
+        fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
+        with contextlib.suppress(ConnectionError):  # the connection itself notices that its client has left
+            self._connection.write_interim(encode_head(first_line(head), fields))
 
     # Towards the client.
 

@@ -188,6 +188,7 @@ class ClientConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wake_in(None)
         self._frontend.connections.discard(self)
+        self.keep_alive(False)  # lets go of a timer that holds this
         super().connection_lost(exc)
         if self._answer_task is not None:
             self._answer_task.cancel()

@@ -38,8 +38,9 @@ def problems_of(error: pytest.ExceptionInfo[ConfigurationError]) -> list[str]:
 
 
 def children() -> list[int]:
-    """The processes that this one has started and not yet waited for."""
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    """The processes that read a configuration for this one, and are not yet waited for."""
+    found = map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    return [pid for pid in found if b"serve.source" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @on_each_loop
