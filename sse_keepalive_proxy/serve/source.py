@@ -80,8 +80,9 @@ async def load_in_child(source: Source, log_format: str) -> Loaded:
         raise AssertionError("both are pipes")
     found: defaultdict[str, list[Any]] = defaultdict(list)
     try:
-        child.stdin.write(pickle.dumps((source.path, source.environ, source.overrides)))
-        child.stdin.close()
+        with contextlib.suppress(OSError, RuntimeError):  # it has ended already, as its status says
+            child.stdin.write(pickle.dumps((source.path, source.environ, source.overrides)))
+            child.stdin.close()
         async for kind, values in _pieces(child.stdout):
             found[kind] += values
     finally:
