@@ -128,7 +128,7 @@ class ClientConnection(web.RequestHandler):
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Have the handler answer `request`, and say whether the connection is kept."""
-        self._answer_task, self._answers, self._began = asyncio.current_task(), request, False
+        self._answer_task, self._answers, self._began = request.task, request, False
         if self._body_error is not None:
             request.content.set_exception(self._body_error)
         keep = False

@@ -139,6 +139,7 @@ async def test_what_the_event_loop_complains_of_is_told_without_exception_texts_
             await asyncio.wait([task])
             del task
             gc.collect()
+            await asyncio.sleep(0)  # the lines of a turn leave at its end
     finally:
         loop.set_exception_handler(handler)
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
@@ -371,3 +372,23 @@ async def test_a_plain_request_has_one_line_when_it_is_over(caplog: pytest.LogCa
 
 def test_the_time_is_utc_to_the_millisecond() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.now_rfc3339())
+
+
+# When lines are written.
+
+
+@on_each_loop
+async def test_the_lines_of_one_turn_of_the_loop_are_one_write() -> None:
+    with configured() as written:
+        writes: list[str] = []
+        written.write = writes.append  # type: ignore[method-assign, assignment]
+        logger.error("one")
+        log.log_line("two", {})
+        assert writes == []
+        await asyncio.sleep(0)
+        (lines,) = writes
+        logger.error("three")
+        await asyncio.to_thread(logger.error, "four")  # a thread has no loop: its line leaves at once
+        assert [line.split()[-1] for text in (lines, *writes[1:]) for line in text.splitlines()] == [
+            "one", "two", "three", "four"
+        ]  # fmt: skip
