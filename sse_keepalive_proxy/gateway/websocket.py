@@ -76,8 +76,8 @@ class _End(asyncio.Protocol):
 
     def finish(self) -> None:
         """Close after all that the other side sent: a reset may follow a close frame and its code."""
-        if self.transport is not None:
-            self.transport.close()
+        if (transport := self.open_transport) is not None:  # asyncio's TLS cannot be asked when closed twice
+            transport.close()
             self._look_later()
 
     # Time.

@@ -56,8 +56,7 @@ class Dialer:
         """
         made = Exchange(head_only=head_only, interim=interim)
         try:
-            async with asyncio.timeout(within):
-                await self._connect(made, address, within, tls)
+            await self._connect(made, address, within, tls)
         except TimeoutError:
             raise UpstreamTimeout(f"no connection to {address} within {within:g} s") from None
         except (OSError, UnicodeError) as error:
@@ -69,23 +68,24 @@ class Dialer:
     async def _connect(
         self, exchange: Exchange, address: UpstreamAddress, within: float, tls: UpstreamTls | None
     ) -> None:
-        host, protocol = address.host or "", cast(asyncio.Protocol, exchange)
+        host, port, protocol = address.host or "", address.port or 0, cast(asyncio.Protocol, exchange)
         if address.unix_path is not None:
             sock = await connect_unix(address.unix_path, within=within)
+        elif address.scheme != "https":
+            sock = await connect_tcp(host, port, within=within, resolver=self._resolver)
         else:
-            sock = await connect_tcp(host, address.port or 0, within=within, resolver=self._resolver)
-        if address.scheme != "https":
-            SocketTransport(self._poller, sock, protocol)
+            if tls is None:
+                raise AssertionError("an https upstream is never asked without TLS")
+            async with asyncio.timeout(within):  # of the connection and the handshake together
+                await asyncio.get_running_loop().create_connection(
+                    lambda: protocol,
+                    sock=await connect_tcp(host, port, within=within, resolver=self._resolver),
+                    ssl=tls.context,
+                    server_hostname=tls.server_name or host,
+                    ssl_handshake_timeout=within,
+                )
             return
-        if tls is None:
-            raise AssertionError("an https upstream is never asked without TLS")
-        await asyncio.get_running_loop().create_connection(
-            lambda: protocol,
-            sock=sock,
-            ssl=tls.context,
-            server_hostname=tls.server_name or host,
-            ssl_handshake_timeout=within,
-        )
+        SocketTransport(self._poller, sock, protocol)
 
     def _forget(self) -> None:
         self.open_connections -= 1

@@ -121,7 +121,7 @@ class _Handshake(asyncio.Protocol):
         except OSError:
             first = b""
         if not first:
-            self._loop.call_soon(self.cut)  # after the poller's turn: until then nobody gets its number
+            self._loop.call_soon(self.cut)  # a descriptor is not closed inside `ready`
             return
         self._look_away(sock)
         if first[0] == _HANDSHAKE or first[0] & _SSLV2:

@@ -22,7 +22,7 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class HandedOver:
-    """The sockets that nobody has taken yet, by where they listen."""
+    """The sockets that are not taken yet, by where they listen."""
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._left = {(sock.family, _place(sock.getsockname())): sock for sock in sockets}
@@ -41,7 +41,7 @@ class HandedOver:
         return path in self._taken
 
     def close(self) -> None:
-        """Close those that nobody has taken, with a warning for each."""
+        """Close those that are not taken, with a warning for each."""
         while self._left:
             (_, place), sock = self._left.popitem()
             sock.close()

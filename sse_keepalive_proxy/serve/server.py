@@ -206,9 +206,11 @@ class Server:
         if proxy is not None:
             proxy.frontend.drain(drain.idle_grace)
             cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)
-            while proxy.busy and self._loop.time() < now + drain.timeout and not hurry.is_set():
+            while self._loop.time() < now + drain.timeout and not hurry.is_set():
                 if not len(self.streams):
-                    self._stop_listening()
+                    self._stop_listening()  # accepts those that wait, which are then served like the others
+                if not proxy.busy:
+                    break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(hurry.wait(), _LOOK)
             cut_at.cancel()

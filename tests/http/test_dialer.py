@@ -338,8 +338,14 @@ def demanding(authority: Authority, version: ssl.TLSVersion) -> Iterator[int]:
     context.verify_mode = ssl.CERT_REQUIRED
 
     def refuse() -> None:
-        with listening.accept()[0] as sock, pytest.raises(ssl.SSLError):
-            context.wrap_socket(sock, server_side=True)
+        sock = listening.accept()[0]
+        client = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        with pytest.raises(ssl.SSLError):
+            client.do_handshake()
+        with socket.socket(fileno=client.detach()) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(4096):  # what is unread would reset the connection, and with it the alert
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=refuse)

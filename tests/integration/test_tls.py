@@ -348,3 +348,19 @@ async def test_turning_tls_on_or_off_needs_a_restart(
         async with await RawClient.connect(port=proxy.port) as client:
             client.request("/")
             assert (await client.wait_response()).status == 502
+
+
+@on_each_loop
+async def test_a_reload_trusts_the_new_authority_of_an_upstream(mine: Authority, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other, trusted = Authority(tmp_path / "other", "other"), tmp_path / "ca.pem"
+    trusted.write_bytes(other.file.read_bytes())
+    async with RawUpstream(HELLO, ssl=mine.server("127.0.0.1")) as upstream:
+        text = config(upstream).replace("'}}", f"', tls: {{ca_file: {trusted}}}}}}}")
+        async with Served(tmp_path, text) as proxy:
+            for status in (502, 200):
+                async with await proxy.client() as client:
+                    client.request("/")
+                    assert (await client.wait_response()).status == status
+                trusted.write_bytes(mine.file.read_bytes())
+                await proxy.reload()

@@ -118,7 +118,7 @@ def test_with_reuse_port_a_process_takes_over_from_another_and_no_request_is_los
                 answers.append(repr(error))
 
     command = ["run", "-c", str(config)]
-    clients = [threading.Thread(target=load) for _ in range(4)]
+    clients = [threading.Thread(target=load) for _ in range(2)]
     with started(command, tmp_path / "first") as first:
         for client in clients:
             client.start()

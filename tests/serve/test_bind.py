@@ -163,7 +163,7 @@ def test_of_a_name_with_two_addresses_the_one_that_was_not_handed_over_is_bound(
         assert sockets[0] is first
 
 
-def test_a_socket_that_nobody_names_is_closed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_socket_that_no_address_names_is_closed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     handed, (sock,) = given((socket.AF_INET, ("127.0.0.1", 0)))
     where = f"port {sock.getsockname()[1]} of 127.0.0.1"
     with bound("127.0.0.1:0", handed):
