@@ -95,7 +95,7 @@ def test_seven_mistakes_are_seven_lines_on_stderr_and_exit_78(tmp_path: Path) ->
         assert line == f"config.yaml:{number}: {said}"
 
 
-def test_a_valid_file_says_nothing_and_exits_0(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_file_prints_nothing_and_exits_0(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "-c", str(config)]) == 0
     assert capsys.readouterr() == ("", "")
 

@@ -106,7 +106,7 @@ def test_a_port_that_was_asked_for_and_is_taken_is_said_plainly() -> None:
 
 
 @pytest.mark.parametrize("port", ["x", "-1", "65536", "²", ""])
-def test_what_is_no_port_is_a_wrong_command_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_port_is_a_wrong_command_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["demo", f"--port={port}"])
     assert ended.value.code == 2

@@ -107,7 +107,7 @@ def test_it_knows_where_the_admin_listener_is_by_default() -> None:
     assert healthcheck.default_url() == f"http://{Admin().listen}/livez"
 
 
-def test_a_listener_that_is_off_is_no_healthy_one(
+def test_a_listener_that_is_off_is_not_healthy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(healthcheck, "default_url", lambda: None)
@@ -152,7 +152,7 @@ def test_a_proxy_that_does_not_answer_in_time_is_not_healthy(
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9090/livez", "file:///etc/hostname", "ftp://127.0.0.1/", ""])
-def test_what_is_no_http_url_is_not_asked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_url_that_is_not_http_is_not_requested(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["healthcheck", "--url", url]) == 1
     assert capsys.readouterr().err == f"healthcheck: not an http URL: {url}\n"
 

@@ -255,7 +255,7 @@ async def test_silent_drops_realtime_messages_and_counts_them() -> None:
 
 
 @in_loop
-async def test_the_sender_never_hears_its_own_message_from_silent() -> None:
+async def test_the_silent_build_never_sends_a_message_to_its_sender() -> None:
     async with serving("silent") as server, streaming(server, 3) as sender, streaming(server, 2) as member:
         server.publish("fechatter.message.new", NEW)
         await member.wait_response()
@@ -675,7 +675,7 @@ async def test_a_page_is_served_when_there_is_one() -> None:
 
 
 @in_loop
-async def test_whoever_joins_a_chat_is_a_new_user_and_hears_it() -> None:
+async def test_a_new_member_of_a_chat_is_a_new_user_and_receives_its_messages() -> None:
     async with serving("silent", chats={2: (2, 3), 9: (7,)}) as server:
         assert [server.hub.join(2), server.hub.join(2), server.hub.join(5)] == [8, 9, 10]
         async with streaming(server, 9) as client:

@@ -68,7 +68,7 @@ async def test_headers_alone_are_an_open_stream_that_is_silent() -> None:
 
 
 @in_loop
-async def test_events_are_sorted_by_what_onmessage_hears() -> None:
+async def test_events_are_sorted_by_whether_onmessage_receives_them() -> None:
     body = (
         b':ping\n\ndata: {"type":"connection_confirmed"}\n\n'
         b'event: Generic\ndata: {"type":"new_message"}\n\nevent: message\ndata: x\n\n: ping\n\n'
@@ -98,7 +98,7 @@ async def test_silence_is_measured_from_the_last_byte_and_the_longest_is_kept() 
 
 
 @in_loop
-async def test_a_message_that_onmessage_hears_is_timed() -> None:
+async def test_a_message_for_onmessage_is_timed() -> None:
     async with observing(stream_head(), chunk(b'data: {"type":"new_message"}\n\n')) as (seen, _):
         await seen.until_bytes(1)
         figures = seen.observer.figures()
@@ -107,7 +107,7 @@ async def test_a_message_that_onmessage_hears_is_timed() -> None:
 
 
 @in_loop
-async def test_what_is_told_of_a_gap_is_no_event_of_upstreams() -> None:
+async def test_the_notice_of_a_gap_does_not_count_as_an_event_of_upstream() -> None:
     told = b'event: stream_recovered\ndata: {"reason":"upstream_end","gap_ms":87,"resumed":false}\n\n'
     async with observing(stream_head(), chunk(told), chunk(told)) as (seen, _):
         await seen.until_bytes(2 * len(told))
@@ -127,7 +127,7 @@ async def test_a_gap_of_which_nothing_is_said_counts_as_well() -> None:
 
 
 @in_loop
-async def test_an_end_is_told_and_time_stands_still_from_then_on() -> None:
+async def test_an_end_is_reported_and_the_figures_stop_at_it() -> None:
     async with observing(stream_head(), chunk(b"data: x\n\n"), LAST_CHUNK) as (seen, _):
         assert await seen.until_end() == "closed by upstream after its first event"
         figures = seen.observer.figures()
@@ -139,7 +139,7 @@ async def test_an_end_is_told_and_time_stands_still_from_then_on() -> None:
 
 
 @in_loop
-async def test_a_break_is_told() -> None:
+async def test_a_break_is_reported_as_the_end() -> None:
     async with observing(stream_head(), chunk(b":x\n\n"), RESET) as (seen, _):
         assert "broke" in str(await seen.until_end())
 
@@ -152,7 +152,7 @@ async def test_another_status_is_an_end() -> None:
 
 
 @in_loop
-async def test_nobody_there_is_an_end() -> None:
+async def test_a_refused_connection_is_an_end() -> None:
     async with RawUpstream([]) as upstream:
         gone = upstream.url
     seen = Seen()

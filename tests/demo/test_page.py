@@ -68,7 +68,7 @@ async def click(tab: Tab, page: str, button: str) -> None:
     await tab.ask(page, f"document.getElementById('{button}').click()")
 
 
-def test_a_restart_of_upstream_kills_a_fresh_direct_client_and_the_proxied_one_hears_what_comes_after(
+def test_a_restart_of_upstream_kills_a_new_direct_client_and_the_proxied_one_receives_later_messages(
     tmp_path: Path,
 ) -> None:
     require("chromium", "google-chrome")
@@ -101,7 +101,7 @@ def test_a_restart_of_upstream_kills_a_fresh_direct_client_and_the_proxied_one_h
     run(story(), within=90)
 
 
-def test_a_stream_to_which_nobody_writes_fills_no_log(tmp_path: Path) -> None:
+def test_a_silent_stream_does_not_fill_the_log(tmp_path: Path) -> None:
     require("chromium", "google-chrome")
 
     async def story() -> None:
@@ -114,7 +114,7 @@ def test_a_stream_to_which_nobody_writes_fills_no_log(tmp_path: Path) -> None:
     run(story(), within=90)
 
 
-def test_a_client_takes_the_direct_stream_for_dead_when_nobody_writes_and_the_proxied_one_for_alive(
+def test_in_silence_the_client_gives_the_direct_stream_up_and_keeps_the_proxied_one(
     tmp_path: Path,
 ) -> None:
     require("chromium", "google-chrome")

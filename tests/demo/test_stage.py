@@ -35,7 +35,7 @@ async def test_the_direct_stream_is_silent_and_the_proxied_one_alive() -> None:
 
 
 @in_loop
-async def test_a_message_is_unheard_and_the_end_directly_and_heard_and_survived_through_the_proxy() -> None:
+async def test_a_message_ends_the_direct_stream_and_reaches_the_proxied_client_whose_stream_goes_on() -> None:
     async with staged(0) as stage:
         await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
         assert stage.send("hi").delivered == 2
@@ -78,7 +78,7 @@ async def test_each_pane_joins_as_a_user_of_its_own() -> None:
 
 
 @in_loop
-async def test_starting_over_opens_both_streams_anew() -> None:
+async def test_starting_over_opens_both_streams_again() -> None:
     async with staged(0) as stage, aiohttp.ClientSession() as session:
         stage.send("hi")
         assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
@@ -107,7 +107,7 @@ async def test_upstream_restarts_on_its_port_and_only_the_proxied_stream_lives_o
 
 
 @in_loop
-async def test_upstream_comes_back_when_its_port_was_somebody_elses_for_a_moment(
+async def test_upstream_restarts_even_if_another_program_had_its_port_for_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stage_module, "DOWN", 0.05)
@@ -143,7 +143,7 @@ async def test_a_message_waits_for_a_proxied_stream_without_upstream(monkeypatch
 
 
 @in_loop
-async def test_a_direct_stream_is_opened_anew_only_when_it_is_over() -> None:
+async def test_a_direct_stream_is_opened_again_only_after_its_end() -> None:
     async with staged(0) as stage, aiohttp.ClientSession() as session:
         first, proxied = stage.direct, stage.proxied
         for wanted in (True, False):
@@ -158,7 +158,7 @@ async def test_a_direct_stream_is_opened_anew_only_when_it_is_over() -> None:
 
 
 @in_loop
-async def test_stopping_while_upstream_is_away_leaves_nothing_behind() -> None:
+async def test_stopping_during_an_outage_leaves_nothing_open() -> None:
     async with staged(0) as stage:
         stage._outage()
         assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
@@ -168,7 +168,7 @@ async def test_stopping_while_upstream_is_away_leaves_nothing_behind() -> None:
 
 
 @in_loop
-async def test_stopping_while_it_starts_over_leaves_nothing_behind() -> None:
+async def test_stopping_during_a_start_over_leaves_nothing_open() -> None:
     async with staged(0) as stage:
         stage._restart()
         stage._restart()

@@ -41,7 +41,7 @@ async def test_a_stream_that_does_not_go_through_the_proxy_is_healed_in_no_scene
 
 
 @in_loop
-async def test_a_proxy_that_opens_nothing_again_heals_neither_the_first_event_nor_a_restart(
+async def test_without_reconnect_neither_the_first_event_nor_a_restart_is_healed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = stage_module._CONFIG.read_text(encoding="utf-8")

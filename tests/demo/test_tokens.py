@@ -93,7 +93,7 @@ def test_another_algorithm_is_not_accepted() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "..", "é.é.é", "e30.e30.e30", "W10.W10.W10"])
-def test_what_is_no_token_is_refused(issuer: Tokens, token: str) -> None:
+def test_text_that_is_not_a_token_is_refused(issuer: Tokens, token: str) -> None:
     assert refusal(issuer, token).startswith('Token verification failed: ValidationError("Invalid')
 
 

@@ -21,7 +21,7 @@ def proxied(scenes: Scenes, scene: str, **values: object) -> Scenes:
     return replace(scenes, **{scene: replace(seen, proxied=replace(seen.proxied, **values))})
 
 
-def test_nothing_speaks_against_a_story_in_which_all_is_healed() -> None:
+def test_a_healed_story_has_no_objections() -> None:
     assert [(found.direct, found.proxied) for found in judge(STORY)] == [((), ())] * 3
 
 

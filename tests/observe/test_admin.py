@@ -64,7 +64,7 @@ async def test_metrics_are_prometheus_text_and_about_this_instance() -> None:
 
 
 @on_each_loop
-async def test_probes_answer_one_word_that_nobody_may_keep() -> None:
+async def test_probes_answer_one_word_that_must_not_be_cached() -> None:
     async with Instance(config(NOWHERE, before=admin())) as proxy:
         for path, word in (("/livez", b"alive\n"), ("/readyz", b"ready\n")):
             answer = await ask(proxy, path)
@@ -231,7 +231,7 @@ def test_pages_are_seen_by_whom_the_configuration_lets(pages: str, peer: str, ho
 
 
 @on_each_loop
-async def test_a_page_behind_a_name_of_a_stranger_gets_nothing_that_tells_of_clients() -> None:
+async def test_a_request_with_a_foreign_host_name_gets_no_page_about_clients() -> None:
     async with Instance(config(NOWHERE, before=admin())) as proxy:
         for path in PAGES:
             answer = await ask(proxy, path, "Host: rebound.example:9090")
@@ -241,7 +241,7 @@ async def test_a_page_behind_a_name_of_a_stranger_gets_nothing_that_tells_of_cli
 
 
 @on_each_loop
-async def test_forwarding_headers_make_nobody_a_neighbour_or_a_stranger() -> None:
+async def test_forwarding_headers_do_not_change_access_to_the_pages() -> None:
     async with Instance(config(NOWHERE, before=admin())) as proxy:
         assert (await ask(proxy, "/streams", "X-Forwarded-For: 203.0.113.7")).response.status == 200
         assert (
@@ -270,7 +270,7 @@ async def test_loopback_is_loopback_on_a_listener_for_both_families() -> None:
 
 
 @on_each_loop
-async def test_who_can_open_a_unix_socket_may_see_the_pages(tmp_path: Path) -> None:
+async def test_clients_of_a_unix_socket_may_see_the_pages(tmp_path: Path) -> None:
     async with (
         Instance(config(NOWHERE, before=admin(f"unix:{tmp_path}/admin"))) as proxy,
         await RawClient.connect(path=tmp_path / "admin") as client,

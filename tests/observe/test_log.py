@@ -124,7 +124,7 @@ def test_a_traceback_says_where_and_what_kind_but_not_what_the_exception_says(fo
 
 
 @on_each_loop
-async def test_what_the_event_loop_complains_of_is_told_without_exception_texts_and_arguments() -> None:
+async def test_errors_of_the_event_loop_are_logged_without_exception_texts_and_arguments() -> None:
     loop = asyncio.get_running_loop()
     handler = loop.get_exception_handler()
     loop.set_exception_handler(log.complain)
@@ -276,7 +276,7 @@ def test_of_a_long_target_the_part_that_the_cut_goes_through_is_hidden() -> None
     assert len(line.redact_target("/?" + "&".join(["a=1"] * 1000))) == 512
 
 
-def test_however_long_a_target_is_no_more_than_what_is_shown_of_it_is_looked_at() -> None:
+def test_of_a_long_target_only_the_shown_part_is_read() -> None:
     looked_at: list[int] = []
 
     class Target(str):

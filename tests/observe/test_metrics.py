@@ -586,7 +586,7 @@ async def test_a_stall_is_1_in_the_gauge_and_0_again_after_an_event() -> None:
 
 
 @on_each_loop
-async def test_a_stalled_stream_that_closes_is_no_stall_any_more() -> None:
+async def test_a_stalled_stream_that_closes_no_longer_counts_as_stalled() -> None:
     async with RawUpstream(SILENT) as upstream, Instance(config(upstream, "stall: {after: 50ms}")) as proxy:
         async with await proxy.event_source(), await proxy.event_source():
             await proxy.until(lambda: proxy.metric("upstream_stalled_streams") == 2)

@@ -111,7 +111,7 @@ def test_a_hostile_value_is_text_wherever_it_stands(key: str) -> None:
     assert page.text.count("<script>alert(1)</script>") >= 1  # shown, as what it is
 
 
-def test_the_page_asks_nobody_for_anything_and_runs_no_script() -> None:
+def test_the_page_loads_nothing_and_runs_no_script() -> None:
     html = render([row(), row(state="stalled")], "ready", 10)
     page = Page(html)
     assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "img", "iframe", "object", "form"})

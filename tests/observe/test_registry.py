@@ -120,7 +120,7 @@ def test_streams_may_leave_while_they_are_looked_at() -> None:
 # Told to leave.
 
 
-def test_only_the_streams_of_the_named_routes_are_told_to_leave_each_at_its_own_time() -> None:
+def test_only_the_streams_of_the_named_routes_leave_each_at_its_own_time() -> None:
     registry = Registry(10, None)
     gone, open_one, other = Stream(route_name="gone"), Stream(route_name="gone"), Stream()
     filled(registry, gone, open_one, other).begun(open_one)
@@ -152,7 +152,7 @@ def test_a_drain_is_for_all_and_for_those_still_to_come() -> None:
 # How a stream is shown.
 
 
-def test_a_stream_that_has_heard_nothing_says_never() -> None:
+def test_a_stream_without_upstream_bytes_shows_never() -> None:
     stream = Stream(opened_at=1000.0)
     assert snapshot(stream, 1001.23456) == {
         "id": "0011223344556677",
@@ -171,7 +171,7 @@ def test_a_stream_that_has_heard_nothing_says_never() -> None:
     }
 
 
-def test_a_stream_that_lives_says_how_long_ago_it_heard_what() -> None:
+def test_an_open_stream_shows_the_time_since_its_last_byte_and_event() -> None:
     stream = Stream(opened_at=1000.0)
     stream.life.handle(Opened(), 1001.0)
     stream.life.received(1010.0, alive=True)

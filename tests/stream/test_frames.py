@@ -189,7 +189,7 @@ def test_placeholders_are_filled_wherever_they_stand_and_others_are_left() -> No
     }
 
 
-def test_a_confirm_without_a_name_is_a_message_that_onmessage_hears() -> None:
+def test_onmessage_receives_a_confirm_without_a_name() -> None:
     assert only_event(frames(Confirm(event="")).confirm(**MOMENT)).type == "message"
 
 
@@ -199,7 +199,7 @@ def test_a_confirm_without_a_name_is_a_message_that_onmessage_hears() -> None:
 @example(1026)
 @example(1027)
 @example(2050)
-def test_padding_has_exactly_its_size_and_says_nothing(size: int) -> None:
+def test_padding_is_a_comment_of_exactly_its_size(size: int) -> None:
     said = frames(Confirm(padding=size))
     for bare in (said.confirm(**MOMENT), OK):
         first = said.first(ConfirmForm.EVENT, bare)
@@ -285,7 +285,7 @@ def test_a_ping_event_is_a_whole_event_whatever_the_terminator(after_id: bool) -
 # What else is said.
 
 
-def test_a_stall_is_told_as_an_event_with_milliseconds() -> None:
+def test_the_notice_of_a_stall_is_an_event_with_milliseconds() -> None:
     frame = frames().stalled(event=True, silent_for=61.2504, after_id=False)
     assert frame == b'event: stalled\ndata: {"type":"stalled","silent_ms":61250}\n\n'
 
@@ -303,7 +303,7 @@ def test_where_no_event_is_wanted_a_stall_is_a_comment_that_ends_like_a_ping(
 @pytest.mark.parametrize("after_id", [True, False])
 @pytest.mark.parametrize("resumed", ["true", "false"])
 @pytest.mark.parametrize("reason", CloseReason)
-def test_a_gap_is_told_as_an_event_with_milliseconds(
+def test_the_notice_of_a_gap_is_an_event_with_milliseconds(
     reason: CloseReason, resumed: str, after_id: bool
 ) -> None:
     said = frames(keepalive=Keepalive(terminator=Terminator.NEWLINE))
@@ -327,7 +327,7 @@ def test_where_no_event_is_wanted_a_gap_is_a_comment_that_ends_like_a_ping(
 
 
 @pytest.mark.parametrize("form", ConfirmForm)
-def test_what_upstream_answered_behind_an_early_commit_is_told_as_an_event_always(form: ConfirmForm) -> None:
+def test_upstreams_answer_after_an_early_commit_is_always_reported_as_an_event(form: ConfirmForm) -> None:
     frame = frames(Confirm(form=form)).error(404, "upstream answered with status 404")
     assert frame == (
         b"event: proxy_error\n"

@@ -83,7 +83,7 @@ def test_before_upstream_has_answered_nothing_is_due() -> None:
     assert life.state is State.CONNECTING
 
 
-def test_the_time_upstream_took_to_answer_counts_as_nobodys_silence() -> None:
+def test_the_time_before_upstreams_answer_counts_as_no_silence() -> None:
     transcript = play(NOTIFIED, (100, Opened()), until=115)
     assert transcript.said == [(100, Commit(confirm=True)), (110, Ping(10))]
     assert play(WATCHED, (100, Opened()), until=161).said[1:] == [(160, Stalled(60))]
@@ -141,7 +141,7 @@ def test_without_keepalive_nothing_is_ever_due() -> None:
     assert transcript.life.next_deadline() is None
 
 
-def test_no_ping_goes_behind_bytes_that_wait() -> None:
+def test_no_ping_follows_waiting_bytes() -> None:
     transcript = play(PINGS, OPEN, (5, Blocked()), (55, Unblocked()), until=70)
     assert transcript.said == [COMMITTED, (65, Ping(65))]
 
@@ -179,7 +179,7 @@ def test_pings_do_not_hide_a_dead_upstream() -> None:
     ]
 
 
-def test_a_sign_of_life_starts_the_wait_anew() -> None:
+def test_a_sign_of_life_starts_the_wait_again() -> None:
     assert play(WATCHED, OPEN, (50, DATA), (100, DATA), until=161).said[-1] == (160, Stalled(60))
 
 
@@ -205,7 +205,7 @@ def test_a_sign_of_life_is_a_recovery_and_the_next_silence_another_stall() -> No
     assert transcript.life.state is State.FLOWING
 
 
-def test_noise_is_no_recovery() -> None:
+def test_noise_is_not_a_recovery() -> None:
     transcript = play(WATCHED, OPEN, (70, NOISE), until=1000)
     assert transcript.said == [COMMITTED, (60, Stalled(60)), (70, SilenceEnded(70))]
     assert transcript.life.state is State.STALLED
@@ -255,7 +255,7 @@ def test_so_does_the_clock_that_bounds_a_stall() -> None:
     assert transcript.said == [COMMITTED, (60, Stalled(60)), (680, Close(CloseReason.STALLED))]
 
 
-def test_silences_are_told_without_the_time_of_the_pause() -> None:
+def test_silences_are_reported_without_the_time_of_a_pause() -> None:
     transcript = play(WATCHED, OPEN, (70, Paused()), (170, Resumed()), (180, DATA), until=181)
     assert transcript.said[1:] == [(60, Stalled(60)), (180, SilenceEnded(80)), (180, Recovered(80))]
     transcript = play(PINGS, OPEN, (2, Paused()), (8, Resumed()), until=11)
@@ -293,13 +293,13 @@ def test_a_pause_from_before_the_beginning_holds() -> None:
 # Silences of upstream, for the histogram.
 
 
-def test_a_silence_of_an_interval_is_told_when_it_ends() -> None:
+def test_a_silence_of_an_interval_is_reported_when_it_ends() -> None:
     transcript = play(PINGS, OPEN, (9, DATA), (18, DATA), (28, DATA), (128, PIECE), until=129)
     told = [line for line in transcript.said if isinstance(line[1], SilenceEnded)]
     assert told == [(28, SilenceEnded(10)), (128, SilenceEnded(100))]
 
 
-def test_a_silence_is_told_though_the_timer_has_not_fired_yet() -> None:
+def test_a_silence_is_reported_even_before_the_timer_fires() -> None:
     life = Lifecycle(PINGS, 0)
     life.handle(Opened(), 0)
     assert life.received(1, True) == ()
@@ -372,7 +372,7 @@ def test_a_client_that_takes_nothing_is_closed_after_the_write_timeout() -> None
     assert play(LIMITED, OPEN, (5, Blocked()), until=60).said == [COMMITTED, (45, STALLED_CLIENT)]
 
 
-def test_what_the_client_took_before_it_blocked_is_no_progress() -> None:
+def test_bytes_accepted_before_the_block_are_not_progress() -> None:
     script: list[tuple[float, Step]] = [(1, Took(500)), (5, Blocked(taken=500))]
     assert play(LIMITED, OPEN, *script, until=60).said == [COMMITTED, (45, STALLED_CLIENT)]
 
@@ -390,7 +390,7 @@ def test_a_client_that_stops_taking_is_found_a_quarter_of_the_limit_later_at_mos
     assert last + 40 <= closed_at <= last + 50
 
 
-def test_being_unblocked_ends_the_write_timeout_and_blocking_again_starts_it_anew() -> None:
+def test_unblocking_ends_the_write_timeout_and_blocking_again_restarts_it() -> None:
     script: list[tuple[float, Step]] = [(5, Blocked()), (44, Unblocked()), (45, Blocked())]
     assert play(LIMITED, OPEN, *script, until=100).said == [COMMITTED, (85, STALLED_CLIENT)]
 

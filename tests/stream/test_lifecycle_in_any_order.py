@@ -179,7 +179,7 @@ def fate(policy: StreamPolicy, script: Script) -> list[tuple[float, Command]]:
 
 @settings(max_examples=300, deadline=None)
 @given(stalls, scripts)
-def test_pings_change_nothing_of_what_is_told_about_upstream(stall: Stall, script: Script) -> None:
+def test_pings_do_not_change_the_reports_about_upstream(stall: Stall, script: Script) -> None:
     # Fifteen seconds are a silence of upstream's in both.
     pinged = StreamPolicy(keepalive=Keepalive(interval=15), stall=stall)
     silent = StreamPolicy(keepalive=None, stall=stall)

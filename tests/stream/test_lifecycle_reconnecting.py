@@ -66,9 +66,7 @@ def told(transcript: Transcript, *kinds: type[Command]) -> list[tuple[float, Com
 
 @pytest.mark.parametrize("reason", [END, RESET])
 @pytest.mark.parametrize("resumed", [True, False])
-def test_an_upstream_that_is_lost_is_asked_again_and_the_gap_is_told(
-    reason: CloseReason, resumed: bool
-) -> None:
+def test_a_lost_upstream_is_opened_again_and_the_gap_is_announced(reason: CloseReason, resumed: bool) -> None:
     transcript = play(
         LASTING,
         *OPEN,
@@ -142,7 +140,7 @@ def test_what_upstream_demands_is_waited_for_and_comes_on_top() -> None:
     ]
 
 
-def test_a_wait_may_be_none_at_all() -> None:
+def test_a_wait_may_be_0() -> None:
     transcript = play(LASTING, *OPEN, (8, LOST), (9, AGAIN), until=10, draw=lambda: 0.0)
     assert transcript.said[1:] == [(8, Reopen()), (9, Reopen())]
 
@@ -170,7 +168,7 @@ def test_pings_go_on_while_upstream_is_away() -> None:
     ]
 
 
-def test_a_gap_that_nobody_is_told_of_ends_no_silence() -> None:
+def test_a_gap_without_a_notice_does_not_end_the_silence() -> None:
     transcript = play(PINGED, *OPEN, (8, LOST), until=9)
     transcript.now = 9.5
     transcript.life.handle(REOPENED, 9.5)  # whatever is written for it, it is not the lifecycle that knows
@@ -188,7 +186,7 @@ def test_a_confirm_that_waits_is_not_put_off_by_an_outage() -> None:
 
 
 @pytest.mark.parametrize("first", [DATA, NOISE, PIECE])
-def test_another_upstream_that_speaks_during_the_wait_spares_the_confirm(first: Step) -> None:
+def test_a_reconnected_upstream_that_sends_during_the_wait_replaces_the_confirm(first: Step) -> None:
     script: list[tuple[float, Step]] = [
         (0, Reopens()),
         (0, Opened(confirm_wait=5)),
@@ -204,7 +202,7 @@ def test_the_confirm_waits_for_the_first_upstream_only() -> None:
     assert told(transcript, Confirm) == []
 
 
-def test_no_ping_goes_behind_bytes_that_wait_during_an_outage_either() -> None:
+def test_no_ping_follows_waiting_bytes_during_an_outage_either() -> None:
     script: list[tuple[float, Step]] = [(5, Blocked()), (8, LOST), (30, Unblocked())]
     transcript = play(PINGED, *OPEN, *script, until=45)
     assert transcript.said[1:] == [(9, Reopen()), (40, Ping(40))]
@@ -284,16 +282,16 @@ def reopened_after(*between: Step, times: int, stall: Stall | None = None) -> li
     return waits
 
 
-def test_neither_headers_nor_reopenings_make_waits_short_again() -> None:
+def test_neither_headers_nor_reconnects_reset_the_waits() -> None:
     assert reopened_after(times=7) == [1, 2, 4, 8, 8, 8, 8]
 
 
 @pytest.mark.parametrize("step", [NOISE, PIECE, Paused()])
-def test_nor_does_what_is_no_sign_of_life(step: Step) -> None:
+def test_bytes_that_are_no_sign_of_life_do_not_reset_the_waits(step: Step) -> None:
     assert reopened_after(step, times=6) == [1, 2, 4, 8, 8, 8]
 
 
-def test_nor_does_time_or_a_pause() -> None:
+def test_time_and_a_pause_do_not_reset_the_waits() -> None:
     assert reopened_after(Paused(), Resumed(), times=6) == [1, 2, 4, 8, 8, 8]
     assert reopened_after(*[Resumed()] * 40, times=6) == [1, 2, 4, 8, 8, 8]
 
@@ -341,7 +339,7 @@ def test_the_confirm_follows_upstreams_answer() -> None:
     assert told(transcript, Confirm) == []
 
 
-def test_the_time_upstream_took_to_answer_counts_as_nobodys_silence_behind_an_early_commit_either() -> None:
+def test_the_time_before_upstreams_answer_counts_as_no_silence_after_an_early_commit_either() -> None:
     policy = promise(stall=Stall(after=60), reconnect=RECONNECT)
     transcript = play(policy, *EARLY, (200, Opened()), until=261)
     assert transcript.said == [COMMITTED_EARLY, (200, Confirm()), (260, Stalled(60))]
@@ -355,7 +353,7 @@ def test_any_other_answer_ends_the_stream(reason: CloseReason, may: bool) -> Non
     assert transcript.said == [COMMITTED_EARLY, (6, Close(reason))]
 
 
-def test_behind_an_early_commit_a_fault_is_tried_again_and_no_gap_is_told() -> None:
+def test_after_an_early_commit_a_fault_is_tried_again_without_a_notice() -> None:
     transcript = play(PINGED, *EARLY, (8, AGAIN), (10, AGAIN), (13, Opened()), until=24)
     assert transcript.said == [
         COMMITTED_EARLY,
@@ -367,7 +365,7 @@ def test_behind_an_early_commit_a_fault_is_tried_again_and_no_gap_is_told() -> N
     assert transcript.states[1:] == [(8, State.RECONNECTING), (13, State.WAITING)]
 
 
-def test_the_next_loss_is_told_and_its_waits_go_on_growing() -> None:
+def test_the_next_loss_is_announced_and_its_waits_go_on_growing() -> None:
     transcript = play(LASTING, *EARLY, (8, AGAIN), (10, Opened()), (20, LOST), (23, REOPENED), until=24)
     assert transcript.said[1:] == [
         (9, Reopen()),
@@ -377,7 +375,7 @@ def test_the_next_loss_is_told_and_its_waits_go_on_growing() -> None:
     ]
 
 
-def test_behind_an_early_commit_upstream_is_given_up_as_well() -> None:
+def test_after_an_early_commit_upstream_is_given_up_too() -> None:
     transcript = play(LASTING, *EARLY, (8, AGAIN), until=200)
     assert transcript.said[1:] == [(9, Reopen()), (108, Close(CloseReason.GIVE_UP))]
 
@@ -393,7 +391,7 @@ def test_while_its_first_answer_is_awaited_nothing_gives_upstream_up() -> None:
 WATCHED = promise(stall=Stall(after=60), reconnect=RECONNECT)
 
 
-def test_a_reopening_is_no_sign_of_life() -> None:
+def test_a_reconnect_is_not_a_sign_of_life() -> None:
     script: list[tuple[float, Step]] = [(10, DATA), (20, LOST), (30, REOPENED), (65, NOISE)]
     transcript = play(WATCHED, *OPEN, *script, until=1000)
     assert told(transcript, Stalled) == [(70, Stalled(60))]
@@ -588,7 +586,7 @@ def test_while_it_waits_another_reason_to_leave_changes_nothing() -> None:
     assert told(transcript, Close) == [(21, Close(CloseReason.MAX_AGE))]
 
 
-def test_half_a_block_of_an_upstream_that_is_lost_keeps_nobody() -> None:
+def test_an_unfinished_block_of_a_lost_upstream_does_not_delay_the_end() -> None:
     script: list[tuple[float, Step]] = [(1, LeaveAt(20, CloseReason.DRAIN)), (15, PIECE), (19, LOST)]
     assert play(LASTING, *OPEN, *script, until=30).said[-1] == (20, Close(CloseReason.DRAIN))
 
@@ -609,7 +607,7 @@ def test_other_ends_wait_for_no_block() -> None:
 # The way of every byte.
 
 
-def test_bytes_that_change_nothing_are_answered_with_nothing_at_all() -> None:
+def test_bytes_that_change_no_state_return_none() -> None:
     life = Lifecycle(LASTING, 0)
     life.handle(Opened(), 0)
     assert life.received(1, True) == ()  # the first ones: now it flows

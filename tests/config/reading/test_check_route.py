@@ -120,7 +120,7 @@ def test_a_wrong_algorithm_does_not_hide_a_wrong_key() -> None:
 
 
 @pytest.mark.parametrize("identity", ["on", "[]", "{verify: jwd}"])
-def test_an_identity_that_is_wrong_by_itself_is_complained_about_once(identity: str) -> None:
+def test_an_identity_with_a_fault_of_its_own_is_reported_once(identity: str) -> None:
     assert len(stream_problems(f"identity: {identity}")) == 1
 
 
@@ -169,7 +169,7 @@ def test_a_claim_with_an_identity_is_allowed() -> None:
     assert stream_of(confirm, before="defaults: {identity: {verify: upstream}}\n")
 
 
-def test_credentials_cannot_be_for_everybody() -> None:
+def test_credentials_need_named_origins() -> None:
     for origins in ("['*']", "[https://a.com, '*']"):
         text = VALID.replace("    stream:\n", f"    cors: {{origins: {origins}, credentials: true}}\n")
         assert said(refused(text)) == [
@@ -198,7 +198,7 @@ LOST = (
         ("", "", []),
     ],
 )
-def test_an_early_commit_that_nobody_thought_of_cors_for_is_a_warning(
+def test_an_early_commit_without_a_written_cors_is_a_warning(
     early: str, cors: str, expected: list[str]
 ) -> None:
     assert warned(f"early_commit: {early}", cors=cors) == expected

@@ -89,11 +89,11 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(scalar: str, value: object) 
         (b"#" * (4 << 20) + b"\n", "config.yaml: larger than 4MiB (is this the right file?)"),
     ],
 )
-def test_what_is_no_configuration_at_all_is_one_problem(content: bytes, problem: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_one_problem(content: bytes, problem: str) -> None:
     assert problems_of(content) == [problem]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key() -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_key() -> None:
     assert read(b"\xef\xbb\xbfkey: 1\n") == {"key": 1}
 
 
@@ -103,7 +103,7 @@ def test_a_key_written_twice_is_refused_on_its_second_line() -> None:
     ]
 
 
-def test_a_key_that_is_no_text_is_refused() -> None:
+def test_a_key_that_is_not_text_is_refused() -> None:
     assert problems_of("a:\n  [1, 2]: 3\n") == ["config.yaml:2: a: a key must be text"]
 
 
@@ -134,7 +134,7 @@ def test_an_alias_inside_its_own_anchor_is_refused() -> None:
     ]
 
 
-def test_a_lone_surrogate_is_no_text() -> None:
+def test_a_lone_surrogate_is_not_text() -> None:
     assert problems_of('a: "\\ud800"\n') == [
         "config.yaml:1: a: contains half a surrogate pair, which is not valid text"
     ]
@@ -176,7 +176,7 @@ def test_an_unset_variable_without_a_default_is_an_error_with_its_line() -> None
 
 
 @pytest.mark.parametrize("scalar", ["${", "'${a b}'", "${1A}", "${A-b}", "${}"])
-def test_a_variable_that_is_none_is_refused(scalar: str) -> None:
+def test_an_invalid_variable_is_refused(scalar: str) -> None:
     (problem,) = problems_of(f"a: {scalar}\n")
     assert "not a valid ${NAME} (write $${ for a literal ${)" in problem
 

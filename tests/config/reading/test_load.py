@@ -354,7 +354,7 @@ def test_a_value_that_is_broken_already_is_not_complained_about_twice() -> None:
     assert "NOPE is not set" in problem
 
 
-def test_a_route_whose_upstream_nobody_uses_is_a_warning_only() -> None:
+def test_an_upstream_without_a_route_is_only_a_warning() -> None:
     configured = loaded(VALID.replace("routes:", "  spare: {url: http://spare}\nroutes:"))
     (warning,) = configured.warnings
     assert warning.warning

@@ -220,7 +220,7 @@ def test_closing_a_stalled_stream_needs_no_sign_of_life_written_out() -> None:
 
 
 @pytest.mark.parametrize("section", ["admin", "logging", "limits", "drain", "defaults"])
-def test_a_section_with_nothing_behind_it_has_every_default(section: str) -> None:
+def test_an_empty_section_has_every_default(section: str) -> None:
     assert loaded(f"{section}:\n{VALID}").settings == loaded(VALID).settings
 
 

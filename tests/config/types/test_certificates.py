@@ -52,9 +52,7 @@ def test_every_bad_file_is_named_by_its_key(tmp_path: Path) -> None:
     assert [key for key, _ in client_faults(str(none), str(none))] == ["ca_file", "client_cert"]
 
 
-def test_a_file_that_is_not_what_its_key_needs_is_told_what_it_is(
-    tmp_path: Path, authority: Authority
-) -> None:
+def test_a_file_of_the_wrong_kind_is_refused_with_its_kind(tmp_path: Path, authority: Authority) -> None:
     key, text, binary, broken, pipe = (
         tmp_path / name for name in ("key", "text", "binary", "broken", "pipe")
     )
@@ -78,7 +76,7 @@ def test_a_file_that_is_not_what_its_key_needs_is_told_what_it_is(
         assert found.get("key_file") == as_key
 
 
-def test_a_key_of_another_certificate_is_told_to_be_so(authority: Authority) -> None:
+def test_a_key_of_another_certificate_is_refused(authority: Authority) -> None:
     one, other = authority.certificate("one", "localhost"), authority.certificate("other", "localhost")
     mismatch = "the private key does not belong to the certificate"
     assert server_messages(one, other) == [("key_file", mismatch)]
@@ -101,7 +99,7 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(
         server_context(str(server), str(key), None)
 
 
-def test_a_broken_key_is_told_to_be_so(tmp_path: Path, authority: Authority) -> None:
+def test_a_broken_key_is_reported(tmp_path: Path, authority: Authority) -> None:
     server, key = authority.certificate("server", "localhost"), tmp_path / "key.pem"
     key.write_text("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n")
     assert server_messages(server, key) == [("key_file", "contains no usable private key")]

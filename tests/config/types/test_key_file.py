@@ -47,7 +47,7 @@ def test_a_public_key_that_fits_every_algorithm_is_good(
         (RSA, EDDSA, "EdDSA", "RS256, RS384, RS512, PS256, PS384, PS512"),
     ],
 )
-def test_a_key_of_another_kind_is_told_with_what_it_is_for(
+def test_a_key_of_another_kind_is_refused_with_its_algorithms(
     tmp_path: Path, content: bytes, algorithms: tuple[str, ...], unfit: str, kind: str
 ) -> None:
     expected = Fault(f"the key does not fit {unfit}", f"it fits {kind}")
@@ -71,7 +71,7 @@ def test_an_rsa_key_that_is_too_short_to_prove_anything_is_refused(tmp_path: Pat
     ids=["empty", "a password", "no text", "nonsense in PEM", "cut off"],
 )
 @pytest.mark.parametrize("algorithms", [EDDSA, ("ES256",), ("RS256",), ()])
-def test_what_is_no_key_is_told_without_being_quoted(
+def test_a_file_without_a_key_is_refused_without_a_quote_of_it(
     tmp_path: Path, content: bytes, algorithms: tuple[str, ...]
 ) -> None:
     fault = fault_of(tmp_path, content, algorithms)
@@ -87,13 +87,13 @@ def test_a_private_key_is_refused_though_it_could_check_signatures(tmp_path: Pat
         assert fault.message == "contains a private key; only the server may have it"
 
 
-def test_a_certificate_is_told_how_to_become_a_key(tmp_path: Path) -> None:
+def test_a_certificate_is_refused_with_the_command_that_extracts_its_key(tmp_path: Path) -> None:
     fault = fault_of(tmp_path, b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
     assert fault is not None
     assert fault.hint == "openssl x509 -in CERTIFICATE -pubkey -noout"
 
 
-def test_a_file_that_cannot_be_read_is_told_why(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused_with_the_cause(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     pipe = tmp_path / "pipe"
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read_is_told_why(tmp_path: Path) -> None:
         assert fault.message == message
 
 
-def test_a_file_of_somebody_else_is_told_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key.pem").write_bytes(ED25519)
 
     def forbidden(*_: object) -> None:
@@ -133,7 +133,7 @@ def test_a_key_behind_symbolic_links_is_read_as_a_config_map_mounts_it(tmp_path:
 
 
 @pytest.mark.parametrize("missing", ["jwt", "cryptography"])
-def test_a_missing_extra_is_told_with_the_way_to_get_it(
+def test_a_missing_extra_is_reported_with_its_install_command(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert extra_fault() is None

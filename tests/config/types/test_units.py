@@ -63,13 +63,13 @@ def test_a_negative_duration_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["15 s", "15S", "15sec", "s", "1h30m", "\u0661s", "1e3s", "soon", ""])
-def test_other_text_is_no_duration(value: str) -> None:
+def test_other_text_is_not_a_duration(value: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(value)
 
 
 @pytest.mark.parametrize("value", ["64KB", "64k", "64kib", "64 KiB", "big"])
-def test_other_text_is_no_size(value: str) -> None:
+def test_other_text_is_not_a_size(value: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_size(value)
 
