@@ -98,6 +98,7 @@ class StreamRequest:
         """Give the place back, unless a stream has begun."""
         if self._stream is not None and not self._has_begun:
             self._process.streams.remove(self._stream)
+            self._stream.flow.retire()
             self._stream = None
 
     def _through_quick_tunnel(self) -> None:
