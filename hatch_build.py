@@ -1,6 +1,6 @@
 """Compiles the way of a byte with mypyc where `SSE_PROXY_COMPILE=1` asks for it; else nothing is compiled.
 
-The source is the same either way (docs/design/decisions/0013-compiled.md). A compile that fails ends the
+The source is the same either way (docs/design/decisions/0016-libraries.md). A compile that fails ends the
 build.
 """
 

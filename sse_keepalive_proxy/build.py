@@ -1,7 +1,7 @@
 """Whether the way of a byte is compiled or interpreted.
 
 Owns the list of the modules that every byte of a stream passes: `hatch_build.py` compiles these when the
-package is built with `SSE_PROXY_COMPILE=1`, and nothing else (docs/design/decisions/0013-compiled.md).
+package is built with `SSE_PROXY_COMPILE=1`, and nothing else (docs/design/decisions/0016-libraries.md).
 """
 
 from __future__ import annotations

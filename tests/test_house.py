@@ -62,20 +62,13 @@ RIDDLES = re.compile(
     re.IGNORECASE,
 )
 PLAIN_ROOMS = ("cli", "config", "demo", "observe", "stream", "wire", "errors.py", "__init__.py")
-UNREAD_PAGES = {
-    "performance.md",
-    "0001-hand-over.md",
-    "0012-sockets.md",
-    "0013-compiled.md",
-    "0014-access-log.md",
-}
-UNREAD_PAGES |= {str(Path("docs", "design", "README.md"))}
+UNREAD_PAGES = {"performance.md"}
 PLAIN = [
     path
     for path in [*SOURCES, *PAGES]
     if path.is_relative_to(ROOT / "deploy")
     or path == ROOT / "config.example.yaml"
-    or (path.suffix == ".md" and UNREAD_PAGES.isdisjoint((path.name, str(path.relative_to(ROOT)))))
+    or (path.suffix == ".md" and path.name not in UNREAD_PAGES)
     or any(path.is_relative_to(PACKAGE / room) for room in PLAIN_ROOMS)
 ]
 IMPURE = {"asyncio", "aiohttp", "time", "random", "socket", "ssl", "logging", "prometheus_client", "os"}
@@ -246,6 +239,41 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         file = (page.parent / name).resolve() if name else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+NAMING_PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "design" / "README.md"]
+"""The pages that say where something is."""
+
+
+def definitions(path: Path) -> set[str]:
+    """Every class and function of a module, methods as `Class.method`."""
+    defined = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            methods = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+            defined |= {node.name, *(f"{node.name}.{each.name}" for each in methods)}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            defined.add(node.name)
+    return defined
+
+
+@pytest.mark.parametrize("page", NAMING_PAGES, ids=local)
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
+    wanting, room = [], ""
+    for name in re.findall(r"`([\w/]+\.py|[\w/]+/)`", page.read_text(encoding="utf-8")):
+        room = name if name.endswith("/") else room  # a section may be named without its folder
+        places = [base / name for base in (PACKAGE, PACKAGE / room, ROOT)]
+        wanting += [] if any(place.exists() for place in places) else [name]
+    assert wanting == []
+
+
+def test_every_function_that_the_design_page_names_is_in_the_file_beside_it() -> None:
+    rows = re.findall(
+        r"^\| .* \| `([\w/]+\.py)` \| (.*) \|$", NAMING_PAGES[1].read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = [(file, name) for file, cell in rows for name in re.findall(r"`([\w.]+)`", cell)]
+    assert len(named) > 40
+    assert [each for each in named if each[1] not in definitions(PACKAGE / each[0])] == []
 
 
 @pytest.mark.parametrize("path", PLAIN, ids=local)

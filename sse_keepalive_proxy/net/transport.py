@@ -5,7 +5,8 @@ them in the place of two of uvloop's make an idle stream 2 KiB lighter (of 5.5),
 close. TLS is not its business: an encrypted connection has a transport of the event loop's.
 
 `asyncio.Transport` is not its base class: this module may be compiled, and a class that mypyc 2.4 compiles
-must not inherit from an interpreted one (docs/design/decisions/0013). It is cast where it meets a protocol.
+must not inherit from an interpreted one (docs/design/decisions/0016-libraries.md). It is cast where it meets
+a protocol.
 `tests/net/test_transport_behaviour.py` names every difference from asyncio's and uvloop's own transports.
 """
 

@@ -1,6 +1,6 @@
 """Answers that are none, or not whole: what the client is told, and that it is never told more than is true.
 
-Connections that cannot be made are in `tests/upstream/test_dial.py`.
+Connections that cannot be made are in `tests/http/test_dialer.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is no event stream passes through: requests and answers as they are, bodies streamed both ways.
 
 Upgrades are in `test_websocket.py`, what the parser refuses in `test_smuggling.py`, connections that cannot
-be made in `tests/upstream/test_dial.py`.
+be made in `tests/http/test_dialer.py`.
 """
 
 from __future__ import annotations

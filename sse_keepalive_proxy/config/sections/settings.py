@@ -170,7 +170,8 @@ class Upstream(Section):
 
     url: UpstreamUrl = Field(
         description="The address of the server: `http://host:port`, `https://host` or `unix:/path`. A path "
-        "in it is put before the path of the request. The name is resolved again for every stream.",
+        "in it is put before the path of the request. The name is resolved again for every connection, and "
+        "its next address is tried when one fails or has not answered after 0.25 s.",
     )
     connect_timeout: Duration = Field(
         default=5.0,
@@ -288,8 +289,9 @@ class Settings(Section):
     )
     reuse_port: bool = Field(
         default=False,
-        description="Allows another process to listen on the same TCP ports, also for `admin`. So a new "
-        "proxy can start before the old one ends. Sockets of systemd do not need this key.",
+        description="Allows another process to listen on the same addresses, also for `admin`. "
+        "So a new proxy can start before the old one ends, also on Unix sockets. Sockets of systemd do not "
+        "need this key.",
     )
     tls: Annotated[ServerTls | None, OFF] = Field(
         default=None,
