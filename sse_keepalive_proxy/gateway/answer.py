@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.observe.log import log_line
 
@@ -10,13 +10,13 @@ __all__ = ["log_access"]
 
 
 def log_access(
-    incoming: Incoming, client: str, route: str, status: int, seconds: float, reason: str = ""
+    request: ClientRequest, client: str, route: str, status: int, seconds: float, reason: str = ""
 ) -> None:
     """The line of a plain request. `reason`: why the answer is ours."""
     fields = {
         "route": route,
-        "method": incoming.method,
-        "target": redact_target(incoming.target),
+        "method": request.method,
+        "target": redact_target(request.target),
         "status": status,
         "seconds": round(seconds, 3),
         "client": client,

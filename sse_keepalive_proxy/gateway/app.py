@@ -143,23 +143,23 @@ class Proxy:
 
     async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
         process, in_force, peer = self._process, self._in_force, peer_address(connection.transport)
-        incoming = admit(request, peer=peer, scheme=scheme(connection.transport))
-        if isinstance(incoming, Refusal):
-            self._refused(incoming.status, incoming.text, peer)
-            return connection.respond(incoming.status, incoming.text, keep_alive=False)
-        host = host_name(incoming.host.decode("latin-1"))
-        asked = preflight_method(incoming.method, incoming.headers)
+        admitted = admit(request, peer=peer, scheme=scheme(connection.transport))
+        if isinstance(admitted, Refusal):
+            self._refused(admitted.status, admitted.text, peer)
+            return connection.respond(admitted.status, admitted.text, keep_alive=False)
+        host = host_name(admitted.host.decode("latin-1"))
+        asked = preflight_method(admitted.method, admitted.headers)
         if asked is not None:
-            route = in_force.routes.find(method=asked.decode("latin-1"), path=incoming.path, host=host)
+            route = in_force.routes.find(method=asked.decode("latin-1"), path=admitted.path, host=host)
             if route is not None and route.cors is not None:
-                return Forward(process, in_force, connection, incoming, route).preflight(route.cors)
-        route = in_force.routes.find(method=incoming.method, path=incoming.path, host=host)
+                return Forward(process, in_force, connection, admitted, route).preflight(route.cors)
+        route = in_force.routes.find(method=admitted.method, path=admitted.path, host=host)
         if route is None:
-            client = in_force.trust.client(incoming.peer, incoming.headers)
-            process.metrics.answered(NO_ROUTE, incoming.method, 404)
-            log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
+            client = in_force.trust.client(admitted.peer, admitted.headers)
+            process.metrics.answered(NO_ROUTE, admitted.method, 404)
+            log_access(admitted, client, NO_ROUTE, 404, 0.0, "no route takes this request")
             return connection.respond(404, "no route takes this request")
-        return await Forward(process, in_force, connection, incoming, route).run()
+        return await Forward(process, in_force, connection, admitted, route).run()
 
 
 def _in_force(settings: Settings, routes: RouteTable[ReadyRoute]) -> InForce:

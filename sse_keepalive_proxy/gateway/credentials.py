@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from urllib.parse import unquote_to_bytes
 
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 
 __all__ = ["FINGERPRINT_SIZE", "fingerprint", "values"]
 
@@ -19,7 +19,7 @@ FINGERPRINT_SIZE = 16
 """Bytes: enough that no two credentials meet, by chance or by design (2**64 tries for any two)."""
 
 
-def values(incoming: Incoming, place: str) -> list[bytes]:
+def values(request: ClientRequest, place: str) -> list[bytes]:
     """Every value at `place`, in order; an empty one is a value.
 
     `query:NAME` is read as forms write it (WHATWG URL 5.1): names and values percent-decoded, `+` a space.
@@ -28,18 +28,18 @@ def values(incoming: Incoming, place: str) -> list[bytes]:
     kind, _, name = place.partition(":")
     if kind == "query":
         wanted = _decoded(name)
-        return [value for found, value in _query(incoming.target) if found == wanted]
+        return [value for found, value in _query(request.target) if found == wanted]
     lower = name.lower().encode()
-    return [value for field, value in incoming.headers if field.lower() == lower]
+    return [value for field, value in request.headers if field.lower() == lower]
 
 
-def fingerprint(key: bytes, route: str, incoming: Incoming, places: Sequence[str], client: str) -> bytes:
-    """16 bytes by which the credentials of `incoming` are known again on `route`, and on it alone.
+def fingerprint(key: bytes, route: str, request: ClientRequest, places: Sequence[str], client: str) -> bytes:
+    """16 bytes by which the credentials of `request` are known again on `route`, and on it alone.
 
     It covers every value at every one of `places`. Where they hold nothing, `client`, an address, stands
     in. `key` is secret, at most 64 bytes: without it nobody can try credentials against a fingerprint.
     """
-    found = [(place, values(incoming, place)) for place in places]
+    found = [(place, values(request, place)) for place in places]
     parts = [route.encode()]
     if any(value for _, given in found for value in given):
         for place, given in found:

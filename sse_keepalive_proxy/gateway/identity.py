@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
 from sse_keepalive_proxy.gateway.credentials import values
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.stream.policy import Identity, Verify
 
 __all__ = ["LEEWAY", "Holder", "Identifier", "TokenRejection"]
@@ -93,13 +93,13 @@ class Identifier:
         self._jws = jwt.PyJWS(options={"verify_signature": policy.verify is Verify.JWT})
         self._key = _key(policy) if policy.verify is Verify.JWT else b""
 
-    def identify(self, incoming: Incoming) -> Holder | TokenRejection:
+    def identify(self, request: ClientRequest) -> Holder | TokenRejection:
         """The holder of the one token at `policy.source`, or why there is none.
 
         With `Verify.JWT` the holder is proven. With `Verify.UPSTREAM` it is only what the request says,
         neither signature nor time checked: use it once upstream has accepted this very request.
         """
-        token = self._token(incoming)
+        token = self._token(request)
         if isinstance(token, TokenRejection):
             return token
         claims = self._claims(token)
@@ -107,8 +107,8 @@ class Identifier:
             return claims
         return _against(claims, self._policy, self._now()) or Holder(claims, _expiry(claims))
 
-    def _token(self, incoming: Incoming) -> bytes | TokenRejection:
-        found = values(incoming, self._policy.source)
+    def _token(self, request: ClientRequest) -> bytes | TokenRejection:
+        found = values(request, self._policy.source)
         if len(found) > 1:
             return TokenRejection.SEVERAL
         token = found[0].strip() if found else b""

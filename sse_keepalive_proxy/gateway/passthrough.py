@@ -15,7 +15,7 @@ from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tcp import reset
 
@@ -51,7 +51,7 @@ async def send_body(
 
 async def pass_back(
     connection: ClientConnection,
-    incoming: Incoming,
+    request: ClientRequest,
     exchange: Exchange,
     head: ResponseHead,
     own: Callable[[list[Header]], list[Header]],
@@ -62,13 +62,13 @@ async def pass_back(
     Raises ConnectionError when the client goes, `UpstreamError` when the body breaks off: the response
     has begun then, and can only be cut.
     """
-    headers, chunked, sized = _framed(incoming, head)
+    headers, chunked, sized = _framed(request, head)
     headers = own(headers)
     # A connection whose request is still on its way carries no other one.
     keep_alive = (sized or chunked) and connection.keeps_alive
     if not keep_alive:
         headers.append((b"Connection", b"close"))
-    elif incoming.http10:
+    elif request.http10:
         headers.append((b"Connection", b"keep-alive"))
     connection.write(encode_head(first_line(head), headers))
     body = BufferedBody(exchange)
@@ -86,7 +86,7 @@ async def pass_back(
     return keep_alive
 
 
-def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool, bool]:
+def _framed(request: ClientRequest, head: ResponseHead) -> tuple[list[Header], bool, bool]:
     """The response's fields with the framing this client understands, and where the body ends: with a
     last chunk, after a known size, or else with the connection.
     """
@@ -94,9 +94,9 @@ def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool,
     # A length beside a transfer coding is void (RFC 9112 6.3), that of a 204 has no meaning (RFC 9110 8.6).
     if head.get(b"transfer-encoding") or head.status == 204:
         headers = [field for field in headers if field[0].lower() != b"content-length"]
-    bodyless = incoming.method == "HEAD" or head.status in _NO_BODY
+    bodyless = request.method == "HEAD" or head.status in _NO_BODY
     sized = bodyless or any(name.lower() == b"content-length" for name, _ in headers)
-    chunked = not sized and not incoming.http10
+    chunked = not sized and not request.http10
     if chunked:
         headers.append((b"Transfer-Encoding", b"chunked"))
     return headers, chunked, sized

@@ -19,7 +19,7 @@ from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, abandon
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.headers import Header, encode_head, stream_head
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
 from sse_keepalive_proxy.http.responses import retry_after
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
@@ -49,8 +49,8 @@ class StreamRequest:
         "_client",
         "_connection",
         "_has_begun",
-        "_incoming",
         "_process",
+        "_request",
         "_route",
         "_stream",
         "_stream_route",
@@ -60,12 +60,12 @@ class StreamRequest:
         self,
         process: Process,
         connection: ClientConnection,
-        incoming: Incoming,
+        request: ClientRequest,
         route: ReadyRoute,
         stream_route: StreamRoute,
         client: str,
     ) -> None:
-        self._process, self._connection, self._incoming = process, connection, incoming
+        self._process, self._connection, self._request = process, connection, request
         self._route, self._stream_route, self._client = route, stream_route, client
         self._stream: Stream | None = None
         self._has_begun = False  # the stream leaves the registry by itself then
@@ -74,10 +74,10 @@ class StreamRequest:
 
     def reserve(self, head: bytes) -> StreamRefused | None:
         """Take a place among the streams. Return why there is none. `head` is the request's for upstream."""
-        incoming, streams = self._incoming, self._process.streams
-        if incoming.method == "HEAD" and self._stream_route.policy.refuse_head:
+        request, streams = self._request, self._process.streams
+        if request.method == "HEAD" and self._stream_route.policy.refuse_head:
             return 405, "HEAD is refused here", ((b"Allow", b"GET"),)
-        if incoming.method == "GET" and incoming.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
+        if request.method == "GET" and request.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
             self._through_quick_tunnel()
         rejected = streams.refusal(self._client)
         if rejected is not None:
@@ -88,7 +88,7 @@ class StreamRequest:
             self._stream_route,
             stream_id=f"{random.getrandbits(64):016x}",
             client=self._client,
-            target=redact_target(incoming.target),
+            target=redact_target(request.target),
             reconnection=self._reconnection(head),
         )
         streams.add(self._stream)
@@ -112,11 +112,11 @@ class StreamRequest:
 
     def _reconnection(self, head: bytes) -> Reconnection | None:
         """How upstream can be asked again: never with a body, only where the policy says so."""
-        policy, incoming = self._stream_route.policy.reconnect, self._incoming
+        policy, request = self._stream_route.policy.reconnect, self._request
         always = policy is not None and policy.when is ReconnectWhen.ALWAYS
-        plain_get = incoming.method == "GET" and not incoming.has_body and not incoming.upgrade
-        if policy is not None and plain_get and (always or incoming.is_event_source):
-            bare, known = without_id(head), own_id(incoming)
+        plain_get = request.method == "GET" and not request.has_body and not request.upgrade
+        if policy is not None and plain_get and (always or request.is_event_source):
+            bare, known = without_id(head), own_id(request)
             return self._asking(bare, known, always=always)
         return self._asking(always=False) if self._may_commit_early() else None
 
@@ -132,7 +132,7 @@ class StreamRequest:
         Raises `UpstreamError`.
         """
         policy = self._stream_route.policy.reconnect
-        if policy is None or policy.first_within is None or not self._incoming.is_event_source:
+        if policy is None or policy.first_within is None or not self._request.is_event_source:
             return await attempt.make()
         return await first_answer(
             attempt, policy, failed=self._failed_once, leaving=self._process.streams.leaving
@@ -155,14 +155,14 @@ class StreamRequest:
         return EarlyCommit(policy.after, self._accepted_late, self._refused_late)
 
     def _may_commit_early(self) -> bool:
-        policy, incoming = self._stream_route.policy.early_commit, self._incoming
-        if policy is None or incoming.method == "HEAD" or incoming.upgrade:  # neither can get a body
+        policy, request = self._stream_route.policy.early_commit, self._request
+        if policy is None or request.method == "HEAD" or request.upgrade:  # neither can get a body
             return False
-        return incoming.method in policy.methods
+        return request.method in policy.methods
 
     def _fingerprint(self) -> bytes:
         places = self._stream_route.policy.credential
-        return fingerprint(self._process.key, self._route.name, self._incoming, places, self._client)
+        return fingerprint(self._process.key, self._route.name, self._request, places, self._client)
 
     def commit_early(self, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
         """Answer 200 while upstream is still being asked."""
@@ -198,12 +198,12 @@ class StreamRequest:
 
     def _begin(self) -> Stream | None:
         """The stream with its client's connection to itself; None when the client has gone."""
-        stream, connection, incoming = self._stream, self._connection, self._incoming
+        stream, connection, request = self._stream, self._connection, self._request
         if stream is None or self._has_begun:
             raise AssertionError("a stream begins once, and has a place by then")
         self._has_begun = True
-        form = confirm_form(self._stream_route.policy.confirm, event_source=incoming.is_event_source)
-        chunked = not incoming.http10
+        form = confirm_form(self._stream_route.policy.confirm, event_source=request.is_event_source)
+        chunked = not request.http10
         if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], form, chunked=chunked):
             return None
         self._process.streams.begun(stream)
@@ -212,8 +212,8 @@ class StreamRequest:
     def _head(self, first_line: bytes, headers: Sequence[Header]) -> bytes:
         fields = stream_head(headers)
         if self._route.cors is not None:
-            fields = self._route.cors.own(self._incoming.headers, fields)
-        if not self._incoming.http10:
+            fields = self._route.cors.own(self._request.headers, fields)
+        if not self._request.http10:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return encode_head(first_line, [*fields, (b"Connection", b"close")])
 
@@ -222,7 +222,7 @@ class StreamRequest:
         identifier, policy = self._route.identifier, self._stream_route.policy.identity
         if identifier is None or policy is None:
             return
-        holder = identifier.identify(self._incoming)
+        holder = identifier.identify(self._request)
         if isinstance(holder, TokenRejection):
             self._unproven(holder)
             lives = 0.0 if holder is TokenRejection.EXPIRED else None
@@ -253,8 +253,8 @@ class StreamRequest:
             )
 
     def _count(self, status: int) -> None:
-        self._process.metrics.answered(self._route.name, self._incoming.method, status)
+        self._process.metrics.answered(self._route.name, self._request.method, status)
 
     def _where(self) -> dict[str, dict[str, str]]:
-        target = redact_target(self._incoming.target)
+        target = redact_target(self._request.target)
         return {"fields": {"route": self._route.name, "client": self._client, "target": target}}

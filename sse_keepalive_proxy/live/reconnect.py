@@ -11,7 +11,7 @@ import re
 from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
-from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, error_response
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, status_of
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
@@ -106,7 +106,7 @@ class Reconnection:
             return
         error = attempt.exception()
         if isinstance(error, UpstreamError):
-            callbacks.not_reopened(no_answer(error, self.wait), error_response(error), error)
+            callbacks.not_reopened(no_answer(error, self.wait), status_of(error), error)
         elif error is not None:
             callbacks.fail(error)
         else:
