@@ -1,4 +1,4 @@
-"""The log line of a plain request."""
+"""Write the access log line of a plain request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["log_access"]
 def log_access(
     request: ClientRequest, client: str, route: str, status: int, seconds: float, reason: str = ""
 ) -> None:
-    """The line of a plain request. `reason`: why the answer is ours."""
+    """Write the log line of a plain request. `reason`: why the proxy answered itself."""
     fields = {
         "route": route,
         "method": request.method,

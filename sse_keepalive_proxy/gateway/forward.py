@@ -1,5 +1,6 @@
-"""One request of one route, from upstream's connection to the answer: the border at which upstream's errors
-become answers. What is special about a route of streams is in `streaming`.
+"""Forward one request to the upstream of its route, and turn errors of upstream into answers.
+
+`stream_request` contains the rules for routes with streams.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ __all__ = ["Forward"]
 logger = logging.getLogger("sse_keepalive_proxy.gateway")
 
 _CLIENT_GONE = 499
-"""The code that nginx logs when the client leaves before the answer."""
+"""The status in nginx's log for a client that leaves before the answer."""
 
 _BODY_STATUS: dict[type[RequestBodyError], int] = {BodyInvalid: 400, BodyTooLate: 408, BodyTooLarge: 413}
 
 
 class Forward:
-    """One admitted request on its way through one route, by the limits and the trust of `in_force`."""
+    """One validated request to one route, with the limits and the trust of `in_force`."""
 
     __slots__ = (
         "_begun_at", "_body_whole", "_client", "_connection", "_head", "_is_plain", "_limit", "_process",
@@ -66,7 +67,7 @@ class Forward:
         self._begun_at = asyncio.get_running_loop().time()
         self._client = client = in_force.trust.client(request.peer, request.headers)
         stream = route.stream
-        self._is_plain = stream is None  # until its answer shows it
+        self._is_plain = stream is None  # of a stream route: known when the answer comes
         self._pump: asyncio.Task[RequestBodyError | None] | None = None
         self._body_whole: asyncio.Future[bool] | None = None
         if request.has_body:
@@ -77,8 +78,9 @@ class Forward:
         )
 
     async def run(self) -> bool:
-        """Answer. Return whether the connection may carry another request. Whatever happens, the request is
-        counted once and nothing is left open.
+        """Answer the request. Return whether the connection may carry another request.
+
+        In every case the request is counted once and nothing is left open.
         """
         metrics = self._route.metrics
         metrics.requests_in_flight += 1
@@ -105,7 +107,7 @@ class Forward:
                 self._stream_request.release()
 
     def preflight(self, cors: Cors) -> bool:
-        """Answer a CORS preflight in upstream's place."""
+        """Answer a CORS preflight without upstream."""
         self._count(204)
         fields = cors.preflight(self._request.headers)
         return self._connection.respond(204, "", fields=fields)
@@ -150,7 +152,7 @@ class Forward:
             self._body_whole.set_result(not failed and pump.result() is None)
 
     def _pass_interim(self, head: ResponseHead) -> None:
-        """Pass a 1xx on as it is (RFC 9110 15.2). A client of HTTP/1.0 would not understand it."""
+        """Pass a 1xx on unchanged (RFC 9110 15.2). It is not called for a client of HTTP/1.0."""
         fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
         with contextlib.suppress(ConnectionError):  # the connection itself notices that its client has left
             self._connection.write_interim(encode_head(first_line(head), fields))
@@ -167,17 +169,17 @@ class Forward:
     async def _passed_back(self, exchange: Exchange, head: ResponseHead) -> bool:
         if head.status == 101:
             if not self._request.upgrade or head.get(b"upgrade").lower() != b"websocket":
-                raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
+                raise UpstreamInvalid("upstream switched to a protocol that was not requested")
             return self._switch(exchange, head)
         self._is_plain = head.media_type != EVENT_STREAM
         if self._stream_request is not None:
             if head.is_event_stream and self._request.method != "HEAD":
                 if not head.is_encoded:
-                    await self._whole_body()
+                    await self._wait_for_body()
                     self._stream_request.commit(Answer(exchange, head), first_line(head))
                     return False
                 self._stream_request.encoded()
-            self._stream_request.release()  # no stream after all
+            self._stream_request.release()  # the answer is no stream
         try:
             written = await pass_back(self._connection, self._request, exchange, head, self._own)
         except ProxyError as error:
@@ -189,8 +191,8 @@ class Forward:
         self._count(head.status)
         return written
 
-    async def _whole_body(self) -> None:
-        """A stream's client has said all it has to say: its connection is about to be taken over."""
+    async def _wait_for_body(self) -> None:
+        """Wait until the request's body was sent. Only then can the stream take the connection over."""
         if self._pump is None:
             return
         try:
@@ -202,12 +204,12 @@ class Forward:
             raise error
 
     def _own(self, fields: list[Header]) -> list[Header]:
-        """An answer's fields with the CORS headers of the route, where they are ours."""
+        """Return the fields of an answer, with the CORS headers of the route if it has `cors`."""
         cors = self._route.cors
         return fields if cors is None else cors.own(self._request.headers, fields)
 
     def _switch(self, exchange: Exchange, head: ResponseHead) -> bool:
-        """A 101: the two connections are spliced from here on."""
+        """Answer with 101 and splice the two connections."""
         spliced = self._process.spliced
         fields = [*end_to_end(head.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         done: list[Callable[[], None]] = []

@@ -1,5 +1,5 @@
-"""A request of a stream route until its stream has begun: its place among the streams, the first opening of
-upstream, who asks, the response head.
+"""A request of a stream route until its stream has begun: it reserves a place among the streams, opens
+upstream, identifies the client, and makes the response head.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _QUICK_TUNNEL = b".trycloudflare.com"
 _EARLY_FIELDS = [(b"Content-Type", EVENT_STREAM)]
 
 StreamRefused = tuple[int, str, tuple[Header, ...]]
-"""Why upstream is not even asked for a stream: status, words, further fields."""
+"""An answer without asking upstream: status, text, further fields."""
 
 
 class StreamRequest:
-    """One request on its way to become a stream."""
+    """One request that becomes a stream if upstream answers with one."""
 
     __slots__ = (
         "_client",
@@ -68,12 +68,12 @@ class StreamRequest:
         self._process, self._connection, self._request = process, connection, request
         self._route, self._stream_route, self._client = route, stream_route, client
         self._stream: Stream | None = None
-        self._has_begun = False  # the stream leaves the registry by itself then
+        self._has_begun = False  # then the stream removes itself from the registry
 
-    # A place.
+    # The place among the streams.
 
     def reserve(self, head: bytes) -> StreamRefused | None:
-        """Take a place among the streams. Return why there is none. `head` is the request's for upstream."""
+        """Reserve a place among the streams. Return the answer if that is refused. `head` is for upstream."""
         request, streams = self._request, self._process.streams
         if request.method == "HEAD" and self._stream_route.policy.refuse_head:
             return 405, "HEAD is refused here", ((b"Allow", b"GET"),)
@@ -95,7 +95,7 @@ class StreamRequest:
         return None
 
     def release(self) -> None:
-        """Give the place back, unless a stream has begun."""
+        """Release the place, unless the stream has begun."""
         if self._stream is not None and not self._has_begun:
             self._process.streams.remove(self._stream)
             self._stream = None
@@ -105,29 +105,29 @@ class StreamRequest:
         if self._route.name not in self._process.warned:
             self._process.warned.add(self._route.name)
             logger.warning(
-                "a stream was asked for through a Quick Tunnel (*.trycloudflare.com), which holds every GET "
-                "until it ends, whatever we send: use a named tunnel",
+                "a stream was requested through a Quick Tunnel (*.trycloudflare.com), which buffers every "
+                "response to a GET until its end: use a named tunnel",
                 extra=self._where(),
             )
 
     def _reconnection(self, head: bytes) -> Reconnection | None:
-        """How upstream can be asked again: never with a body, only where the policy says so."""
+        """Return how to reconnect to upstream, or None. Requests with a body are never sent again."""
         policy, request = self._stream_route.policy.reconnect, self._request
         always = policy is not None and policy.when is ReconnectWhen.ALWAYS
         plain_get = request.method == "GET" and not request.has_body and not request.upgrade
         if policy is not None and plain_get and (always or request.is_event_source):
             bare, known = without_id(head), own_id(request)
-            return self._asking(bare, known, always=always)
-        return self._asking(always=False) if self._may_commit_early() else None
+            return self._reconnection_to(bare, known, always=always)
+        return self._reconnection_to(always=False) if self._may_commit_early() else None
 
-    def _asking(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reconnection:
+    def _reconnection_to(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reconnection:
         policy = self._stream_route.policy.reconnect
         return Reconnection(self._route.target, policy, bare, known, always=always)
 
     # The first opening.
 
     async def open(self, attempt: Attempt) -> Answer:
-        """Return upstream's answer. Where an EventSource would give up for good over a wrong one, ask again.
+        """Return upstream's answer. Retry for an EventSource, which stops for ever after an error status.
 
         Raises `UpstreamError`.
         """
@@ -142,7 +142,7 @@ class StreamRequest:
         if isinstance(cause, UpstreamError):
             self._route.metrics.upstream_error(cause)
         why = str(cause) if isinstance(cause, UpstreamError) else f"it answered with status {cause.status}"
-        logger.info("upstream gave no stream yet, it is asked again: %s", why, extra=self._where())
+        logger.info("upstream has not answered with a stream, trying again: %s", why, extra=self._where())
 
     # The early commit.
 
@@ -165,7 +165,7 @@ class StreamRequest:
         return fingerprint(self._process.key, self._route.name, self._request, places, self._client)
 
     def commit_early(self, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
-        """Answer 200 while upstream is still being asked."""
+        """Answer 200 before upstream has answered."""
         stream = self._begin()
         if stream is None:
             abandon(opening)
@@ -184,11 +184,11 @@ class StreamRequest:
     # The stream.
 
     def commit(self, answer: Answer, first_line: bytes) -> None:
-        """Upstream has accepted: the client gets the head and the confirm."""
+        """Begin the stream with upstream's answer: write the head and the confirm."""
         if self._may_commit_early():
             self._process.refused.discard(self._fingerprint())
         if self._stream is not None:
-            self._identify(self._stream)  # first: a fault of ours can still be answered
+            self._identify(self._stream)  # before the head: an exception can still be answered
         stream = self._begin()
         if stream is None:
             answer.exchange.close()
@@ -197,10 +197,10 @@ class StreamRequest:
         self._count(answer.head.status)
 
     def _begin(self) -> Stream | None:
-        """The stream with its client's connection to itself; None when the client has gone."""
+        """Give the client's connection to the stream. Return the stream, or None if the client has left."""
         stream, connection, request = self._stream, self._connection, self._request
         if stream is None or self._has_begun:
-            raise AssertionError("a stream begins once, and has a place by then")
+            raise AssertionError("a stream begins once, after `reserve`")
         self._has_begun = True
         form = confirm_form(self._stream_route.policy.confirm, event_source=request.is_event_source)
         chunked = not request.http10
@@ -218,36 +218,36 @@ class StreamRequest:
         return encode_head(first_line, [*fields, (b"Connection", b"close")])
 
     def _identify(self, stream: Stream) -> None:
-        """Upstream has accepted the request: who is it?"""
+        """Identify the client of a request that upstream has accepted."""
         identifier, policy = self._route.identifier, self._stream_route.policy.identity
         if identifier is None or policy is None:
             return
         holder = identifier.identify(self._request)
         if isinstance(holder, TokenRejection):
-            self._unproven(holder)
+            self._token_rejected(holder)
             lives = 0.0 if holder is TokenRejection.EXPIRED else None
         else:
             stream.claims = holder.claims
             lives = holder.lives(time.time())
         if policy.close_at_expiry and lives is not None:
-            # One that has expired, and that upstream accepts all the same, has the leeway that servers give.
+            # Upstream may still accept an expired token: servers allow some leeway.
             at = asyncio.get_running_loop().time() + (lives or LEEWAY)
             stream.leave(at, CloseReason.UNAUTHORIZED)
 
     def encoded(self) -> None:
-        """Upstream's stream came with a content coding."""
+        """Count and log a stream with a content coding."""
         self._route.metrics.uninspectable_streams += 1
         logger.warning(
-            "upstream encodes its event stream though asked not to: it passes through without pings",
+            "upstream encodes its event stream despite `Accept-Encoding: identity`: it gets no pings",
             extra=self._where(),
         )
 
-    def _unproven(self, why: TokenRejection) -> None:
-        told = f"{self._route.name}: {why.name}"
-        if why.may_be_ours and told not in self._process.warned:
-            self._process.warned.add(told)
+    def _token_rejected(self, why: TokenRejection) -> None:
+        key = f"{self._route.name}: {why.name}"
+        if why.may_be_ours and key not in self._process.warned:
+            self._process.warned.add(key)
             logger.warning(
-                "upstream accepted a request whose token is not believed here, so that it has no claims: %s",
+                "upstream accepted a request whose token the proxy rejects, so the client has no claims: %s",
                 why.value,
                 extra=self._where(),
             )

@@ -1,4 +1,4 @@
-"""The request head that upstream gets: written anew from what the client's says."""
+"""Write the request head for upstream from the validated values of the client's request."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sse_keepalive_proxy.http.request import ClientRequest
 
 __all__ = ["own_id", "request_head", "without_id"]
 
-_ANEW = frozenset({b"host", b"content-length"})
-_ANEW_FOR_STREAMS = _ANEW | {b"accept-encoding"}
+_REPLACED = frozenset({b"host", b"content-length"})
+_REPLACED_FOR_STREAMS = _REPLACED | {b"accept-encoding"}
 _LAST_EVENT_ID = b"last-event-id"
 _NOTHING = [b""]
 
 
 def request_head(request: ClientRequest, address: UpstreamAddress, trust: Trust, *, stream: bool) -> bytes:
-    """The whole head, blank line included. `stream`: of a route of streams, which are asked for unencoded."""
+    """Return the whole head with its blank line. `stream`: request an answer without content coding."""
     host = request.host or address.authority.encode()
-    kept = end_to_end(request.headers, _ANEW_FOR_STREAMS if stream else _ANEW)
+    kept = end_to_end(request.headers, _REPLACED_FOR_STREAMS if stream else _REPLACED)
     headers: list[Header] = [(b"Host", host), *trust.forward(request.peer, request.scheme, host, kept)]
     if stream:
         headers.append((b"Accept-Encoding", b"identity"))
@@ -35,13 +35,13 @@ def request_head(request: ClientRequest, address: UpstreamAddress, trust: Trust,
 
 
 def own_id(request: ClientRequest) -> bytes:
-    """The client's own `Last-Event-ID`; nothing where there is none."""
+    """Return the `Last-Event-ID` of the client's request, or `b""`."""
     return request.named.get(_LAST_EVENT_ID, _NOTHING)[0]
 
 
 def without_id(head: bytes) -> bytes:
-    """A request head without `Last-Event-ID` and without the blank line at its end, so that another id can
-    follow.
+    """Return a request head without `Last-Event-ID` and without the final blank line, so that another id can
+    be appended.
     """
     if _LAST_EVENT_ID not in head.lower():
         return head[:-2]
