@@ -56,7 +56,7 @@ def closed(reason: str) -> tuple[str, Any]:
 
 ANSWERED = "upstream answered with status"
 OTHER_TYPE = "but not with an event stream"
-ENCODED = "but encoded its event stream though asked not to"
+ENCODED = "but encoded its event stream despite `Accept-Encoding: identity`"
 
 
 @on_each_loop
