@@ -1,1 +1,1 @@
-"""A request to its answer: routes, forwarding, who may do what."""
+"""Answer requests: routes, forwarding, identity, CORS, streams and WebSockets."""

@@ -1,8 +1,8 @@
-"""The log line of a plain request."""
+"""Write the access log line of a plain request."""
 
 from __future__ import annotations
 
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.observe.log import log_line
 
@@ -10,13 +10,13 @@ __all__ = ["log_access"]
 
 
 def log_access(
-    incoming: Incoming, client: str, route: str, status: int, seconds: float, reason: str = ""
+    request: ClientRequest, client: str, route: str, status: int, seconds: float, reason: str = ""
 ) -> None:
-    """The line of a plain request. `reason`: why the answer is ours."""
+    """Write the log line of a plain request. `reason`: why the proxy answered itself."""
     fields = {
         "route": route,
-        "method": incoming.method,
-        "target": redact_target(incoming.target),
+        "method": request.method,
+        "target": redact_target(request.target),
         "status": status,
         "seconds": round(seconds, 3),
         "client": client,

@@ -1,4 +1,4 @@
-"""The proxy by the configuration in force: which route takes a request, and whether there is room for it."""
+"""Route requests by the current configuration, and limit connections."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = ["Proxy"]
 
 _MOST_REFUSED = 10_000
 _REFUSED_FOR = 600.0
-"""How many refused credentials are remembered at most, and for how many seconds."""
+"""The most refused credentials that are stored, and the seconds until one expires."""
 
 
 class Proxy:
-    """Answers every request of every client by the settings that it adopts; before, no route takes any.
+    """Answer the requests of all clients. `adopt` sets the routes; until then there are none.
 
-    `descriptors`: how many file descriptors the connections of both sides may use together.
+    `descriptors`: the number of file descriptors for connections of both sides together.
     `frontend` is the protocol factory of the listening sockets.
     """
 
@@ -69,14 +69,14 @@ class Proxy:
             self.frontend.use_tls(poller, context)
 
     async def adopt(self, settings: Settings) -> None:
-        """Make the routes ready, a few in each turn of the event loop, and answer requests by `settings` from
-        then on; those in flight keep what they began with. The limits of the frontend (`max_request_header`,
-        `request_header_timeout`) must be the ones it has.
+        """Prepare the routes, a few in each turn of the event loop, then answer new requests by `settings`.
+        Requests in flight keep the settings they began with. The limits of the frontend
+        (`max_request_header`, `request_header_timeout`) must not change.
 
-        Raises `ConfigurationError` for what only shows now; nothing has changed then.
+        Raises `ConfigurationError` if a file cannot be used. Nothing changes in this case.
         """
         context = context_for_clients(settings)
-        self._in_force = _in_force(settings, await self._made_ready(settings))
+        self._in_force = _in_force(settings, await self._prepare_routes(settings))
         if context is not None:
             self.frontend.use_tls(self._poller, context)
 
@@ -86,12 +86,12 @@ class Proxy:
         return bool(self.frontend.open_connections or len(self._process.streams) or self._process.spliced)
 
     def cut_upgraded(self) -> None:
-        """End every upgraded connection: a WebSocket has no block boundaries to wait for."""
+        """Close every upgraded connection now. A WebSocket has no block boundary to wait for."""
         for cut in list(self._process.spliced):
             cut()
 
-    async def _made_ready(self, settings: Settings) -> RouteTable[ReadyRoute]:
-        # What can fail comes first: a route that is not taken up must leave no metrics behind.
+    async def _prepare_routes(self, settings: Settings) -> RouteTable[ReadyRoute]:
+        # Steps that can fail come first: a route that is not used must not leave metrics.
         identified: list[tuple[Route, Identifier | None]] = []
         await in_slices(
             settings.routes, lambda part: identified.extend((each, _identifier(each)) for each in part)
@@ -101,13 +101,13 @@ class Proxy:
         await in_slices(
             identified,
             lambda part: table.extend(
-                self._ready(settings, tls.get(route.upstream), route, identifier)
+                self._prepare_route(settings, tls.get(route.upstream), route, identifier)
                 for route, identifier in part
             ),
         )
         return table
 
-    def _ready(
+    def _prepare_route(
         self, settings: Settings, tls: UpstreamTls | None, route: Route, identifier: Identifier | None
     ) -> ReadyRoute:
         upstream, process = settings.upstreams[route.upstream], self._process
@@ -125,8 +125,8 @@ class Proxy:
         )
 
     def _room(self) -> int:
-        """Return how many more connections fit, by the configuration and by the descriptors: each may come to
-        need a second one, to upstream. It is negative when there are too many.
+        """Return how many more connections are allowed, by the configuration and by the descriptors. Each may
+        need a second descriptor, to upstream. The result is negative if there are too many connections.
         """
         streams = self._process.streams
         clients = (
@@ -137,29 +137,29 @@ class Proxy:
         return min(self._in_force.limits.max_connections, self._descriptors // 2) - clients
 
     def _refused(self, status: int, reason: str, peer: str) -> None:
-        """Count and log what cannot be routed. It is no request that could be shown."""
+        """Count and log a refusal before routing. The request is not logged, because it may be invalid."""
         self._process.metrics.answered(NO_ROUTE, "other", status)
         log_line("refused", {"status": status, "reason": reason, "client": peer})
 
     async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
         process, in_force, peer = self._process, self._in_force, peer_address(connection.transport)
-        incoming = admit(request, peer=peer, scheme=scheme(connection.transport))
-        if isinstance(incoming, Refusal):
-            self._refused(incoming.status, incoming.text, peer)
-            return connection.respond(incoming.status, incoming.text, keep_alive=False)
-        host = host_name(incoming.host.decode("latin-1"))
-        asked = preflight_method(incoming.method, incoming.headers)
+        admitted = admit(request, peer=peer, scheme=scheme(connection.transport))
+        if isinstance(admitted, Refusal):
+            self._refused(admitted.status, admitted.text, peer)
+            return connection.respond(admitted.status, admitted.text, keep_alive=False)
+        host = host_name(admitted.host.decode("latin-1"))
+        asked = preflight_method(admitted.method, admitted.headers)
         if asked is not None:
-            route = in_force.routes.find(method=asked.decode("latin-1"), path=incoming.path, host=host)
+            route = in_force.routes.find(method=asked.decode("latin-1"), path=admitted.path, host=host)
             if route is not None and route.cors is not None:
-                return Forward(process, in_force, connection, incoming, route).preflight(route.cors)
-        route = in_force.routes.find(method=incoming.method, path=incoming.path, host=host)
+                return Forward(process, in_force, connection, admitted, route).preflight(route.cors)
+        route = in_force.routes.find(method=admitted.method, path=admitted.path, host=host)
         if route is None:
-            client = in_force.trust.client(incoming.peer, incoming.headers)
-            process.metrics.answered(NO_ROUTE, incoming.method, 404)
-            log_access(incoming, client, NO_ROUTE, 404, 0.0, "no route takes this request")
+            client = in_force.trust.client(admitted.peer, admitted.headers)
+            process.metrics.answered(NO_ROUTE, admitted.method, 404)
+            log_access(admitted, client, NO_ROUTE, 404, 0.0, "no route takes this request")
             return connection.respond(404, "no route takes this request")
-        return await Forward(process, in_force, connection, incoming, route).run()
+        return await Forward(process, in_force, connection, admitted, route).run()
 
 
 def _in_force(settings: Settings, routes: RouteTable[ReadyRoute]) -> InForce:

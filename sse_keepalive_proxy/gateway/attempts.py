@@ -1,4 +1,4 @@
-"""The first answer of upstream, before the client has a status: how often it is asked for."""
+"""Get the first answer of upstream, before the client has a status, with several attempts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sse_keepalive_proxy.stream.policy import Reconnect
 __all__ = ["first_answer"]
 
 _LONGEST_FIRST_WAIT = 1.0
-"""Seconds between two attempts while a client waits for its first answer."""
+"""The most seconds between two attempts while a client waits for its first answer."""
 
 _SHORTEST_WINDOW = 0.05
-"""Seconds that must be left of the window for another attempt."""
+"""Seconds: with less time left, there is no other attempt."""
 
 _SHORTEST_DIAL = 1.0
-"""Seconds that the last attempt has for its connection."""
+"""Seconds for the connection of the last attempt."""
 
 
 async def first_answer(
@@ -32,11 +32,11 @@ async def first_answer(
     failed: Callable[[UpstreamError | ResponseHead], None],
     leaving: asyncio.Event,
 ) -> Answer:
-    """Return the first answer for a client that gives up for good when it gets a wrong one.
+    """Return the first answer of upstream for an EventSource, which stops for ever after an error status.
 
-    A fault or one of `on_status` is tried again for `first_within` seconds; then the last answer counts.
-    `failed` is called with every fault or status but the last. When `leaving` is set the proxy is about to
-    end: there is one more attempt, at once. Raises the last `UpstreamError`.
+    An error of upstream or a status in `on_status` is retried for `first_within` seconds. Then the last
+    answer is returned. `failed` is called for each retried error or status. If `leaving` is set, the proxy is
+    about to stop: one more attempt starts at once. Raises the last `UpstreamError`.
     """
     now = asyncio.get_running_loop().time
     until = now() + (policy.first_within or 0.0)
@@ -65,8 +65,9 @@ async def first_answer(
 
 
 def _wait(backoff: Backoff, at_least: float, left: float) -> float | None:
-    """Return the seconds before the next attempt when `left` are left of the window; None when there is no
-    time for another. The last attempt lies at the end of the window, spread over a tenth of what is left.
+    """Return the seconds until the next attempt, or None if the `left` seconds are too few for another one.
+
+    The last attempt is at the end of the window, at a random time in the last tenth of `left`.
     """
     wait = backoff.next_wait(at_least)
     if wait >= left:

@@ -1,7 +1,7 @@
-"""Which pages of other origins may read a route's answers: the CORS headers, owned by the proxy alone.
+"""CORS headers: they allow pages of other origins to read the answers of a route.
 
-Works on header fields only. Which routes have it says the configuration; a route without it keeps whatever
-upstream sends. WHATWG Fetch 3.3 (CORS protocol).
+On a route with `cors`, the proxy alone sets these headers. A route without it passes upstream's headers on.
+This module works on header fields only. WHATWG Fetch 3.3 (CORS protocol).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from sse_keepalive_proxy.http.headers import Header
 
 __all__ = ["Cors", "preflight_method"]
 
-_ANYBODY = "*"
+_ANY_ORIGIN = "*"
 _MAX_AGE = b"600"
-"""Seconds a browser may remember a preflight; Chromium forgets it after two hours at the latest."""
+"""Seconds for which a browser may cache a preflight. Chromium caches it for two hours at most."""
 
 _TOKEN = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NAMES = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*" % (_TOKEN.pattern, _TOKEN.pattern))
@@ -29,13 +29,13 @@ _OWNED = frozenset(
         b"access-control-max-age",
     }
 )
-"""`Access-Control-Expose-Headers` is not among them: it speaks of the application's own fields."""
+"""Without `Access-Control-Expose-Headers`, which lists fields of the application."""
 
 
 def preflight_method(method: str, headers: Iterable[Header]) -> bytes | None:
-    """The method that a CORS-preflight request asks for; None when the request is none (Fetch 3.3.2).
+    """Return the requested method of a CORS preflight, or None if this is no preflight (Fetch 3.3.2).
 
-    One is an OPTIONS with an `Origin` and an `Access-Control-Request-Method`, each there exactly once.
+    A preflight is an OPTIONS request with exactly one `Origin` and one `Access-Control-Request-Method`.
     """
     if method != "OPTIONS":
         return None
@@ -47,27 +47,27 @@ def preflight_method(method: str, headers: Iterable[Header]) -> bytes | None:
 
 
 class Cors:
-    """What one route lets pages of other origins do.
+    """The CORS settings of one route.
 
-    `origins`: each as browsers send it, lower case, or `*` for every page. `credentials`: whether their
-    cookies may come along; with `*` browsers would not have it, so it counts for nothing there.
+    `origins`: the allowed origins as browsers send them, in lower case, or `*` for all. `credentials`:
+    whether cookies are allowed. It has no effect with `*`, because browsers reject the combination.
     """
 
-    __slots__ = ("_credentials", "_everybody", "_origins")
+    __slots__ = ("_any_origin", "_credentials", "_origins")
 
     def __init__(self, origins: Sequence[str], credentials: bool) -> None:
-        self._everybody = _ANYBODY in origins
+        self._any_origin = _ANY_ORIGIN in origins
         self._credentials = credentials
         self._origins = frozenset(origin.lower().encode() for origin in origins)
 
     def preflight(self, headers: Sequence[Header]) -> list[Header]:
-        """The fields of the 204 that answers a preflight with these `headers` (Fetch 3.3.3).
+        """Return the fields of the 204 answer to a preflight with these `headers` (Fetch 3.3.3).
 
-        A page that may ask at all may ask with every method and header: what is done with the request
-        is upstream's business. An origin that is not allowed learns nothing.
+        An allowed origin may use every method and every header: upstream decides about the request. An origin
+        that is not allowed gets no CORS headers.
         """
         varies = b"Access-Control-Request-Method, Access-Control-Request-Headers"
-        vary: Header = (b"Vary", varies if self._everybody else b"Origin, " + varies)
+        vary: Header = (b"Vary", varies if self._any_origin else b"Origin, " + varies)
         allowed = self._allowed(headers)
         method = preflight_method("OPTIONS", headers)
         if not allowed or method is None:
@@ -79,18 +79,17 @@ class Cors:
         return [*fields, (b"Access-Control-Max-Age", _MAX_AGE), vary]
 
     def own(self, request_headers: Sequence[Header], fields: Iterable[Header]) -> list[Header]:
-        """The `fields` of an answer, upstream's or our own, to a request with `request_headers`: as they
-        were, but for the CORS headers, which are ours and there once; and `Vary`, which names `Origin`
-        unless the answer is the same for everybody.
+        """Return the `fields` of an answer to a request with `request_headers`, with the CORS headers of the
+        proxy in place of upstream's. `Vary` contains `Origin` unless all origins are allowed.
         """
         kept = [field for field in fields if field[0].lower() not in _OWNED]
-        if not self._everybody:
+        if not self._any_origin:
             kept = _varied_by_origin(kept)
         return [*kept, *self._allowed(request_headers)]
 
     def _allowed(self, headers: Iterable[Header]) -> list[Header]:
-        """The fields that let the page read. They hold what was configured, never what was sent."""
-        if self._everybody:
+        """Return the fields that allow the origin to read. They contain configured values only."""
+        if self._any_origin:
             return [(b"Access-Control-Allow-Origin", b"*")]
         sent = _all(headers, b"origin")
         if len(sent) != 1 or (origin := sent[0].lower()) not in self._origins:
@@ -100,12 +99,12 @@ class Cors:
 
 
 def _all(headers: Iterable[Header], name: bytes) -> list[bytes]:
-    """The values of every field of that name, which is lower case."""
+    """Return the values of all fields called `name`, which is in lower case."""
     return [value for field, value in headers if field.lower() == name]
 
 
 def _varied_by_origin(fields: Sequence[Header]) -> list[Header]:
-    """`fields` with `Origin` in their `Vary`, which stands at the end and once (RFC 9110 12.5.5)."""
+    """Return `fields` with one `Vary` at the end, which contains `Origin` (RFC 9110 12.5.5)."""
     members = [item.strip() for value in _all(fields, b"vary") for item in value.split(b",")]
     members = list(dict.fromkeys(item for item in members if item))
     if not {b"*", b"origin"} & {item.lower() for item in members}:

@@ -1,8 +1,7 @@
-"""Where a client's credentials are in a request, and a mark by which they are known again.
+"""Extract a request's credentials and fingerprint them (keyed BLAKE2b, 16 bytes).
 
-Owns the reading of `query:NAME` and `header:name`, and the keyed hash: the only thing that is ever
-remembered of a credential (behaviour.md#credentials-stay-secret). Whether a credential is
-any good only upstream knows.
+A credential is at `query:NAME` or `header:name`. Only its fingerprint is ever stored
+(behaviour.md#credentials-stay-secret). This module does not validate credentials: upstream does.
 """
 
 from __future__ import annotations
@@ -11,46 +10,46 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from urllib.parse import unquote_to_bytes
 
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 
 __all__ = ["FINGERPRINT_SIZE", "fingerprint", "values"]
 
 FINGERPRINT_SIZE = 16
-"""Bytes: enough that no two credentials meet, by chance or by design (2**64 tries for any two)."""
+"""Bytes. A collision of two credentials takes about 2**64 tries."""
 
 
-def values(incoming: Incoming, place: str) -> list[bytes]:
-    """Every value at `place`, in order; an empty one is a value.
+def values(request: ClientRequest, place: str) -> list[bytes]:
+    """Return every value at `place`, in order, including empty values.
 
-    `query:NAME` is read as forms write it (WHATWG URL 5.1): names and values percent-decoded, `+` a space.
-    NAME itself is written as in a URL. `header:name` gives each field's value as it came.
+    `query:NAME` is parsed like a form (WHATWG URL 5.1): names and values are percent-decoded, and `+` is a
+    space. NAME itself is written as in a URL. For `header:name` the result has the raw value of each field.
     """
     kind, _, name = place.partition(":")
     if kind == "query":
         wanted = _decoded(name)
-        return [value for found, value in _query(incoming.target) if found == wanted]
+        return [value for found, value in _query(request.target) if found == wanted]
     lower = name.lower().encode()
-    return [value for field, value in incoming.headers if field.lower() == lower]
+    return [value for field, value in request.headers if field.lower() == lower]
 
 
-def fingerprint(key: bytes, route: str, incoming: Incoming, places: Sequence[str], client: str) -> bytes:
-    """16 bytes by which the credentials of `incoming` are known again on `route`, and on it alone.
+def fingerprint(key: bytes, route: str, request: ClientRequest, places: Sequence[str], client: str) -> bytes:
+    """Return a fingerprint of 16 bytes of the credentials in `request`. It differs between routes.
 
-    It covers every value at every one of `places`. Where they hold nothing, `client`, an address, stands
-    in. `key` is secret, at most 64 bytes: without it nobody can try credentials against a fingerprint.
+    It covers all values at all `places`. If there are none, it covers `client`, an address, instead. `key` is
+    a secret of at most 64 bytes. Without it, guessed credentials cannot be compared with a fingerprint.
     """
-    found = [(place, values(incoming, place)) for place in places]
+    found = [(place, values(request, place)) for place in places]
     parts = [route.encode()]
     if any(value for _, given in found for value in given):
         for place, given in found:
             parts += [place.encode(), len(given).to_bytes(8), *given]
     else:
         parts.append(client.encode("utf-8", "surrogateescape"))
-    mark = blake2b(digest_size=FINGERPRINT_SIZE, key=key)
-    for part in parts:  # each with its length before it, so that none can pose as the end of another
-        mark.update(len(part).to_bytes(8))
-        mark.update(part)
-    return mark.digest()
+    digest = blake2b(digest_size=FINGERPRINT_SIZE, key=key)
+    for part in parts:  # the length before each part makes the input unambiguous
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest.digest()
 
 
 def _query(target: str) -> Iterator[tuple[bytes, bytes]]:

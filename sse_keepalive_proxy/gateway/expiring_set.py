@@ -1,8 +1,8 @@
-"""Credentials that are remembered for a while, by their fingerprints: bounded and expiring
-(behaviour.md#credentials-stay-secret).
+"""A bounded set of fingerprints that expire (behaviour.md#credentials-stay-secret).
 
-An early commit that ended in a refusal is such a memory: the same credential waits for the real status next
-time (behaviour.md#early-commit). Forgetting is harmless, so what is oldest may go at any time.
+It contains the credentials whose early commit ended in a refusal: their next request waits for the real
+status (behaviour.md#early-commit). A missing entry does no harm, so the oldest entries may be removed at any
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["ExpiringSet"]
 
 
 class ExpiringSet:
-    """A set of at most `limit` fingerprints, each for `lifetime` seconds since it was last added.
+    """A set of at most `limit` fingerprints. Each expires `lifetime` seconds after it was last added.
 
     `now` is a monotonic clock in seconds.
     """
@@ -28,7 +28,7 @@ class ExpiringSet:
         self._expires_at: OrderedDict[bytes, float] = OrderedDict()
 
     def add(self, fingerprint: bytes) -> None:
-        """Remember it from now on. When that is one too many, the oldest is forgotten."""
+        """Add `fingerprint`, or renew it. Remove the oldest if there are too many."""
         self._forget_expired()
         self._expires_at[fingerprint] = self._now() + self._lifetime
         self._expires_at.move_to_end(fingerprint)
@@ -36,7 +36,7 @@ class ExpiringSet:
             self._expires_at.popitem(last=False)
 
     def discard(self, fingerprint: bytes) -> None:
-        """Forget it, whether it was remembered or not."""
+        """Remove `fingerprint` if it is in the set."""
         self._expires_at.pop(fingerprint, None)
 
     def __contains__(self, fingerprint: bytes) -> bool:
@@ -48,7 +48,7 @@ class ExpiringSet:
         return len(self._expires_at)
 
     def _forget_expired(self) -> None:
-        """All live equally long, so the first in line is the first to expire."""
+        """Remove expired entries. All have the same lifetime, so the oldest expires first."""
         now = self._now()
         while self._expires_at and next(iter(self._expires_at.values())) <= now:
             self._expires_at.popitem(last=False)

@@ -1,5 +1,6 @@
-"""One request of one route, from upstream's connection to the answer: the border at which upstream's errors
-become answers. What is special about a route of streams is in `streaming`.
+"""Forward one request to the upstream of its route, and turn errors of upstream into answers.
+
+`stream_request` contains the rules for routes with streams.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
 from sse_keepalive_proxy.gateway.stream_request import StreamRequest
 from sse_keepalive_proxy.gateway.upstream_request import request_head
 from sse_keepalive_proxy.gateway.websocket import splice
-from sse_keepalive_proxy.http.attempts import Answer, Attempt, error_response
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, status_of
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.observe.line import redact_target
@@ -40,17 +41,17 @@ __all__ = ["Forward"]
 logger = logging.getLogger("sse_keepalive_proxy.gateway")
 
 _CLIENT_GONE = 499
-"""The code that nginx logs when the client leaves before the answer."""
+"""The status in nginx's log for a client that leaves before the answer."""
 
 _BODY_STATUS: dict[type[RequestBodyError], int] = {BodyInvalid: 400, BodyTooLate: 408, BodyTooLarge: 413}
 
 
 class Forward:
-    """One admitted request on its way through one route, by the limits and the trust of `in_force`."""
+    """One validated request to one route, with the limits and the trust of `in_force`."""
 
     __slots__ = (
-        "_begun_at", "_body_whole", "_client", "_connection", "_head", "_incoming", "_is_plain", "_limit",
-        "_process", "_pump", "_route", "_stream_request",
+        "_begun_at", "_body_whole", "_client", "_connection", "_head", "_is_plain", "_limit", "_process",
+        "_pump", "_request", "_route", "_stream_request",
     )  # fmt: skip
 
     def __init__(
@@ -58,27 +59,28 @@ class Forward:
         process: Process,
         in_force: InForce,
         connection: ClientConnection,
-        incoming: Incoming,
+        request: ClientRequest,
         route: ReadyRoute,
     ) -> None:
-        self._process, self._connection, self._incoming, self._route = process, connection, incoming, route
+        self._process, self._connection, self._request, self._route = process, connection, request, route
         self._limit = in_force.limits.max_request_body
         self._begun_at = asyncio.get_running_loop().time()
-        self._client = client = in_force.trust.client(incoming.peer, incoming.headers)
+        self._client = client = in_force.trust.client(request.peer, request.headers)
         stream = route.stream
-        self._is_plain = stream is None  # until its answer shows it
+        self._is_plain = stream is None  # of a stream route: known when the answer comes
         self._pump: asyncio.Task[RequestBodyError | None] | None = None
         self._body_whole: asyncio.Future[bool] | None = None
-        if incoming.has_body:
+        if request.has_body:
             self._body_whole = asyncio.get_running_loop().create_future()
-        self._head = request_head(incoming, route.target.address, in_force.trust, stream=stream is not None)
+        self._head = request_head(request, route.target.address, in_force.trust, stream=stream is not None)
         self._stream_request = (
-            None if stream is None else StreamRequest(process, connection, incoming, route, stream, client)
+            None if stream is None else StreamRequest(process, connection, request, route, stream, client)
         )
 
     async def run(self) -> bool:
-        """Answer. Return whether the connection may carry another request. Whatever happens, the request is
-        counted once and nothing is left open.
+        """Answer the request. Return whether the connection may carry another request.
+
+        In every case the request is counted once and nothing is left open.
         """
         metrics = self._route.metrics
         metrics.requests_in_flight += 1
@@ -107,26 +109,26 @@ class Forward:
                 self._stream_request.release()
 
     def preflight(self, cors: Cors) -> bool:
-        """Answer a CORS preflight in upstream's place."""
+        """Answer a CORS preflight without upstream."""
         self._count(204)
-        fields = cors.preflight(self._incoming.headers)
+        fields = cors.preflight(self._request.headers)
         return self._connection.respond(204, "", fields=fields)
 
     async def _answered(self) -> bool:
-        stream_request, incoming, limit = self._stream_request, self._incoming, self._limit
+        stream_request, request, limit = self._stream_request, self._request, self._limit
         if stream_request is not None:
             refused = stream_request.reserve(self._head)
             if refused is not None:
                 status, text, fields = refused
                 return self._refuse(status, text, fields=fields)
-        if limit is not None and (incoming.length or 0) > limit:
+        if limit is not None and (request.length or 0) > limit:
             raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
         attempt = Attempt(
             self._route.target,
             self._head,
-            head_only=incoming.method == "HEAD",
-            interim=None if incoming.http10 else self._pass_interim,
-            sent=self._send_body if incoming.has_body else None,
+            head_only=request.method == "HEAD",
+            interim=None if request.http10 else self._pass_interim,
+            sent=self._send_body if request.has_body else None,
         )
         if stream_request is None:
             return await self._respond(await attempt.make())
@@ -142,8 +144,8 @@ class Forward:
     # Towards upstream.
 
     def _send_body(self, exchange: Exchange) -> None:
-        incoming = self._incoming
-        self._pump = spawn(send_body(incoming.content, exchange, length=incoming.length, limit=self._limit))
+        request = self._request
+        self._pump = spawn(send_body(request.content, exchange, length=request.length, limit=self._limit))
         self._pump.add_done_callback(self._pumped)
 
     def _pumped(self, pump: asyncio.Task[RequestBodyError | None]) -> None:
@@ -152,7 +154,7 @@ class Forward:
             self._body_whole.set_result(not failed and pump.result() is None)
 
     def _pass_interim(self, head: ResponseHead) -> None:
-        """Pass a 1xx on as it is (RFC 9110 15.2). A client of HTTP/1.0 would not understand it."""
+        """Pass a 1xx on unchanged (RFC 9110 15.2). It is not called for a client of HTTP/1.0."""
         fields = [field for field in end_to_end(head.headers) if field[0].lower() != b"content-length"]
         with contextlib.suppress(ConnectionError):  # the connection itself notices that its client has left
             self._connection.write_interim(encode_head(first_line(head), fields))
@@ -168,20 +170,20 @@ class Forward:
 
     async def _passed_back(self, exchange: Exchange, head: ResponseHead) -> bool:
         if head.status == 101:
-            if not self._incoming.upgrade or head.get(b"upgrade").lower() != b"websocket":
-                raise UpstreamInvalid("upstream switched to a protocol that nobody had asked it for")
+            if not self._request.upgrade or head.get(b"upgrade").lower() != b"websocket":
+                raise UpstreamInvalid("upstream switched to a protocol that was not requested")
             return self._switch(exchange, head)
         self._is_plain = head.media_type != EVENT_STREAM
         if self._stream_request is not None:
-            if head.is_event_stream and self._incoming.method != "HEAD":
+            if head.is_event_stream and self._request.method != "HEAD":
                 if not head.is_encoded:
-                    await self._whole_body()
+                    await self._wait_for_body()
                     self._stream_request.commit(Answer(exchange, head), first_line(head))
                     return False
                 self._stream_request.encoded()
-            self._stream_request.release()  # no stream after all
+            self._stream_request.release()  # the answer is no stream
         try:
-            written = await pass_back(self._connection, self._incoming, exchange, head, self._own)
+            written = await pass_back(self._connection, self._request, exchange, head, self._own)
         except ProxyError as error:
             self._count(head.status)
             if isinstance(error, UpstreamError):
@@ -191,8 +193,8 @@ class Forward:
         self._count(head.status)
         return written
 
-    async def _whole_body(self) -> None:
-        """A stream's client has said all it has to say: its connection is about to be taken over."""
+    async def _wait_for_body(self) -> None:
+        """Wait until the request's body was sent. Only then can the stream take the connection over."""
         if self._pump is None:
             return
         try:
@@ -204,12 +206,12 @@ class Forward:
             raise error
 
     def _own(self, fields: list[Header]) -> list[Header]:
-        """An answer's fields with the CORS headers of the route, where they are ours."""
+        """Return the fields of an answer, with the CORS headers of the route if it has `cors`."""
         cors = self._route.cors
-        return fields if cors is None else cors.own(self._incoming.headers, fields)
+        return fields if cors is None else cors.own(self._request.headers, fields)
 
     def _switch(self, exchange: Exchange, head: ResponseHead) -> bool:
-        """A 101: the two connections are spliced from here on."""
+        """Answer with 101 and splice the two connections."""
         spliced = self._process.spliced
         fields = [*end_to_end(head.headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         done: list[Callable[[], None]] = []
@@ -224,7 +226,7 @@ class Forward:
 
     def _failed(self, error: UpstreamError) -> bool:
         logger.warning("upstream gave no answer: %s", error, extra=self._where())
-        return self._refuse(*error_response(error))
+        return self._refuse(*status_of(error))
 
     def _refuse(
         self, status: int, text: str, *, fields: tuple[Header, ...] = (), keep_alive: bool = True
@@ -235,10 +237,10 @@ class Forward:
 
     def _count(self, status: int, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - self._begun_at
-        self._process.metrics.answered(self._route.name, self._incoming.method, status)
+        self._process.metrics.answered(self._route.name, self._request.method, status)
         if self._is_plain:
             self._route.metrics.request_duration_seconds.observe(seconds)
-        log_access(self._incoming, self._client, self._route.name, status, seconds, reason)
+        log_access(self._request, self._client, self._route.name, status, seconds, reason)
 
     def _where(self) -> dict[str, dict[str, str]]:
-        return {"fields": {"route": self._route.name, "target": redact_target(self._incoming.target)}}
+        return {"fields": {"route": self._route.name, "target": redact_target(self._request.target)}}

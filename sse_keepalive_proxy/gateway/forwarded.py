@@ -1,4 +1,4 @@
-"""Forwarding header fields: whose are believed, who the client is, and what upstream is told of it."""
+"""Forwarding header fields: trusted peers, the client's address, and the fields for upstream."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Trust:
-    """Whose forwarding headers are believed, and who the client is.
+    """Find the client's address, and write forwarding headers.
 
-    `networks`: the peers that are believed. `client_header`: the field that names the client, read
-    from its right end, past trusted addresses.
+    `networks`: the trusted peers. `client_header`: the field with the client's address. It is read from the
+    right, skipping trusted addresses.
     """
 
     def __init__(self, networks: Sequence[Network], client_header: str) -> None:
@@ -33,12 +33,12 @@ class Trust:
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
-            return not address  # a unix socket has no address: who can open it is trusted
+            return not address  # a Unix socket has no address; its peers are trusted
         mapped = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(mapped in network for network in self._networks)
 
     def client(self, peer: str, headers: Sequence[Header]) -> str:
-        """The address of the client: the peer, or what a trusted peer says of it."""
+        """Return the address of the client: `peer`, or the address that a trusted peer reports."""
         if not self.believes(peer):
             return peer
         named = [value for name, value in headers if name.lower() == self._client_header]
@@ -52,7 +52,7 @@ class Trust:
         return peer
 
     def forward(self, peer: str, scheme: bytes, host: bytes, headers: list[Header]) -> list[Header]:
-        """`headers` with `X-Forwarded-For`, `-Proto` and `-Host` that upstream may believe."""
+        """Return `headers` with `X-Forwarded-For`, `-Proto` and `-Host` that upstream can trust."""
         believed = self.believes(peer)
         kept: list[Header] = []
         chain: list[bytes] = []
@@ -80,7 +80,7 @@ class Trust:
 
 @lru_cache(maxsize=4096)
 def _is_address(text: str) -> bool:
-    """An address as a hop may name it: without an IPv6 zone, which means nothing to anybody else."""
+    """Return whether `text` is an IP address without a zone. A zone is valid on its own host only."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

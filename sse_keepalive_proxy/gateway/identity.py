@@ -1,8 +1,8 @@
-"""Who a client is: the claims of the JSON Web Token that its request brings (RFC 7519).
+"""Identify a client by the JSON Web Token in its request (RFC 7519).
 
-PyJWT checks the signature; what the claims must say is checked here, against a clock that is handed in. Only
-a route with an `identity` needs the extra `jwt`. Nothing here repeats any part of a token: why one is not
-believed is one of a few words, and a holder's claims do not show in its `repr`.
+PyJWT checks the signature. This module checks the claims, with the clock as an argument. Only a route with an
+`identity` needs the extra `jwt`. No text contains any part of a token: the reason of a rejection is one of a
+fixed list, and the `repr` of a holder does not show the claims.
 """
 
 from __future__ import annotations
@@ -19,38 +19,36 @@ from typing import Any, NoReturn
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
 from sse_keepalive_proxy.gateway.credentials import values
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.stream.policy import Identity, Verify
 
 __all__ = ["LEEWAY", "Holder", "Identifier", "TokenRejection"]
 
 LEEWAY = 60.0
-"""Seconds by which clocks may differ: as much as notify-server grants (facts.md#notify-server-tokens)."""
+"""Seconds by which clocks may differ, as in notify-server (facts.md#notify-server-tokens)."""
 
 _LONGEST_TOKEN = 64 << 10  # bytes
 _NEVER = 253402300800.0
-"""Unix seconds; the year 10000. What expires later does not expire."""
+"""Unix seconds: the year 10000. A later expiry counts as none."""
 
 
 class TokenRejection(StrEnum):
-    """Why a request has no holder, in words for a log line."""
+    """Why a token is not accepted, as text for a log line."""
 
-    NO_TOKEN = "the request brings no token"  # noqa: S105 - a sentence
-    SEVERAL = "the request brings several tokens"
-    MALFORMED = "what the request brings is not a usable JSON Web Token"
+    NO_TOKEN = "the request has no token"  # noqa: S105 - a sentence
+    SEVERAL = "the request has several tokens"
+    MALFORMED = "the request's token is not a valid JSON Web Token"
     ALGORITHM = "the token is signed with an algorithm that is not in `algorithms`"
-    SIGNATURE = (
-        "the token's signature does not match: `public_key_file` may hold another key than its issuer's"
-    )
+    SIGNATURE = "the token's signature does not match: `public_key_file` may contain the wrong key"
     AUDIENCE = "the token's `aud` is not the configured `audience`"
     ISSUER = "the token's `iss` is not the configured `issuer`"
-    EARLY = "the token's `nbf` is still to come: one of the clocks may be wrong"
+    EARLY = "the token's `nbf` is in the future: one of the clocks may be wrong"
     EXPIRED = "the token has expired"
 
     @property
     def may_be_ours(self) -> bool:
-        """Whether the configuration may be at fault, and not the client, so that an operator should hear
-        of it: once per route, since any client can bring it about.
+        """Whether the configuration may be wrong, and not the client. This is logged for the operator, but
+        only once per route, because any client can cause it.
         """
         ours = (
             TokenRejection.ALGORITHM,
@@ -64,21 +62,21 @@ class TokenRejection(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who a token was issued to. `expires_at`: Unix seconds; None when it never expires."""
+    """The holder of a token. `expires_at`: Unix seconds, or None if the token does not expire."""
 
     claims: Mapping[str, Any] = field(repr=False)
     expires_at: float | None
 
     def lives(self, now_wall: float) -> float | None:
-        """Seconds until the token expires, 0 when it has; None when it never does."""
+        """Return the seconds until the token expires, 0 if it has expired, None if it does not expire."""
         return None if self.expires_at is None else max(0.0, self.expires_at - now_wall)
 
 
 class Identifier:
-    """Says who brings a request, as a route's `policy` wants it said.
+    """Identify the clients of a route by its `policy`. `now` returns Unix seconds.
 
-    Reads the key file once: a key that was changed is seen by the next reload. Raises ConfigurationError
-    when the extra `jwt` is missing or the key cannot be used. `now` gives Unix seconds.
+    The key file is read once. A new key is used after the next reload. Raises ConfigurationError if the extra
+    `jwt` is missing or the key cannot be used.
     """
 
     __slots__ = ("_jws", "_key", "_now", "_policy")
@@ -93,22 +91,22 @@ class Identifier:
         self._jws = jwt.PyJWS(options={"verify_signature": policy.verify is Verify.JWT})
         self._key = _key(policy) if policy.verify is Verify.JWT else b""
 
-    def identify(self, incoming: Incoming) -> Holder | TokenRejection:
-        """The holder of the one token at `policy.source`, or why there is none.
+    def identify(self, request: ClientRequest) -> Holder | TokenRejection:
+        """Return the holder of the token at `policy.source`, or why it is rejected.
 
-        With `Verify.JWT` the holder is proven. With `Verify.UPSTREAM` it is only what the request says,
-        neither signature nor time checked: use it once upstream has accepted this very request.
+        With `Verify.JWT` the token is verified. With `Verify.UPSTREAM` neither its signature nor its time is
+        checked: call this only after upstream has accepted the same request.
         """
-        token = self._token(incoming)
+        token = self._token(request)
         if isinstance(token, TokenRejection):
             return token
         claims = self._claims(token)
         if isinstance(claims, TokenRejection):
             return claims
-        return _against(claims, self._policy, self._now()) or Holder(claims, _expiry(claims))
+        return _rejection(claims, self._policy, self._now()) or Holder(claims, _expiry(claims))
 
-    def _token(self, incoming: Incoming) -> bytes | TokenRejection:
-        found = values(incoming, self._policy.source)
+    def _token(self, request: ClientRequest) -> bytes | TokenRejection:
+        found = values(request, self._policy.source)
         if len(found) > 1:
             return TokenRejection.SEVERAL
         token = found[0].strip() if found else b""
@@ -118,14 +116,14 @@ class Identifier:
         return token or TokenRejection.NO_TOKEN
 
     def _claims(self, token: bytes) -> dict[str, Any] | TokenRejection:
-        """The claims as they stand in the token, its signature checked where the policy wants it."""
+        """Return the claims of the token. The signature is checked if the policy requires it."""
         import jwt
 
         if len(token) > _LONGEST_TOKEN:
             return TokenRejection.MALFORMED
         try:
             payload = self._jws.decode(token, self._key, algorithms=list(self._policy.algorithms))
-            # Decoded first: json.loads would guess at UTF-16 and UTF-32 (RFC 7519 7.2 wants UTF-8).
+            # json.loads would also accept UTF-16 and UTF-32. RFC 7519 7.2 requires UTF-8.
             claims = json.loads(payload.decode("utf-8"), parse_constant=_no_number)
         except jwt.InvalidSignatureError:
             return TokenRejection.SIGNATURE
@@ -136,8 +134,8 @@ class Identifier:
         return claims if isinstance(claims, dict) else TokenRejection.MALFORMED
 
 
-def _against(claims: Mapping[str, Any], policy: Identity, now: float) -> TokenRejection | None:
-    """What speaks against `claims` at `now`, Unix seconds (RFC 7519 4.1)."""
+def _rejection(claims: Mapping[str, Any], policy: Identity, now: float) -> TokenRejection | None:
+    """Return why `claims` are rejected at `now` (Unix seconds), or None (RFC 7519 4.1)."""
     audiences = claims.get("aud")
     if policy.audience is not None:
         given = audiences if isinstance(audiences, list) else [audiences]
@@ -146,7 +144,7 @@ def _against(claims: Mapping[str, Any], policy: Identity, now: float) -> TokenRe
     if policy.issuer is not None and claims.get("iss") != policy.issuer:
         return TokenRejection.ISSUER
     if policy.verify is Verify.UPSTREAM:
-        return None  # upstream has looked at the time, by its own clock
+        return None  # upstream has checked the time, with its own clock
     for name in ("exp", "nbf"):
         if name in claims and _moment(claims[name]) is None:
             return TokenRejection.MALFORMED
@@ -163,7 +161,7 @@ def _expiry(claims: Mapping[str, Any]) -> float | None:
 
 
 def _moment(value: object) -> float | None:
-    """A NumericDate (RFC 7519 2), which may be any number; None when it is none."""
+    """Return a NumericDate (RFC 7519 2), which may be any number, or None if `value` is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -173,12 +171,12 @@ def _moment(value: object) -> float | None:
 
 
 def _no_number(_: str) -> NoReturn:
-    """For what Python takes for JSON and nobody else does: NaN and infinities (RFC 8259 6)."""
+    """Reject NaN and infinities, which Python accepts and JSON does not contain (RFC 8259 6)."""
     raise ValueError
 
 
 def _key(policy: Identity) -> Any:
-    """The public key that signatures are checked with, ready for every algorithm of `policy`."""
+    """Return the public key for all algorithms of `policy`. Raises ConfigurationError."""
     import jwt
 
     path = policy.public_key_file
@@ -188,7 +186,7 @@ def _key(policy: Identity) -> Any:
         _refuse("identity.public_key_file", f"{path}: {fault.message}", fault.hint)
     try:
         return jwt.get_algorithm_by_name(policy.algorithms[0]).prepare_key(Path(path).read_bytes())
-    except (OSError, ValueError, TypeError, jwt.PyJWTError):  # it was sound a moment ago
+    except (OSError, ValueError, TypeError, jwt.PyJWTError):  # it was valid when it was checked
         _refuse("identity.public_key_file", f"{path}: changed while it was read", "reload")
 
 

@@ -1,6 +1,7 @@
-"""Everything that is no event stream: bodies streamed both ways, as they are.
+"""Pass requests and answers that are no event streams through, with their bodies unchanged.
 
-A body is pulled, as fast as the other side takes it, and whoever sends it is paused meanwhile.
+A body is read as fast as the other side takes it. Its sender is paused while too many bytes wait
+(backpressure).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tcp import reset
 
@@ -27,10 +28,10 @@ _NO_BODY = frozenset({204, 304})
 async def send_body(
     body: StreamReader, exchange: Exchange, *, length: int | None, limit: int | None
 ) -> RequestBodyError | None:
-    """Stream a request's body to upstream: as it is when its `length` is known, else chunked.
+    """Send a request's body to upstream, chunked if its `length` is None.
 
-    Where the body is larger than `limit` bytes or not valid, the exchange fails with that, and it is
-    returned: whichever of the two is waited for tells.
+    If the body is invalid or larger than `limit` bytes, the exchange fails with an error, which is also
+    returned. The caller may wait for either of them.
     """
     sent = 0
     try:
@@ -51,24 +52,24 @@ async def send_body(
 
 async def pass_back(
     connection: ClientConnection,
-    incoming: Incoming,
+    request: ClientRequest,
     exchange: Exchange,
     head: ResponseHead,
     own: Callable[[list[Header]], list[Header]],
 ) -> bool:
-    """Give upstream's response to the client unchanged but for hop-by-hop fields, and those that `own` makes
-    ours. Returns whether the connection may carry another request.
+    """Pass upstream's response to the client without hop-by-hop fields. `own` may change other fields. Return
+    whether the connection may carry another request.
 
-    Raises ConnectionError when the client goes, `UpstreamError` when the body breaks off: the response
-    has begun then, and can only be cut.
+    Raises ConnectionError if the client leaves, and `UpstreamError` if the body breaks off. The response has
+    begun by then, so it can only be cut.
     """
-    headers, chunked, sized = _framed(incoming, head)
+    headers, chunked, sized = _framed(request, head)
     headers = own(headers)
-    # A connection whose request is still on its way carries no other one.
+    # If the request's body is not complete, the connection cannot carry another request.
     keep_alive = (sized or chunked) and connection.keeps_alive
     if not keep_alive:
         headers.append((b"Connection", b"close"))
-    elif incoming.http10:
+    elif request.http10:
         headers.append((b"Connection", b"keep-alive"))
     connection.write(encode_head(first_line(head), headers))
     body = BufferedBody(exchange)
@@ -79,29 +80,29 @@ async def pass_back(
             await connection.drained()
     except ProxyError:
         if not sized and not chunked and connection.transport is not None:
-            reset(connection.transport)  # closed, it would look like the end of a whole body
+            reset(connection.transport)  # after a normal close the body could look complete
         raise
     if chunked:
         connection.write(LAST_CHUNK)
     return keep_alive
 
 
-def _framed(incoming: Incoming, head: ResponseHead) -> tuple[list[Header], bool, bool]:
-    """The response's fields with the framing this client understands, and where the body ends: with a
-    last chunk, after a known size, or else with the connection.
+def _framed(request: ClientRequest, head: ResponseHead) -> tuple[list[Header], bool, bool]:
+    """Return the response's fields with framing for this client, whether the body is chunked, and whether its
+    size is known. If neither is true, the body ends with the connection.
     """
     headers = end_to_end(head.headers)
-    # A length beside a transfer coding is void (RFC 9112 6.3), that of a 204 has no meaning (RFC 9110 8.6).
+    # Ignore a length together with a transfer coding (RFC 9112 6.3), and that of a 204 (RFC 9110 8.6).
     if head.get(b"transfer-encoding") or head.status == 204:
         headers = [field for field in headers if field[0].lower() != b"content-length"]
-    bodyless = incoming.method == "HEAD" or head.status in _NO_BODY
+    bodyless = request.method == "HEAD" or head.status in _NO_BODY
     sized = bodyless or any(name.lower() == b"content-length" for name, _ in headers)
-    chunked = not sized and not incoming.http10
+    chunked = not sized and not request.http10
     if chunked:
         headers.append((b"Transfer-Encoding", b"chunked"))
     return headers, chunked, sized
 
 
 def first_line(head: ResponseHead) -> bytes:
-    """The status line, upstream's reason phrase kept."""
+    """Return the status line, with upstream's reason phrase."""
     return b"HTTP/1.1 %d %b" % (head.status, head.reason)

@@ -1,4 +1,4 @@
-"""Which route answers a request: the first that matches."""
+"""Find the route of a request: the first one that matches."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["RouteTable", "host_name"]
 
 
 class HasMatch(Protocol):
-    """Anything with a route's `match`."""
+    """An object with a `match`."""
 
     @property
     def match(self) -> Match:
-        """What the route takes."""
+        """The requests that the route accepts."""
 
 
 R = TypeVar("R", bound=HasMatch)
@@ -29,14 +29,14 @@ class RouteTable(Generic[R]):
         self.extend(routes)
 
     def extend(self, routes: Iterable[R]) -> None:
-        """Put `routes` after those that are there."""
+        """Append `routes`."""
         for route in routes:
             self._paths.add(route.match.path, route)
 
     def find(self, *, method: str, path: str, host: str) -> R | None:
-        """The first route that takes the request, None when none does.
+        """Return the first route that accepts the request, or None.
 
-        `path` is as received, without its query; `host` without its port.
+        `path` is as received, without the query. `host` is without the port.
         """
         for route in self._paths.taking(path):
             if route.match.takes(method=method, host=host):
@@ -45,7 +45,7 @@ class RouteTable(Generic[R]):
 
 
 def host_name(host: str) -> str:
-    """A `Host` value without its port, in lower case; an IPv6 address without its brackets."""
+    """Return a `Host` value in lower case, without the port and without the brackets of IPv6."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()

@@ -1,4 +1,4 @@
-"""What requests share: what lives as long as the process, and what a configuration brings."""
+"""State shared by requests: of the process, and of the current configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["InForce", "Process", "ReadyRoute"]
 
 @dataclass(frozen=True, slots=True)
 class ReadyRoute:
-    """A route made ready: where it leads, and what its streams are promised (None: pass-through)."""
+    """A prepared route: its target, and the policy of its streams (None: pass-through only)."""
 
     name: str
     match: Match
@@ -36,7 +36,7 @@ class ReadyRoute:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """The configuration in force, made ready. A reload puts another one in its place."""
+    """The current configuration, prepared for use. A reload replaces it."""
 
     limits: Limits
     trust: Trust
@@ -45,11 +45,11 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What lives as long as the process.
+    """State that exists once per process.
 
-    `refused`: credentials whose early commit was not borne out, as fingerprints made with `key`. `spliced`:
-    for each upgraded connection the function that cuts it. `warned`: what has been said once and need not be
-    said again.
+    `refused`: fingerprints, made with `key`, of credentials that upstream refused after an early commit.
+    `spliced`: a function for each upgraded connection that closes it. `warned`: the keys of warnings that
+    were already logged.
     """
 
     metrics: Metrics

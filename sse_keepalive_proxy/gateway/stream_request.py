@@ -1,5 +1,5 @@
-"""A request of a stream route until its stream has begun: its place among the streams, the first opening of
-upstream, who asks, the response head.
+"""A request of a stream route until its stream has begun: it reserves a place among the streams, opens
+upstream, identifies the client, and makes the response head.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, abandon
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.headers import Header, encode_head, stream_head
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
 from sse_keepalive_proxy.http.responses import retry_after
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
@@ -39,18 +39,18 @@ _QUICK_TUNNEL = b".trycloudflare.com"
 _EARLY_FIELDS = [(b"Content-Type", EVENT_STREAM)]
 
 StreamRefused = tuple[int, str, tuple[Header, ...]]
-"""Why upstream is not even asked for a stream: status, words, further fields."""
+"""An answer without asking upstream: status, text, further fields."""
 
 
 class StreamRequest:
-    """One request on its way to become a stream."""
+    """One request that becomes a stream if upstream answers with one."""
 
     __slots__ = (
         "_client",
         "_connection",
         "_has_begun",
-        "_incoming",
         "_process",
+        "_request",
         "_route",
         "_stream",
         "_stream_route",
@@ -60,24 +60,24 @@ class StreamRequest:
         self,
         process: Process,
         connection: ClientConnection,
-        incoming: Incoming,
+        request: ClientRequest,
         route: ReadyRoute,
         stream_route: StreamRoute,
         client: str,
     ) -> None:
-        self._process, self._connection, self._incoming = process, connection, incoming
+        self._process, self._connection, self._request = process, connection, request
         self._route, self._stream_route, self._client = route, stream_route, client
         self._stream: Stream | None = None
-        self._has_begun = False  # the stream leaves the registry by itself then
+        self._has_begun = False  # then the stream removes itself from the registry
 
-    # A place.
+    # The place among the streams.
 
     def reserve(self, head: bytes) -> StreamRefused | None:
-        """Take a place among the streams. Return why there is none. `head` is the request's for upstream."""
-        incoming, streams = self._incoming, self._process.streams
-        if incoming.method == "HEAD" and self._stream_route.policy.refuse_head:
+        """Reserve a place among the streams. Return the answer if that is refused. `head` is for upstream."""
+        request, streams = self._request, self._process.streams
+        if request.method == "HEAD" and self._stream_route.policy.refuse_head:
             return 405, "HEAD is refused here", ((b"Allow", b"GET"),)
-        if incoming.method == "GET" and incoming.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
+        if request.method == "GET" and request.host.partition(b":")[0].lower().endswith(_QUICK_TUNNEL):
             self._through_quick_tunnel()
         rejected = streams.refusal(self._client)
         if rejected is not None:
@@ -88,14 +88,14 @@ class StreamRequest:
             self._stream_route,
             stream_id=f"{random.getrandbits(64):016x}",
             client=self._client,
-            target=redact_target(incoming.target),
+            target=redact_target(request.target),
             reconnection=self._reconnection(head),
         )
         streams.add(self._stream)
         return None
 
     def release(self) -> None:
-        """Give the place back, unless a stream has begun."""
+        """Release the place, unless the stream has begun."""
         if self._stream is not None and not self._has_begun:
             self._process.streams.remove(self._stream)
             self._stream.flow.retire()
@@ -106,34 +106,34 @@ class StreamRequest:
         if self._route.name not in self._process.warned:
             self._process.warned.add(self._route.name)
             logger.warning(
-                "a stream was asked for through a Quick Tunnel (*.trycloudflare.com), which holds every GET "
-                "until it ends, whatever we send: use a named tunnel",
+                "a stream was requested through a Quick Tunnel (*.trycloudflare.com), which buffers every "
+                "response to a GET until its end: use a named tunnel",
                 extra=self._where(),
             )
 
     def _reconnection(self, head: bytes) -> Reconnection | None:
-        """How upstream can be asked again: never with a body, only where the policy says so."""
-        policy, incoming = self._stream_route.policy.reconnect, self._incoming
+        """Return how to reconnect to upstream, or None. Requests with a body are never sent again."""
+        policy, request = self._stream_route.policy.reconnect, self._request
         always = policy is not None and policy.when is ReconnectWhen.ALWAYS
-        plain_get = incoming.method == "GET" and not incoming.has_body and not incoming.upgrade
-        if policy is not None and plain_get and (always or incoming.is_event_source):
-            bare, known = without_id(head), own_id(incoming)
-            return self._asking(bare, known, always=always)
-        return self._asking(always=False) if self._may_commit_early() else None
+        plain_get = request.method == "GET" and not request.has_body and not request.upgrade
+        if policy is not None and plain_get and (always or request.is_event_source):
+            bare, known = without_id(head), own_id(request)
+            return self._reconnection_to(bare, known, always=always)
+        return self._reconnection_to(always=False) if self._may_commit_early() else None
 
-    def _asking(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reconnection:
+    def _reconnection_to(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reconnection:
         policy = self._stream_route.policy.reconnect
         return Reconnection(self._route.target, policy, bare, known, always=always)
 
     # The first opening.
 
     async def open(self, attempt: Attempt) -> Answer:
-        """Return upstream's answer. Where an EventSource would give up for good over a wrong one, ask again.
+        """Return upstream's answer. Retry for an EventSource, which stops for ever after an error status.
 
         Raises `UpstreamError`.
         """
         policy = self._stream_route.policy.reconnect
-        if policy is None or policy.first_within is None or not self._incoming.is_event_source:
+        if policy is None or policy.first_within is None or not self._request.is_event_source:
             return await attempt.make()
         return await first_answer(
             attempt, policy, failed=self._failed_once, leaving=self._process.streams.leaving
@@ -143,7 +143,7 @@ class StreamRequest:
         if isinstance(cause, UpstreamError):
             self._route.metrics.upstream_error(cause)
         why = str(cause) if isinstance(cause, UpstreamError) else f"it answered with status {cause.status}"
-        logger.info("upstream gave no stream yet, it is asked again: %s", why, extra=self._where())
+        logger.info("upstream has not answered with a stream, trying again: %s", why, extra=self._where())
 
     # The early commit.
 
@@ -156,17 +156,17 @@ class StreamRequest:
         return EarlyCommit(policy.after, self._accepted_late, self._refused_late)
 
     def _may_commit_early(self) -> bool:
-        policy, incoming = self._stream_route.policy.early_commit, self._incoming
-        if policy is None or incoming.method == "HEAD" or incoming.upgrade:  # neither can get a body
+        policy, request = self._stream_route.policy.early_commit, self._request
+        if policy is None or request.method == "HEAD" or request.upgrade:  # neither can get a body
             return False
-        return incoming.method in policy.methods
+        return request.method in policy.methods
 
     def _fingerprint(self) -> bytes:
         places = self._stream_route.policy.credential
-        return fingerprint(self._process.key, self._route.name, self._incoming, places, self._client)
+        return fingerprint(self._process.key, self._route.name, self._request, places, self._client)
 
     def commit_early(self, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
-        """Answer 200 while upstream is still being asked."""
+        """Answer 200 before upstream has answered."""
         stream = self._begin()
         if stream is None:
             abandon(opening)
@@ -185,11 +185,11 @@ class StreamRequest:
     # The stream.
 
     def commit(self, answer: Answer, first_line: bytes) -> None:
-        """Upstream has accepted: the client gets the head and the confirm."""
+        """Begin the stream with upstream's answer: write the head and the confirm."""
         if self._may_commit_early():
             self._process.refused.discard(self._fingerprint())
         if self._stream is not None:
-            self._identify(self._stream)  # first: a fault of ours can still be answered
+            self._identify(self._stream)  # before the head: an exception can still be answered
         stream = self._begin()
         if stream is None:
             answer.exchange.close()
@@ -198,13 +198,13 @@ class StreamRequest:
         self._count(answer.head.status)
 
     def _begin(self) -> Stream | None:
-        """The stream with its client's connection to itself; None when the client has gone."""
-        stream, connection, incoming = self._stream, self._connection, self._incoming
+        """Give the client's connection to the stream. Return the stream, or None if the client has left."""
+        stream, connection, request = self._stream, self._connection, self._request
         if stream is None or self._has_begun:
-            raise AssertionError("a stream begins once, and has a place by then")
+            raise AssertionError("a stream begins once, after `reserve`")
         self._has_begun = True
-        form = confirm_form(self._stream_route.policy.confirm, event_source=incoming.is_event_source)
-        chunked = not incoming.http10
+        form = confirm_form(self._stream_route.policy.confirm, event_source=request.is_event_source)
+        chunked = not request.http10
         if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], form, chunked=chunked):
             return None
         self._process.streams.begun(stream)
@@ -213,49 +213,49 @@ class StreamRequest:
     def _head(self, first_line: bytes, headers: Sequence[Header]) -> bytes:
         fields = stream_head(headers)
         if self._route.cors is not None:
-            fields = self._route.cors.own(self._incoming.headers, fields)
-        if not self._incoming.http10:
+            fields = self._route.cors.own(self._request.headers, fields)
+        if not self._request.http10:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return encode_head(first_line, [*fields, (b"Connection", b"close")])
 
     def _identify(self, stream: Stream) -> None:
-        """Upstream has accepted the request: who is it?"""
+        """Identify the client of a request that upstream has accepted."""
         identifier, policy = self._route.identifier, self._stream_route.policy.identity
         if identifier is None or policy is None:
             return
-        holder = identifier.identify(self._incoming)
+        holder = identifier.identify(self._request)
         if isinstance(holder, TokenRejection):
-            self._unproven(holder)
+            self._token_rejected(holder)
             lives = 0.0 if holder is TokenRejection.EXPIRED else None
         else:
             stream.claims = holder.claims
             lives = holder.lives(time.time())
         if policy.close_at_expiry and lives is not None:
-            # One that has expired, and that upstream accepts all the same, has the leeway that servers give.
+            # Upstream may still accept an expired token: servers allow some leeway.
             at = asyncio.get_running_loop().time() + (lives or LEEWAY)
             stream.leave(at, CloseReason.UNAUTHORIZED)
 
     def encoded(self) -> None:
-        """Upstream's stream came with a content coding."""
+        """Count and log a stream with a content coding."""
         self._route.metrics.uninspectable_streams += 1
         logger.warning(
-            "upstream encodes its event stream though asked not to: it passes through without pings",
+            "upstream encodes its event stream despite `Accept-Encoding: identity`: it gets no pings",
             extra=self._where(),
         )
 
-    def _unproven(self, why: TokenRejection) -> None:
-        told = f"{self._route.name}: {why.name}"
-        if why.may_be_ours and told not in self._process.warned:
-            self._process.warned.add(told)
+    def _token_rejected(self, why: TokenRejection) -> None:
+        key = f"{self._route.name}: {why.name}"
+        if why.may_be_ours and key not in self._process.warned:
+            self._process.warned.add(key)
             logger.warning(
-                "upstream accepted a request whose token is not believed here, so that it has no claims: %s",
+                "upstream accepted a request whose token the proxy rejects, so the client has no claims: %s",
                 why.value,
                 extra=self._where(),
             )
 
     def _count(self, status: int) -> None:
-        self._process.metrics.answered(self._route.name, self._incoming.method, status)
+        self._process.metrics.answered(self._route.name, self._request.method, status)
 
     def _where(self) -> dict[str, dict[str, str]]:
-        target = redact_target(self._incoming.target)
+        target = redact_target(self._request.target)
         return {"fields": {"route": self._route.name, "client": self._client, "target": target}}

@@ -1,4 +1,4 @@
-"""The TLS contexts of a configuration, each built once: towards clients, and towards each upstream."""
+"""Build the TLS contexts of a configuration: one for clients, one for each upstream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["context_for_clients", "tls_of_upstreams"]
 
 
 def context_for_clients(settings: Settings) -> ssl.SSLContext | None:
-    """Return what `tls` says; None where it is off. Raises `ConfigurationError`."""
+    """Return the context for `tls`, or None if it is off. Raises `ConfigurationError`."""
     tls = settings.tls
     if tls is None:
         return None
@@ -30,7 +30,7 @@ def context_for_clients(settings: Settings) -> ssl.SSLContext | None:
 
 
 def tls_of_upstreams(settings: Settings) -> dict[str, UpstreamTls]:
-    """Return how each `https://` upstream is verified, by its name. Raises `ConfigurationError`."""
+    """Return the TLS settings of each `https://` upstream, by name. Raises `ConfigurationError`."""
     found = {}
     for name, upstream in settings.upstreams.items():
         if upstream.address.scheme == "https":
@@ -47,7 +47,7 @@ def _context_for_upstream(path: str, tls: config.UpstreamTls) -> ssl.SSLContext:
 def _built(
     path: str, build: Callable[[], ssl.SSLContext], faults: Callable[[], Iterable[tuple[str, Fault]]]
 ) -> ssl.SSLContext:
-    """Return what `build` does. The files were good when the configuration was checked."""
+    """Return the result of `build`. Raises `ConfigurationError` if a file has changed since it was checked."""
     try:
         return build()
     except OSError:  # `ssl.SSLError` is one

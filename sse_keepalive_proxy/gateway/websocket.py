@@ -1,6 +1,6 @@
-"""After a 101: two connections spliced, byte for byte, in both directions.
+"""Splice two connections after a 101: copy bytes in both directions.
 
-Frames, close codes and extensions are the peers' own business; each side's end is passed on.
+This module does not interpret frames, close codes or extensions. When one side closes, so does the other.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ __all__ = ["splice"]
 _HIGH_WATER = 256 * 1024
 
 _LOOK = 1.0
-"""Seconds between two looks at a side for which bytes wait."""
+"""Seconds between two checks of a side for which bytes wait."""
 
 _SEND_TIMEOUT = 60.0
-"""Seconds for which a side may take nothing once the other one has gone, as nginx's `send_timeout`."""
+"""Seconds without progress after the other side has left, like nginx's `send_timeout`."""
 
 
 class _End(asyncio.Protocol):
-    """One side of a splice. What it receives goes to the other side's transport.
+    """One side of a splice. It writes received bytes to the other side's transport.
 
-    While many bytes wait for this side, the other one is not read, and a departure is not noticed that way: a
-    timer looks for it. What the other one sent before it left is kept as long as this side takes any of it.
+    While many bytes wait for this side, the other side is not read, so reading cannot detect that its peer
+    has left: a timer checks this. The bytes that it had sent are kept as long as this side takes some of
+    them.
     """
 
     def __init__(self, over: Callable[[], None], closed: Callable[[], None] | None = None) -> None:
-        """`closed` is called when this side is gone, `over` when both are."""
+        """`closed` is called when this side is closed, `over` when both are."""
         self._over, self._closed = over, closed
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
@@ -40,13 +41,13 @@ class _End(asyncio.Protocol):
         self._stuck_since = 0.0
 
     def join(self, transport: asyncio.Transport, other: _End) -> None:
-        """Begin. `transport` is this side's."""
+        """Begin. `transport` is the transport of this side."""
         self.transport, self.other = transport, other
         transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     @property
     def open_transport(self) -> asyncio.Transport | None:
-        """This side's transport until it is closing."""
+        """The transport of this side, or None if it is closing."""
         return None if self.transport is None or self.transport.is_closing() else self.transport
 
     def data_received(self, data: bytes) -> None:
@@ -75,8 +76,8 @@ class _End(asyncio.Protocol):
             self._closed()
 
     def finish(self) -> None:
-        """Close after all that the other side sent: a reset may follow a close frame and its code."""
-        if (transport := self.open_transport) is not None:  # asyncio's TLS cannot be asked when closed twice
+        """Close after the waiting bytes: they may contain a close frame with its code, even before a reset."""
+        if (transport := self.open_transport) is not None:  # asyncio's TLS transport must not be closed twice
             transport.close()
             self._look_later()
 
@@ -88,13 +89,13 @@ class _End(asyncio.Protocol):
             self._next_look = self._loop.call_later(_LOOK, self._look)
 
     def _look(self) -> None:
-        """Cut both sides when this one takes nothing and the other one has gone."""
+        """Close both sides if this one takes nothing and the other one has left."""
         self._next_look = None
         transport, other = self.transport, self.other
         if transport is None or other is None or not transport.get_write_buffer_size():
             return
         left, now = untaken(transport), self._loop.time()
-        if left != self._untaken or not other.has_gone:
+        if left != self._untaken or not other.peer_left:
             self._untaken, self._stuck_since = left, now
         elif now - self._stuck_since >= _SEND_TIMEOUT:
             transport.abort()
@@ -104,7 +105,7 @@ class _End(asyncio.Protocol):
         self._next_look = self._loop.call_later(_LOOK, self._look)
 
     @property
-    def has_gone(self) -> bool:
+    def peer_left(self) -> bool:
         """Whether this side's peer has closed or broken its connection."""
         return self.transport is None or has_left(self.transport)
 

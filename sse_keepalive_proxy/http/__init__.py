@@ -1,1 +1,1 @@
-"""HTTP/1.1 on both sides, which knows no route and no stream."""
+"""HTTP/1.1 with clients and with upstreams. This package knows neither routes nor streams."""

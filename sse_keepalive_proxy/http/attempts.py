@@ -1,7 +1,7 @@
 """One attempt to get an answer from upstream: connect, send the request, wait for the response head.
 
-When to make another attempt is decided elsewhere: before the client has a status in `gateway.attempts`, after
-that by the stream's lifecycle through `live.reconnect`. This module starts no task.
+This module does not decide when to try again: before the client has a status, `gateway.attempts` decides,
+after that the stream's lifecycle through `live.reconnect`. It starts no tasks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 
-__all__ = ["Answer", "Attempt", "Target", "abandon", "error_response"]
+__all__ = ["Answer", "Attempt", "Target", "abandon", "status_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What upstream answered: the head, and the exchange that brings the body."""
+    """An answer of upstream: the head, and the exchange that receives the body."""
 
     exchange: Exchange
     head: ResponseHead
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a route's requests go. Times are seconds; `response_timeout` None is no limit. `tls` is for an
+    """The upstream of a route. Times are seconds. `response_timeout` None means no limit. `tls` is for an
     `https` address.
     """
 
@@ -42,11 +42,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request as it is sent to `target`, as often as `make` is called.
+    """A request to `target`. Each call of `make` sends it once.
 
     `head` is the whole request head. `head_only`: the response has no body (HEAD). `interim` is called with
-    every 1xx head. `sent` is called with the exchange as soon as the head has left, so that a body can
-    follow.
+    every 1xx head. `sent` is called with the exchange after the head was written, to send a body.
     """
 
     target: Target
@@ -56,7 +55,8 @@ class Attempt:
     sent: Callable[[Exchange], None] | None = None
 
     async def make(self, within: float | None = None) -> Answer:
-        """Return the answer. `within`: seconds for the connection, where that is less than the target's own.
+        """Send the request and return the answer. `within` limits the seconds for the connection further than
+        the target's `connect_timeout`.
 
         Raises `UpstreamError`.
         """
@@ -80,7 +80,7 @@ class Attempt:
 
 
 def abandon(attempt: asyncio.Task[Answer]) -> None:
-    """Cancel `attempt`, and close what it has opened all the same."""
+    """Cancel `attempt`, and close its exchange if it has already succeeded."""
     attempt.add_done_callback(_close)
     attempt.cancel()
 
@@ -90,8 +90,8 @@ def _close(attempt: asyncio.Task[Answer]) -> None:
         attempt.result().exchange.close()
 
 
-def error_response(error: UpstreamError) -> tuple[int, str]:
-    """Return what a client gets for a fault of upstream: the status, and one line that repeats nothing."""
+def status_of(error: UpstreamError) -> tuple[int, str]:
+    """Return the status for an error of upstream, and one line of text without any input of a peer."""
     if isinstance(error, UpstreamTimeout):
         return 504, "upstream took too long"
     return 502, "upstream cannot be reached"

@@ -1,6 +1,6 @@
-"""A body that one side pushes, as its socket brings it, and the other pulls, as its own takes it.
+"""A buffered body: one side pushes what it receives, the other side pulls what it can send.
 
-At most `_MAX_WAITING` bytes and one read wait in between: then the source is paused.
+When more than `_MAX_WAITING` bytes wait, the source is paused. One more read can follow.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _MAX_WAITING = 256 * 1024
 
 
 class Source(Protocol):
-    """Where the bytes come from."""
+    """The origin of the bytes."""
 
     def pause(self) -> None:
-        """Bring no more for now."""
+        """Stop pushing."""
 
     def resume(self) -> None:
-        """Go on."""
+        """Push again."""
 
 
 class BufferedBody:
-    """Pushed into by `data`, `end` and `failed`, pulled from by `read`.
+    """A body that `data`, `end` and `failed` push into, and that `read` pulls from.
 
-    `size` is how many bytes have come in all; `whole` whether that was the end.
+    `size` is the number of bytes received so far. `whole` is true after the end of the body.
     """
 
     __slots__ = ("_dropped", "_error", "_size", "_source", "_waiting", "_wake", "size", "whole")
@@ -43,7 +43,7 @@ class BufferedBody:
         self._wake: asyncio.Future[None] | None = None
 
     def data(self, data: bytes) -> None:
-        """Some bytes of the body, never none."""
+        """Add bytes of the body, at least one."""
         self.size += len(data)
         if self._dropped:
             return
@@ -54,23 +54,23 @@ class BufferedBody:
         self._notify()
 
     def end(self) -> None:
-        """The body is whole."""
+        """Mark the body as complete."""
         self.whole = True
         self._notify()
 
     def failed(self, error: ProxyError) -> None:
-        """The body broke off."""
+        """Fail later reads with `error`: the body is incomplete."""
         self._error = self._error or error
         self._notify()
 
     def drop(self) -> None:
-        """Nobody pulls any more: what waits and what is still to come is thrown away."""
+        """Discard all waiting and later bytes, because nothing reads the body any more."""
         self._dropped = True
         self._waiting.clear()
         self._source.resume()
 
     async def read(self) -> bytes:
-        """What has come, at least one byte; nothing at the end. Raises what it `failed` with."""
+        """Return the waiting bytes, at least one, or `b""` at the end. Raises the error given to `failed`."""
         while not self._waiting:
             if self._error is not None:
                 raise self._error

@@ -1,4 +1,4 @@
-"""Chunked coding (RFC 9112 7.1): written for both sides, and taken off a client's body."""
+"""Chunked coding (RFC 9112 7.1): encoding for both sides, and decoding of a client's body."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ __all__ = ["LAST_CHUNK", "ChunkedDecoder", "chunk", "size_line"]
 LAST_CHUNK = b"0\r\n\r\n"
 
 _SIZES: Final = [b"%x\r\n" % size for size in range(2048)]
-"""The size lines of most events: a look-up and a join take half as long as formatting."""
+"""The size lines of most events. A look-up takes half as long as formatting."""
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _UNFINISHED_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}(?:\r|;[\t\x20-\x7e\x80-\xff]*\r?)?")
 _TRAILER: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
 _NO_TRAILERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _CODING_PER_BYTE: Final = 16
-"""Bytes of coding that a byte of data may cost. Endless chunk extensions and trailers are an attack."""
+"""Bytes of coding allowed per byte of data. Endless chunk extensions and trailers are an attack."""
 
 
 def size_line(size: int) -> bytes:
-    """Return the line in front of a chunk of `size` bytes."""
+    """Return the size line of a chunk of `size` bytes."""
     return _SIZES[size] if size < len(_SIZES) else b"%x\r\n" % size
 
 
 def chunk(data: bytes) -> bytes:
-    """Return `data` as one chunk. `data` is never empty: an empty chunk would be the last one."""
+    """Return `data` as one chunk. `data` must not be empty: an empty chunk ends the body."""
     return size_line(len(data)) + data + b"\r\n"
 
 
 class ChunkedDecoder:
-    """Take the chunked coding off one body, strictly: no bare CR or LF, no blank around a size.
+    """Decode one chunked body strictly: no bare CR or LF, no blanks around a size.
 
-    Extensions and trailers are checked and dropped. They may take `allowance` bytes, and 16 for each byte of
-    data. `complete` is true from the end of the body on.
+    Extensions and trailers are checked and dropped. They may take `allowance` bytes, and 16 more for each
+    byte of data. `complete` is true after the end of the body.
     """
 
     __slots__ = ("_coding", "_in_trailers", "_left", "_line", "complete")
@@ -44,11 +44,11 @@ class ChunkedDecoder:
     def __init__(self, allowance: int) -> None:
         self._coding = allowance  # bytes of coding that may still come
         self._line = b""  # an unfinished line
-        self._left = 0  # bytes of the chunk that are still to come, with its CRLF
+        self._left = 0  # remaining bytes of the chunk and its CRLF
         self._in_trailers = self.complete = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Take the next bytes. Return the data in them, and the bytes after the end of the body.
+        """Decode the next bytes. Return the data in them, and the bytes after the end of the body.
 
         Raises `BodyInvalid`.
         """
@@ -76,8 +76,8 @@ class ChunkedDecoder:
         return b"".join(found), data[at:]
 
     def _may_become_good(self) -> bool:
-        """Return whether an unfinished line can still be what is expected: who waits for the rest of a body
-        that is broken already waits in vain.
+        """Return whether the unfinished line can still become valid. If not, the error is raised at once, and
+        not when the rest of the line arrives.
         """
         if self._left:
             return b"\r\n".startswith(self._line)

@@ -1,9 +1,9 @@
-"""A client's connection: aiohttp's server protocol, with the bounds that it lacks.
+"""A client's connection: aiohttp's server protocol, with additional limits.
 
-aiohttp parses, starts the handler for each request and keeps the connection. Here are the bounds: how large
-and how slow a request head may be, how many connections there are, how long a body may pause. aiohttp gets
-one request at a time, whole heads only, and bodies without anything that could reach the next request.
-`hand_over` gives the transport to another protocol, and nothing of aiohttp stays with it.
+aiohttp parses requests, starts the handler for each and keeps the connection. This module limits the size and
+the time of a request head, the number of connections, and the pauses in a body. It passes one request at a
+time to aiohttp: a whole head, and a body without any bytes of the next request. `hand_over` gives the
+transport to another protocol, and aiohttp's objects are released.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = ["ClientConnection"]
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
 _BODY_TIMEOUT = 60.0
-"""Seconds between two reads of a request's body, as nginx's `client_body_timeout`."""
+"""Seconds between two reads of a request body, like nginx's `client_body_timeout`."""
 
 _LOOK_AT_PEER = 1.0
-"""Seconds between two looks whether a client is still there, while its connection is not read."""
+"""Seconds between two checks whether a client has left, while its connection is not read."""
 
 
 class ClientConnection(web.RequestHandler):
-    """One client's connection until it is closed or handed over. `transport` is None from then on."""
+    """A client's connection until it is closed or handed over. After that `transport` is None."""
 
     __slots__ = (
         "_answer_task", "_answers", "_began", "_body_at", "_body_error", "_body_left", "_decoder",
@@ -48,36 +48,36 @@ class ClientConnection(web.RequestHandler):
         super().__init__(frontend.server, loop=frontend.loop, **frontend.options)
         self._frontend = frontend
         self._head_reader: HeadReader | None = HeadReader(frontend.limits.max_head)  # None: the head is whole
-        self._body_left = 0  # bytes of a sized body that are still to come
-        self._decoder: ChunkedDecoder | None = None  # of a chunked body that is not whole
+        self._body_left = 0  # remaining bytes of a body with Content-Length
+        self._decoder: ChunkedDecoder | None = None  # None: no chunked body is being received
         self._body_error: RequestBodyError | None = None
-        self._body_at = 0.0  # when the body's last bytes came
-        self._held = b""  # what came after the request that is being answered
+        self._body_at = 0.0  # time of the body's last bytes
+        self._held = b""  # bytes after the current request
         self._answer_task: asyncio.Task[Any] | None = None
-        self._answers: web.BaseRequest | None = None  # the request that is being answered
-        self._began = False  # whether its answer has begun
+        self._answers: web.BaseRequest | None = None  # the current request
+        self._began = False  # whether the answer to it has begun
         self._wakes_at: float | None = None
 
     def write(self, data: bytes) -> None:
-        """Send a part of an answer. Raises ConnectionError when the client has gone."""
+        """Send a part of an answer. Raises ConnectionError if the client has left."""
         self._began = True
         self.write_interim(data)
 
     def write_interim(self, data: bytes) -> None:
-        """Send a 1xx head, which is no answer yet. Raises ConnectionError when the client has gone."""
+        """Send a 1xx head, which does not begin the answer. Raises ConnectionError if the client has left."""
         if self.transport is None or self.transport.is_closing():
-            raise ConnectionError("the client has gone")
+            raise ConnectionError("the client has left")
         self.transport.write(data)
 
     async def drained(self) -> None:
-        """Wait until the client has taken enough. Raises ConnectionError when it never will."""
+        """Wait until more can be sent. Raises ConnectionError if the client has left."""
         if self.transport is None or self._answers is None:
-            raise ConnectionError("the client has gone")
+            raise ConnectionError("the client has left")
         await self._answers.writer.drain()
 
     @property
     def keeps_alive(self) -> bool:
-        """Whether this connection may carry another request once this one is answered, as things are now."""
+        """Whether the connection may carry another request after the current one. This can still change."""
         request = self._answers
         return (
             request is not None
@@ -89,10 +89,10 @@ class ClientConnection(web.RequestHandler):
     def respond(
         self, status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = True
     ) -> bool:
-        """Answer with one line of text, or with none where the status has no body. Return whether the
-        connection is kept, where `keep_alive` allows it.
+        """Answer with one line of text, or without a body if `text` is empty. Return whether the connection
+        is kept, which `keep_alive` can forbid.
 
-        Raises ConnectionError when the client has gone, `AnswerCut` when another answer has begun.
+        Raises ConnectionError if the client has left, and `AnswerCut` if another answer has begun.
         """
         if self._began:
             self._cut_answer()
@@ -105,17 +105,17 @@ class ClientConnection(web.RequestHandler):
         return keep_alive
 
     def hand_over(self, protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, bytes]:
-        """Give the transport to `protocol`. Return it with the bytes that came after the request.
+        """Give the transport to `protocol`. Return the transport, and the bytes received after the request.
 
-        Raises ConnectionError when the client has gone.
+        Raises ConnectionError if the client has left.
         """
         transport = self.transport
         if transport is None or transport.is_closing():
-            raise ConnectionError("the client has gone")
+            raise ConnectionError("the client has left")
         held, self._held = self._held, b""
         transport.set_protocol(protocol)
         self.transport = self._answer_task = None
-        self.connection_lost(None)  # aiohttp lets everything go
+        self.connection_lost(None)  # aiohttp releases everything
         transport.resume_reading()
         return transport, held
 
@@ -127,7 +127,7 @@ class ClientConnection(web.RequestHandler):
         return self._head_reader is None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Have the handler answer `request`, and say whether the connection is kept."""
+        """Let the handler answer `request`. The response returned says whether the connection is kept."""
         self._answer_task, self._answers, self._began = request.task, request, False
         if self._body_error is not None:
             request.content.set_exception(self._body_error)
@@ -135,13 +135,13 @@ class ClientConnection(web.RequestHandler):
         try:
             keep = await self._frontend.handler(self, request)
         except ConnectionError:
-            pass  # the client has gone, or its answer can only be cut
+            pass  # the client has left, or the answer was cut
         except Exception:
             logger.exception("a request failed inside the proxy; please report this")
             if self._began:
                 self._cut_answer()
             else:
-                self._tell(500, "the proxy failed; its log says why")
+                self._write_error(500, "the proxy failed; its log says why")
         finally:
             self._answer_task = self._answers = self._body_error = None
         if self.transport is None:
@@ -154,12 +154,12 @@ class ClientConnection(web.RequestHandler):
         return self._frontend.last
 
     def drain(self) -> None:
-        """Close when idle for the grace that the frontend gives from now on."""
+        """Close when idle for `idle_grace` of the frontend."""
         if self._head_reader is not None and not self._head_reader.size:
             self._wake_in(self._frontend.idle_grace)
 
     def cut(self) -> None:
-        """Close now, whatever is under way."""
+        """Close now, and cancel the current answer."""
         if self.transport is not None:
             self.transport.abort()
         if self._answer_task is not None:
@@ -188,13 +188,13 @@ class ClientConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wake_in(None)
         self._frontend.connections.discard(self)
-        self.keep_alive(False)  # lets go of a timer that holds this
+        self.keep_alive(False)  # releases a timer that refers to this
         super().connection_lost(exc)
         if self._answer_task is not None:
             self._answer_task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if not data:  # aiohttp goes on with what it has put aside
+        if not data:  # aiohttp continues with bytes that it has kept
             super().data_received(data)
             return
         if self._head_reader is not None:
@@ -215,25 +215,25 @@ class ClientConnection(web.RequestHandler):
                 self._wake_in(_LOOK_AT_PEER)
 
     def pause_reading(self) -> None:
-        """aiohttp holds enough of a body."""
+        """Stop reading, because aiohttp's buffer of the body is full."""
         super().pause_reading()
         self._wake_in(_LOOK_AT_PEER)
 
     def handle_error(
         self,
-        request: web.BaseRequest,  # noqa: ARG002 (it is made up)
+        request: web.BaseRequest,  # noqa: ARG002 (an object made by aiohttp)
         status: int = 500,  # noqa: ARG002
         exc: BaseException | None = None,  # its text repeats the request
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
-        """Answer a head that aiohttp's parser refuses."""
+        """Answer a head that aiohttp's parser rejects."""
         if exc is not None:
-            exc.__traceback__ = None  # its frames hold it, and this connection
+            exc.__traceback__ = None  # its frames refer to the error and to this connection: a cycle
         self._refuse(400, NOT_HTTP)
         return self._frontend.last
 
     def _read_head(self, reader: HeadReader, data: bytes) -> bytes | None:
-        """Return what follows the head; None when it is not whole. Raises `RequestInvalid`."""
+        """Return the bytes after the head, or None if it is not whole. Raises `RequestInvalid`."""
         begins = not reader.size
         rest = reader.feed(data)
         if rest is None:
@@ -253,7 +253,7 @@ class ClientConnection(web.RequestHandler):
         return rest
 
     def _read_body(self, data: bytes) -> bytes:
-        """Return what follows the body."""
+        """Pass a part of the body to aiohttp. Return the bytes after the body."""
         self._body_at = self._frontend.loop.time()
         if self._decoder is None:
             piece, rest = data[: self._body_left], data[self._body_left :]
@@ -275,15 +275,15 @@ class ClientConnection(web.RequestHandler):
         return rest
 
     def _fail_body(self, error: RequestBodyError) -> None:
-        """Let who reads the body get `error`. Nothing more is read of it."""
-        error.__traceback__ = None  # its frames hold this connection, which holds the error
+        """Raise `error` in the reader of the body, and ignore the rest of it."""
+        error.__traceback__ = None  # its frames refer to this connection, which refers to the error
         self._body_error, self._decoder, self._body_left = error, None, 0
         self._wake_in(None)
         if self._answers is not None:
             self._answers.content.set_exception(error)
 
     def _go_on(self) -> None:
-        """Take the next request."""
+        """Read the next request."""
         self._head_reader = HeadReader(self._frontend.limits.max_head)
         self._wake_in(self._frontend.idle_grace)
         held, self._held = self._held, b""
@@ -293,22 +293,22 @@ class ClientConnection(web.RequestHandler):
             self.data_received(held)
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer what is no request, and close."""
-        self._tell(status, text)
+        """Answer an invalid request, and close."""
+        self._write_error(status, text)
         self._linger()
 
-    def _tell(self, status: int, text: str) -> None:
+    def _write_error(self, status: int, text: str) -> None:
         self._frontend.limits.refused(status, text, peer_address(self.transport))
         if self.transport is not None:
             self.transport.write(error_response(status, text))
 
     def _cut_answer(self) -> None:
-        """Reset the connection: closed, it could look like the end of a whole answer."""
+        """Reset the connection. After a normal close, the answer could look complete."""
         if self.transport is not None:
             reset(self.transport)
 
     def _linger(self) -> None:
-        """Read what the client still sends for a while, and then close."""
+        """Give the connection to `Lingering`, which reads for a while and then closes."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
             sized = self._body_left if self._decoder is None and self._head_reader is None else None
@@ -317,7 +317,7 @@ class ClientConnection(web.RequestHandler):
             Lingering(self._frontend, transport, sized or None)
 
     def _wake_in(self, seconds: float | None) -> None:
-        """Set the one deadline that there is, of what is waited for."""
+        """Replace the deadline of this connection. None removes it."""
         timers = self._frontend.timers
         if self._wakes_at is not None:
             timers.cancel(self, self._wakes_at)
@@ -326,17 +326,17 @@ class ClientConnection(web.RequestHandler):
             timers.schedule(self, self._wakes_at)
 
     def wake(self) -> None:
-        """The deadline has come."""
+        """Handle the deadline."""
         self._wakes_at, transport, reader = None, self.transport, self._head_reader
         if transport is None:
             return
         if reader is not None and reader.size:
             self._refuse(408, f"the request head took longer than {self._frontend.limits.head_timeout:g} s")
         elif not transport.is_reading():
-            self._body_at = self._frontend.timers.now()  # it is not the client that waits
+            self._body_at = self._frontend.timers.now()  # reading is paused: the client is not late
             transport.abort() if has_left(transport) else self._wake_in(_LOOK_AT_PEER)
         elif has_unread(transport):
-            self._wake_in(_LOOK_AT_PEER)  # the loop is late, the client is not
+            self._wake_in(_LOOK_AT_PEER)  # unread bytes: the loop is late, not the client
         elif reader is not None:
             transport.close()
         elif self._body_left or self._decoder is not None:

@@ -1,6 +1,7 @@
-"""Opens connections to upstream: the only place that does.
+"""Open connections to upstreams. No other module does.
 
-Names are resolved anew, by the loop's own resolver; connections that are opened meanwhile share the look-up.
+Each connection resolves the name again with the loop's resolver. Connections opened at the same time share
+one look-up.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ __all__ = ["Dialer", "UpstreamTls"]
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTls:
-    """How an upstream is verified: by `context`, under `server_name` (None: the host of its address)."""
+    """The TLS settings of an upstream. `server_name` None: use the host of its address."""
 
     context: ssl.SSLContext
     server_name: str | None = None
 
 
 class Dialer:
-    """Opens connections to the upstreams of a configuration, and counts the open ones."""
+    """Open connections to upstreams, and count the open ones."""
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self._resolver = Resolver()
         self.open_connections = 0
-        self._closed = self._forget  # bound once, not for every connection
+        self._closed = self._forget  # bound once, not per connection
 
     async def open(
         self,
@@ -51,8 +52,8 @@ class Dialer:
     ) -> Exchange:
         """Connect to `address` within `within` seconds. Raises `UpstreamRefused`, `UpstreamTimeout`.
 
-        `tls` is needed for an `https` address, and is used for no other.
-        `head_only`: the response to come has no body whatever its headers say (HEAD).
+        `tls` is required for an `https` address, and ignored for others.
+        `head_only`: the response has no body, whatever its headers say (HEAD).
         """
         made = Exchange(head_only=head_only, interim=interim)
         try:
@@ -75,8 +76,8 @@ class Dialer:
             sock = await connect_tcp(host, port, within=within, resolver=self._resolver)
         else:
             if tls is None:
-                raise AssertionError("an https upstream is never asked without TLS")
-            async with asyncio.timeout(within):  # of the connection and the handshake together
+                raise AssertionError("an https upstream needs TLS settings")
+            async with asyncio.timeout(within):  # for the connection and the handshake together
                 await asyncio.get_running_loop().create_connection(
                     lambda: protocol,
                     sock=await connect_tcp(host, port, within=within, resolver=self._resolver),

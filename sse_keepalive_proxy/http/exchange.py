@@ -1,11 +1,11 @@
 """One request to upstream, and its response pushed into a sink.
 
-httptools (llhttp) parses what comes back; the body's bytes go to the sink in the same turn of the loop
-in which the socket had them, one call per read, without a task, a queue or a timer. Connections are
-opened in `upstream.dial`.
+httptools (llhttp) parses the response. The bytes of the body go to the sink in the same turn of the loop in
+which they were read, one call per read, without a task, a queue or a timer. `http.dialer` opens the
+connections.
 
-A connection carries one request. That costs a connect per plain request, and buys that no request
-ever meets a connection that upstream has just closed, and that no answer can be another's.
+A connection carries one request. This costs one connect per plain request. In return no request is sent on a
+connection that upstream has just closed, and no request gets the answer to another one.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _NO_HEADERS: list[Header] = []
 
 
 class Sink(Protocol):
-    """Where a response body goes. `end` and `failed` come once, one of them, last."""
+    """The receiver of a response body. The last call is one call of `end` or `failed`."""
 
     def data(self, data: bytes) -> None:
-        """Some bytes of the body, never none."""
+        """Receive bytes of the body, at least one."""
 
     def end(self) -> None:
-        """The body is whole."""
+        """Receive the end: the body is complete."""
 
     def failed(self, error: ProxyError) -> None:
-        """The body broke off, or the exchange was given up."""
+        """Receive the error: the body is incomplete, or the exchange was given up."""
 
 
 class Exchange:
     """One request and its response on a connection of its own.
 
-    Made by `dial.Dialer`. `interim` is called with every 1xx head but 101.
+    Made by `dialer.Dialer`. `interim` is called with every 1xx head except 101.
     """
 
     __slots__ = (
@@ -89,11 +89,11 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._drained: asyncio.Future[None] | None = None
         self.surplus = b""
-        # httptools reads its callbacks from here once; appending needs no frame of ours.
+        # httptools looks up its callbacks once. A list's `append` needs no Python frame.
         self.on_body = self._pieces.append
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
-    # What the proxy asks for.
+    # Called by the proxy.
 
     def send(self, data: bytes) -> None:
         """Write a part of the request."""
@@ -101,15 +101,15 @@ class Exchange:
             self._transport.write(data)
 
     async def drained(self) -> bool:
-        """Wait until upstream has taken enough for more to be sent; false when it never will."""
+        """Wait until more can be sent. Return False if the connection is closed."""
         if self._drained is not None:
             await self._drained
         return self._transport is not None
 
     async def response(self, within: float | None) -> ResponseHead:
-        """The response head. Raises `UpstreamError`; gives up after `within` seconds."""
+        """Return the response head. Raises `UpstreamError`, also if no head came in `within` seconds."""
         if self._head is None:
-            raise RuntimeError("the response head has been given out already")
+            raise RuntimeError("the response head was already returned")
         late = None
         if within is not None:
             late = asyncio.get_running_loop().call_later(within, self._late, within)
@@ -118,21 +118,21 @@ class Exchange:
         finally:
             if late is not None:
                 late.cancel()
-            self._head = self._interim = None  # a stream lives long; what it began with need not
+            self._head = self._interim = None  # a stream lives long: release what it no longer needs
 
     def _late(self, within: float) -> None:
         self.fail(UpstreamTimeout(f"upstream sent no response head within {within:g} s"))
 
     def attach(self, sink: Sink, *, paused: bool = False) -> None:
-        """Push the body into `sink`, beginning with what has already come. `paused`: read nothing more until
-        `resume`.
+        """Push the body into `sink`, first the bytes that were already received. `paused`: do not read until
+        `resume` is called.
         """
         self._sink = sink
         early, self._early = self._early, None
         self.pause() if paused else self.resume()
         if early:
             sink.data(bytes(early))
-        if self._sink is not sink:  # it has heard enough and closed us
+        if self._sink is not sink:  # the sink has closed this exchange
             return
         if self._complete:
             self._finish()
@@ -141,7 +141,7 @@ class Exchange:
             sink.failed(self._lost)
 
     def pause(self) -> None:
-        """Stop reading: upstream feels it through TCP."""
+        """Stop reading. TCP flow control then slows upstream down."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -151,15 +151,15 @@ class Exchange:
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Let upstream go at once. The sink hears nothing more."""
+        """Close the connection now. The sink gets no more calls."""
         self._sink = None
         self._parser = None
         if self._transport is not None:
             self._transport.abort()
 
     def splice(self, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """Give the connection to another protocol, after a 101. Bytes behind the head are `surplus`. The
-        protocol calls `closed` when the connection is gone.
+        """Give the connection to `protocol` after a 101. Return its transport. `surplus` holds the bytes
+        after the head. The protocol must call `closed` when the connection is closed. Raises `UpstreamError`.
         """
         transport = self._transport
         if transport is None:
@@ -168,7 +168,7 @@ class Exchange:
         self._transport = self._parser = None
         return transport
 
-    # asyncio's side.
+    # asyncio's protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -187,27 +187,25 @@ class Exchange:
         except httptools.HttpParserUpgrade as upgrade:
             if self._switched:
                 self.surplus = data[upgrade.args[0] :]
-                self.pause()  # until another protocol takes over
+                self.pause()  # until `splice`
                 return
         except httptools.HttpParserError as error:
-            if not self._complete:  # bytes behind a whole message are nobody's
+            if not self._complete:  # bytes after a complete message are ignored
                 self._pass_on()
                 self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {error}"))
                 return
         pieces, sink = self._pieces, self._sink
-        if (
-            len(pieces) == 1 and sink is not None and not self._complete
-        ):  # one chunk a read: the way of a byte
+        if len(pieces) == 1 and sink is not None and not self._complete:  # one chunk per read: the hot path
             self._head_size = 0
             sink.data(pieces.pop())
             return
         if self._complete:
-            del pieces[self._message_end :]  # nor is a second message, which nobody asked for
+            del pieces[self._message_end :]  # ignore a second message
         if pieces:
             self._head_size = 0
             self._pass_on()
         elif self._has_head:
-            self._head_size += len(data)  # of a trailer, or of a chunk's head
+            self._head_size += len(data)  # trailers, or the size line of a chunk
         if self._complete:
             self._parser = None
             self._finish()
@@ -250,9 +248,9 @@ class Exchange:
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        assert parser is not None  # noqa: S101 (it is the parser that calls)
+        assert parser is not None  # noqa: S101 (the parser calls this)
         if self._has_head or self._lost is not None:
-            return  # of a second message, which nobody asked for
+            return  # ignore a second message
         status = parser.get_status_code()
         head = ResponseHead(status, self._reason, self._headers)
         self._headers, self._reason = [], b""
@@ -265,10 +263,10 @@ class Exchange:
             return
         if self._head is not None:
             self._has_head = True
-            self._headers = _NO_HEADERS  # a stream lives long: it lets go what it can spare
+            self._headers = _NO_HEADERS  # a stream lives long: release the list
             self._switched = status == SWITCHING_PROTOCOLS
             self._framed = bool(head.get(b"content-length") or head.get(b"transfer-encoding"))
-            self._complete = self._bodyless_method  # 204 and 304 the parser knows
+            self._complete = self._bodyless_method  # the parser knows 204 and 304
             if not self._head.done():
                 self._head.set_result(head)
 
@@ -280,7 +278,7 @@ class Exchange:
     # Inside.
 
     def _pass_on(self) -> None:
-        """One call to the sink for all that one read brought."""
+        """Pass all bytes of one read to the sink in one call."""
         pieces = self._pieces
         if not pieces:
             return
@@ -304,13 +302,13 @@ class Exchange:
         sink.end()
 
     def fail(self, error: ProxyError) -> None:
-        """Give up: whoever waits for the head or the body gets `error`."""
+        """Close the connection. The waiting `response()` or the sink gets `error`."""
         if self._complete or self._lost is not None:
             return
         self._lost = error
         if self._head is not None and not self._head.done():
             self._head.set_exception(error)
-            self._head.exception()  # whoever does not wait for it any more need not
+            self._head.exception()  # without this call asyncio reports an exception that was not awaited
         if self._transport is not None:
             self._transport.abort()
         sink, self._sink = self._sink, None
@@ -318,13 +316,13 @@ class Exchange:
             sink.failed(error)
 
     def closed(self) -> None:
-        """The connection is gone."""
+        """Report that the connection is closed."""
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the connection is gone: now, if it is already."""
+        """Call `callback` once, when the connection is closed, or now if it already is."""
         self._on_close = callback
         if self._transport is None:
             self.closed()

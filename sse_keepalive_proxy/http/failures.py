@@ -1,4 +1,4 @@
-"""What the operating system or TLS says of a failed connection to upstream, in an operator's words."""
+"""Explain errors of the operating system and of TLS on connections to upstream, for operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["in_words"]
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 _OTHER_NAME = frozenset({62, 64})
-"""Of OpenSSL's `x509_vfy.h`: the codes of a failed verification."""
+"""Codes of a failed verification, from OpenSSL's `x509_vfy.h`."""
 
 _NO_TLS = "it does not speak TLS on this port: write an http:// url, or the port of its https"
 _WANTS_CERTIFICATE = "it demands a certificate of the proxy: name one in tls.client_cert"
@@ -36,7 +36,7 @@ _REASONS = {
 
 
 def in_words(error: Exception) -> str:
-    """Return why a connection could not be made, or broke."""
+    """Return why connecting failed, or why a connection broke."""
     match error:
         case socket.gaierror():
             return "the name cannot be resolved"
@@ -48,9 +48,9 @@ def in_words(error: Exception) -> str:
             reason = error.reason or "unknown"
             return _REASONS.get(reason, f"TLS failed: {reason.lower().replace('_', ' ')}")
         case OSError() if error.errno:
-            return os.strerror(error.errno)  # asyncio's own text of it is about a call
+            return os.strerror(error.errno)  # asyncio's own text describes a function call
         case ConnectionResetError():
-            return _LEFT  # asyncio's, in a handshake
+            return _LEFT  # raised by asyncio during a handshake
         case _:
             return str(error) or type(error).__name__
 

@@ -1,4 +1,4 @@
-"""What makes a connection of every client: aiohttp's `web.Server`, its options, and all its connections."""
+"""Accept clients: aiohttp's `web.Server`, its options, and the set of all connections."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["ConnectionLimits", "Frontend", "Handler", "WrittenResponse"]
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
 _KEEPALIVE_TIMEOUT = 3630.0
-"""Seconds an idle connection is kept: longer than by fronts (facts.md#idle-connections-of-fronts)."""
+"""Seconds until an idle connection is closed: later than fronts do (facts.md#idle-connections-of-fronts)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of every connection. Sizes are bytes, times seconds.
+    """The limits of every connection. Sizes are bytes, times seconds.
 
-    `room()` returns how many more connections there may be; it is negative when there are too many.
-    `refused(status, reason, peer)` is called for what is refused before there is a request to be routed.
+    `room()` returns how many more connections are allowed. It is negative if there are too many.
+    `refused(status, reason, peer)` is called for each refusal before a request can be routed.
     """
 
     max_head: int
@@ -47,7 +47,7 @@ class ConnectionLimits:
 
 
 class WrittenResponse(web.StreamResponse):
-    """The response that a handler returns to aiohttp. Everything of it has been written already."""
+    """The response that a handler returns to aiohttp. All of it was already written."""
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class WrittenResponse(web.StreamResponse):
 
 
 class _PlainOnTls(asyncio.Protocol):
-    """A client that speaks plain HTTP where TLS is spoken. It gets one answer, in nginx's words."""
+    """A client that speaks plain HTTP on a TLS port. It gets one answer, with nginx's text."""
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
@@ -79,20 +79,20 @@ class _PlainOnTls(asyncio.Protocol):
 
 
 Handler = Callable[[ClientConnection, web.BaseRequest], Awaitable[bool]]
-"""Answers a request. Returns whether its connection may carry another one. Raises ConnectionError when the
-client has gone, or when its answer has begun and cannot be whole.
+"""Answers a request. Returns whether the connection may carry another request. Raises ConnectionError if the
+client has left, or if the answer has begun and was cut.
 """
 
 
 class Frontend:
-    """Makes a `ClientConnection` for every client, and has `handler` answer every request."""
+    """Make a `ClientConnection` for every client, and let `handler` answer every request."""
 
     def __init__(self, handler: Handler, limits: ConnectionLimits) -> None:
         self.handler, self.limits = handler, limits
         self.loop = asyncio.get_running_loop()
         self.timers = TimerWheel()
-        self.connections: set[ClientConnection | Lingering] = set()  # those handed over are not among them
-        self.idle_grace: float | None = None  # seconds, from the drain on
+        self.connections: set[ClientConnection | Lingering] = set()  # without those handed over
+        self.idle_grace: float | None = None  # seconds; None: not draining
         self.handshakes: Handshakes | None = None  # None: no listener has TLS
         self.server = web.Server(self._answer)
         self.kept, self.last = WrittenResponse(keep_alive=True), WrittenResponse(keep_alive=False)
@@ -100,7 +100,7 @@ class Frontend:
             "access_log": None,
             "auto_decompress": False,
             "keepalive_timeout": _KEEPALIVE_TIMEOUT,
-            "lingering_time": 0,  # `Lingering` does it
+            "lingering_time": 0,  # `Lingering` does this
             "logger": logger,
             "max_field_size": limits.max_head,
             "max_headers": MOST_FIELDS,
@@ -113,12 +113,12 @@ class Frontend:
 
     @property
     def open_connections(self) -> int:
-        """How many there are, with those whose TLS handshake is not over, without those handed over."""
+        """The number of connections, with those in a TLS handshake, without those handed over."""
         return len(self.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
 
     def use_tls(self, poller: Poller, context: ssl.SSLContext) -> None:
-        """Speak TLS by `context` on every TCP socket that is listened on from now on. Where TLS is spoken
-        already, the handshakes that begin from now on use it.
+        """Use TLS with `context` on every TCP socket given to `listen` from now on. If TLS is already in use,
+        later handshakes use `context`.
         """
         if self.handshakes is not None:
             self.handshakes.context = context
@@ -132,8 +132,8 @@ class Frontend:
         )
 
     def listen(self, poller: Poller, sock: socket.socket) -> Listener:
-        """Serve whoever connects to `sock`, whose options its connections inherit. On a Unix socket nobody
-        speaks TLS.
+        """Serve the clients that connect to `sock`, and set its options. A Unix socket is served without
+        TLS.
         """
         prepare(sock, SEND_TIMEOUT)
         handshakes = None if sock.family == socket.AF_UNIX else self.handshakes
@@ -147,13 +147,13 @@ class Frontend:
         return Listener(poller, sock, accepted)
 
     def drain(self, idle_grace: float) -> None:
-        """Have every connection end after its next answer, or when it is idle for `idle_grace` seconds."""
+        """Close every connection after its next answer, or when it is idle for `idle_grace` seconds."""
         self.idle_grace = idle_grace
         for connection in list(self.connections):
             connection.drain()
 
     async def cut(self) -> None:
-        """Close every connection now. What was being answered is over when this returns."""
+        """Close every connection now, and wait until the handlers have ended."""
         if self.handshakes is not None:
             self.handshakes.close()
         for connection in list(self.connections):

@@ -1,8 +1,9 @@
-"""A request head before any parser sees it: whole, bounded, and of HTTP/1.
+"""Collect and limit a request head before a parser gets it.
 
-A parser that is fed piece by piece limits single lines, and works on whatever it is sent. Here the whole head
-is limited, with its fields and the blank lines in front of it, and what is not HTTP/1 is refused at its first
-line. What a head means is the business of the parser (aiohttp's llhttp, strict), and then of `request.admit`.
+A parser that gets a head in pieces limits single lines only, and spends time on any input. This module limits
+the whole head, including the number of fields and the blank lines before it, and refuses input that is not
+HTTP/1 at its first line. It does not interpret the head: the parser (aiohttp's llhttp, strict) and then
+`request.admit` do.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ _SPEAKS_TLS = "the client speaks TLS, and this port does not: use http://, or se
 
 
 class HeadReader:
-    """Collect one request head of at most `limit` bytes, blank lines in front included.
+    """Collect one request head of at most `limit` bytes, including blank lines before it.
 
-    `size` is how many bytes have come. `head` is the whole head once `feed` has returned what follows it.
+    `size` is the number of bytes received. `head` is whole after `feed` has returned bytes.
     """
 
     __slots__ = ("_checked", "_limit", "head", "size")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._checked = 0  # bytes of `head` in lines that are known to be good
+        self._checked = 0  # bytes of `head` in lines that were checked
         self.head = b""
         self.size = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take the next bytes. Return those after the head, None as long as the head is not whole.
+        """Add the next bytes. Return the bytes after the head, or None if the head is not whole.
 
-        Raises `RequestInvalid`: 400 for what is no HTTP/1 request, 431 for a head that is too large, 501 for
+        Raises `RequestInvalid`: 400 if this is not an HTTP/1 request, 431 if the head is too large, 501 for
         CONNECT.
         """
         searched = max(len(self.head) - len(_END) + 1, 0)
         self.size += len(data)
         if not self.head:
-            data = data.lstrip(b"\r\n")  # a server ignores blank lines in front (RFC 9112 2.2)
+            data = data.lstrip(b"\r\n")  # a server ignores blank lines before a request (RFC 9112 2.2)
         self.head = head = self.head + data
         found = head.find(_END, searched)
         end = found + len(_END) if found >= 0 else len(head)
@@ -72,7 +73,7 @@ class HeadReader:
         return head[end:]
 
     def _check_first_line(self, end: int) -> None:
-        """Refuse what is no request line, or cannot become one."""
+        """Raise `RequestInvalid` if the first line is not the beginning of a request line."""
         head = self.head
         line = head.find(b"\n", 0, end) + 1
         method = _METHOD.match(head, 0, line or end)
@@ -84,7 +85,7 @@ class HeadReader:
             _check_host(head[method.end() : line - 11])
 
     def _check_lines(self, end: int) -> None:
-        """Look at the lines that are new in the first `end` bytes: each byte is looked at once."""
+        """Check the new lines in the first `end` bytes for bare LFs. Each byte is checked once."""
         start, checked = self._checked, self.head.rfind(b"\n", self._checked, end) + 1
         if checked:
             if self.head.count(b"\n", start, checked) != self.head.count(b"\r\n", start, checked):
@@ -93,8 +94,8 @@ class HeadReader:
 
 
 def _check_host(target: bytes) -> None:
-    """Refuse a target that is no path and whose host cannot be decoded. aiohttp decodes it where it expects
-    no error: the connection would stay without an answer.
+    """Raise `RequestInvalid` for a target in absolute form whose host cannot be decoded. aiohttp does not
+    expect this error, and would leave the connection without an answer.
     """
     try:
         _ = URL(target.decode("utf-8", "surrogateescape"), encoded=True).host
@@ -103,10 +104,10 @@ def _check_host(target: bytes) -> None:
 
 
 def announced_body(head: bytes) -> int:
-    """Return how many bytes of body a whole head announces, or `CHUNKED`.
+    """Return the size of the body in bytes according to `head`, or `CHUNKED`.
 
-    Nothing is judged here. A head that announces in two ways, or in none that can be read, is refused by the
-    parser, which reads the same bytes.
+    Nothing is validated here. The parser reads the same bytes, and refuses a head with two sizes or with an
+    invalid one.
     """
     lower = head.lower()
     if b"\r\ntransfer-encoding:" in lower:

@@ -1,4 +1,4 @@
-"""Header fields on their way through: hop-by-hop ones end here, forwarding ones are vouched for.
+"""Header fields: remove hop-by-hop fields, encode heads, make the head of a stream.
 
 Names and values stay raw bytes, in order, repeats kept. RFC 9110 7.6.1 (hop-by-hop fields),
 RFC 9112 6 (framing), behaviour.md#status-sent-once (the head of a stream).
@@ -33,7 +33,7 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _NEVER_NAMED = frozenset({b"host", b"content-length"})
-"""Naming these in `Connection` does not take them out: framing and routing are not the client's."""
+"""`Connection` cannot remove these fields: the proxy decides about framing and routing."""
 
 _OURS = _HOP_BY_HOP | _NEVER_NAMED
 
@@ -42,7 +42,7 @@ _NO_BUFFERING = (b"no-cache", b"no-transform")
 
 
 def connection_tokens(headers: Iterable[Header]) -> frozenset[bytes]:
-    """The names in every `Connection` field, lower case (`keep-alive, Upgrade` is two)."""
+    """Return the names in every `Connection` field, in lower case (`keep-alive, Upgrade` is two)."""
     found: list[bytes] = []
     for name, value in headers:
         if name.lower() == b"connection":
@@ -51,7 +51,7 @@ def connection_tokens(headers: Iterable[Header]) -> frozenset[bytes]:
 
 
 def end_to_end(headers: Sequence[Header], also: frozenset[bytes] = frozenset()) -> list[Header]:
-    """The fields that may pass: without hop-by-hop ones, those named in `Connection`, and those `also`."""
+    """Return `headers` without hop-by-hop fields, fields named in `Connection`, and those in `also`."""
     named = connection_tokens(headers) - _NEVER_NAMED
     kept: list[Header] = []
     for field in headers:
@@ -64,12 +64,12 @@ def end_to_end(headers: Sequence[Header], also: frozenset[bytes] = frozenset()) 
 
 
 def poses_as(lower: bytes, names: frozenset[bytes]) -> bool:
-    """Whether a server that takes the `_` in it for `-`, as CGI does, would read one of `names`."""
+    """Return whether `lower` is one of `names` for a server that reads `_` as `-`, as CGI does."""
     return lower.replace(b"_", b"-") in names
 
 
 def encode_head(first_line: bytes, headers: Iterable[Header]) -> bytes:
-    """A request or response head as it goes on the wire."""
+    """Return a request or response head in wire format."""
     parts = [first_line, b"\r\n"]
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")
@@ -78,8 +78,8 @@ def encode_head(first_line: bytes, headers: Iterable[Header]) -> bytes:
 
 
 def stream_head(headers: Sequence[Header]) -> list[Header]:
-    """The fields of a stream's response head: upstream's, minus what would be a lie about a body we
-    add to, plus what keeps hops from holding it back (facts.md#cloudflare-compression).
+    """Return the fields of a stream's response head: upstream's, without those that are wrong for a body that
+    the proxy adds to, and with those that stop hops from buffering (facts.md#cloudflare-compression).
     """
     kept: list[Header] = []
     directives: list[bytes] = []

@@ -1,4 +1,4 @@
-"""A client whose answer was its last, and who may still be sending: read until it has taken its answer."""
+"""Close a connection after its last answer while the client may still be sending (lingering close)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 __all__ = ["MOST_LINGERING", "SEND_TIMEOUT", "Lingering"]
 
 SEND_TIMEOUT: Final = 60.0
-"""Seconds a client may take nothing of an answer, as nginx's `send_timeout`. A stream has its own."""
+"""Seconds without a byte of an answer being taken, like nginx's `send_timeout`. Streams have their own."""
 
 _LINGERING = 2.0
-"""Seconds for which a refused request is still read, so that its answer is not lost to a reset."""
+"""Seconds for which the rest of a refused request is read, so that a reset does not destroy the answer."""
 
 MOST_LINGERING: Final = 50
-"""Connections without room that are still read. More at a time may lose their answer to a reset."""
+"""The most connections above `max_connections` that linger. Others may lose their answer to a reset."""
 
 
 class Lingering(asyncio.Protocol):
-    """Reads and drops what a client still sends after its answer, as nginx does: a socket that is closed with
-    bytes unread resets its connection, and with it the answer. It ends after `_LINGERING`, or once the client
-    has taken its answer, which may last as long as `SEND_TIMEOUT`.
+    """Read and drop what a client sends after its answer, as nginx does. Closing a socket with unread bytes
+    resets the connection, and the client may lose the answer. It closes after `_LINGERING`, or after
+    `SEND_TIMEOUT` at most if the client is still taking its answer.
     """
 
     answering = False
 
     def __init__(self, frontend: Frontend, transport: asyncio.Transport, left: int | None) -> None:
-        """`left` is how many bytes are still to come; None when that is not known."""
+        """`left` is the number of bytes that the client will still send, or None if it is not known."""
         self._frontend, self._left = frontend, left
         self.transport = transport
         now = frontend.timers.now()
@@ -54,14 +54,14 @@ class Lingering(asyncio.Protocol):
         self._frontend.connections.discard(self)
 
     def drain(self) -> None:
-        """It ends by itself."""
+        """Do nothing: it closes by itself."""
 
     def cut(self) -> None:
         """Close now."""
         self.transport.abort()
 
     def wake(self) -> None:
-        """Its time is over, unless the client is still taking its answer."""
+        """Close, unless the client is still taking its answer."""
         timers = self._frontend.timers
         now = timers.now()
         if now < self._gives_up_at and untaken(self.transport):

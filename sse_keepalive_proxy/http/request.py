@@ -1,8 +1,8 @@
-"""A request as the proxy means it: checked again after aiohttp's parser, then never doubted.
+"""Validate a client's request after aiohttp's parser.
 
-The parser (llhttp, strict) refuses most smuggling shapes. What it lets through and a second reader
-could take otherwise is refused here (behaviour.md#doubtful-requests), so that exactly one clean
-request, written anew from these values, reaches upstream.
+The parser (llhttp, strict) refuses most forms of request smuggling. This module refuses the rest: requests
+that another server could read differently (behaviour.md#doubtful-requests). Upstream gets one new request,
+written from the validated values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiohttp import EMPTY_PAYLOAD, HttpVersion10, StreamReader, web
 from sse_keepalive_proxy.http.headers import Header, connection_tokens
 from sse_keepalive_proxy.http.response import by_name
 
-__all__ = ["Incoming", "Refusal", "admit"]
+__all__ = ["ClientRequest", "Refusal", "admit"]
 
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]+)(/[\x21\x22\x24-\x7e]*|\?[\x21\x22\x24-\x7e]*|)")
@@ -26,15 +26,15 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer to a request that is not passed on: the status, and why in one line."""
+    """The answer to a request that is not forwarded: the status, and the reason in one line."""
 
     status: int
     text: str
 
 
 @dataclass(slots=True)
-class Incoming:
-    """One request. `target` is as received (origin-form), `host` as the client named it."""
+class ClientRequest:
+    """One validated request. `target` is in origin form, as received. `host` is the client's value."""
 
     method: str
     target: str
@@ -60,13 +60,13 @@ class Incoming:
 
     @property
     def is_event_source(self) -> bool:
-        """Whether a browser's EventSource may have sent it: nothing else accepts just this."""
+        """Whether a browser's EventSource probably sent it: only that has exactly this `Accept`."""
         accepts = self.named.get(b"accept")
         return self.method == "GET" and not self.has_body and accepts == [b"text/event-stream"]
 
 
-def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> Incoming | Refusal:
-    """The request of `peer`, which came by `scheme`, or why it is refused."""
+def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> ClientRequest | Refusal:
+    """Return the validated request of `peer`, or the answer that refuses it. `scheme`: `http` or `https`."""
     headers = request.raw_headers
     http10 = request.version == HttpVersion10
     values = b"".join([value for _, value in headers])
@@ -75,7 +75,7 @@ def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> Incoming | R
     named = by_name(headers)
     if not http10 and b"host" not in named:
         return Refusal(400, "an HTTP/1.1 request has a Host header")
-    placed = _place(request.method, request.raw_path, named.get(b"host", []))
+    placed = _target_and_host(request.method, request.raw_path, named.get(b"host", []))
     if isinstance(placed, Refusal):
         return placed
     target, host = placed
@@ -83,7 +83,7 @@ def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> Incoming | R
     if isinstance(framing, Refusal):
         return framing
     chunked, length = framing
-    return Incoming(
+    return ClientRequest(
         method=request.method,
         target=target,
         http10=http10,
@@ -99,8 +99,8 @@ def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> Incoming | R
     )
 
 
-def _place(method: str, raw_target: str, hosts: list[bytes]) -> tuple[str, bytes] | Refusal:
-    """Origin-form target and host. Absolute-form names its own host (RFC 9112 3.2.2)."""
+def _target_and_host(method: str, raw_target: str, hosts: list[bytes]) -> tuple[str, bytes] | Refusal:
+    """Return the target in origin form, and the host. Absolute form contains the host (RFC 9112 3.2.2)."""
     if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
         return Refusal(400, "the Host header is not one valid host")
     host = hosts[0] if hosts else b""
@@ -117,14 +117,14 @@ def _place(method: str, raw_target: str, hosts: list[bytes]) -> tuple[str, bytes
 
 
 def _framing(named: dict[bytes, list[bytes]], *, http10: bool) -> tuple[bool, int | None] | Refusal:
-    """Whether the body is chunked, or its length (RFC 9112 6.1 to 6.3): one of them, or none."""
+    """Return whether the body is chunked, and its length or None (RFC 9112 6.1 to 6.3)."""
     codings = named.get(b"transfer-encoding", [])
     lengths = named.get(b"content-length", [])
     if codings:
         if http10 or lengths or codings == [b""]:
             return Refusal(400, "Transfer-Encoding has no place in this request")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
-            return Refusal(501, "the only transfer coding spoken here is chunked")
+            return Refusal(501, "the only supported transfer coding is chunked")
         return True, None
     if not lengths:
         return False, None

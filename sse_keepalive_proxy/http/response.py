@@ -1,4 +1,4 @@
-"""A response head of upstream, and what may be wrong with it that the parser lets pass."""
+"""A response head of upstream, and checks that the parser does not do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 def by_name(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
-    """The values of each name, which is in lower case, in order: for who asks for more than one."""
+    """Return the values of each field name in order. The names are in lower case."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         found.setdefault(name.lower(), []).append(value)
@@ -32,7 +32,7 @@ def by_name(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
 
 @dataclass(slots=True)
 class ResponseHead:
-    """A response head as upstream sent it: names and values are raw bytes, in order, repeats kept."""
+    """A response head as upstream sent it: raw names and values, in order, with repetitions."""
 
     status: int
     reason: bytes
@@ -43,7 +43,7 @@ class ResponseHead:
         self._named = by_name(self.headers)
 
     def get(self, name: bytes) -> bytes:
-        """The first value of `name` (lower case), or nothing."""
+        """Return the first value of `name` (lower case), or `b""`."""
         return self._named.get(name, _NOTHING)[0]
 
     @property
@@ -53,17 +53,17 @@ class ResponseHead:
 
     @property
     def is_event_stream(self) -> bool:
-        """Whether this answer is an event stream that the proxy keeps alive, however it is encoded."""
+        """Whether this is an event stream, with or without a content coding."""
         return 200 <= self.status < 300 and self.status not in (204, 205) and self.media_type == EVENT_STREAM
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the content has a coding, so that nothing can stand between its blocks."""
+        """Whether the content has a coding, so that the proxy cannot write between blocks."""
         return self.get(b"content-encoding").lower() not in (b"", b"identity")
 
     @property
     def retry_after(self) -> float:
-        """Seconds that `Retry-After` asks to wait (RFC 9110 10.2.3): 0 where it says nothing usable."""
+        """The seconds of `Retry-After` (RFC 9110 10.2.3), or 0 if it is missing or invalid."""
         value = self.get(b"retry-after").strip()
         if value.isdigit():
             return float(value.lstrip(b"0")[:_MOST_DIGITS] or b"0")
@@ -74,12 +74,12 @@ class ResponseHead:
             return 0.0
 
     def get_all(self, name: bytes) -> list[bytes]:
-        """Every value of `name` (lower case), in order."""
+        """Return every value of `name` (lower case), in order."""
         return self._named.get(name, [])
 
 
 def fault(head: ResponseHead, parser: httptools.HttpResponseParser) -> str:
-    """What the parser let pass and is no answer to what we asked; nothing when all is well."""
+    """Return a fault of `head` that `parser` accepts, or an empty string."""
     if parser.get_http_version() not in ("1.0", "1.1") or head.status < 100:
         return "its status line is of another protocol"
     if not _REASON.fullmatch(head.reason):

@@ -1,4 +1,4 @@
-"""Answers of our own as they go on the wire: one line of text that repeats nothing of the request."""
+"""Encode the proxy's own answers: one line of text, without any input of the request."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from http import HTTPStatus
 __all__ = ["error_response", "retry_after"]
 
 _RETRY_AFTER = (1, 10)
-"""Seconds, drawn anew for each client without room (facts.md#equal-waits)."""
+"""Seconds: the range of a random number for each refused client (facts.md#equal-waits)."""
 
 
 def retry_after() -> tuple[bytes, bytes]:
-    """The field that tells a client without room when to come back."""
+    """Return the field that tells a client when to try again."""
     return b"Retry-After", b"%d" % random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
 
 
 def error_response(
     status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = False
 ) -> bytes:
-    """Return a whole error response: one line of text, or no body without one, and further `fields`."""
+    """Return a whole error response: one line of text or no body, and further `fields`."""
     body = text.encode() + b"\n" if text else b""
     described = (b"Content-Type: text/plain; charset=utf-8", b"Content-Length: %d" % len(body))
     head = [

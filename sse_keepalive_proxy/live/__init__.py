@@ -1,1 +1,1 @@
-"""One open stream: the I/O around `stream`."""
+"""Open streams: the I/O around the pure package `stream`."""

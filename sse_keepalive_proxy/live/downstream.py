@@ -1,8 +1,7 @@
-"""A stream's client: its connection, and the only place that writes to it.
+"""The connection of a stream's client. No other module writes to it.
 
-Knows chunked coding and what asyncio says of the connection; what is written, and when, the stream decides.
-The transport reports as soon as anything waits in it: that is when pings stop and the client's write
-deadline runs.
+This module does chunked coding and handles the callbacks of asyncio. The stream decides what is written and
+when. The transport reports when any byte waits in it: then pings stop and the client's write timeout runs.
 """
 
 from __future__ import annotations
@@ -17,33 +16,35 @@ from sse_keepalive_proxy.net.tcp import reset, taken, watch
 __all__ = ["Downstream", "DownstreamCallbacks", "TakeOver"]
 
 _HIGH_WATER = 1
-"""Bytes that may wait before the transport reports it. By 0, asyncio's TLS reports when nothing waits."""
+"""Bytes that may wait before the transport reports it. With 0, asyncio's TLS reports when no bytes wait."""
 
 TakeOver = Callable[[asyncio.Protocol], asyncio.Transport]
-"""Gives the client's transport to a protocol; raises ConnectionError when the client has gone."""
+"""Gives the client's transport to a protocol. Raises ConnectionError if the client has left."""
 
 
 class DownstreamCallbacks(Protocol):
-    """The stream, which hears what its client does."""
+    """Events of the client, handled by the stream."""
 
     def client_blocked(self) -> None:
-        """Bytes wait for the client."""
+        """Handle that bytes wait for the client."""
 
     def client_unblocked(self) -> None:
-        """Everything that waited has left."""
+        """Handle that no bytes wait any more."""
 
     def client_left(self) -> None:
-        """It has closed its side: write no more (behaviour.md#no-stream-outlives-its-client)."""
+        """Handle that the client has closed its side. Stop writing
+        (behaviour.md#no-stream-outlives-its-client).
+        """
 
     def client_lost(self, exc: Exception | None) -> None:
-        """The connection is gone; the last call there is."""
+        """Handle that the connection is closed. This is the last call."""
 
 
 class Downstream:
-    """One client, as long as it is connected.
+    """One connected client.
 
-    `take_over` gives its transport (ConnectionError when it has gone already); `chunked` is whether the
-    body needs chunked coding; it may let `write_timeout` seconds pass without taking a byte.
+    `take_over` returns its transport, or raises ConnectionError if the client has left. `chunked`: whether
+    the body needs chunked coding. A client that takes no byte for `write_timeout` seconds is disconnected.
     """
 
     __slots__ = ("_callbacks", "_chunked", "_held", "_transport", "_written")
@@ -58,38 +59,38 @@ class Downstream:
         try:
             self._transport.set_write_buffer_limits(high=_HIGH_WATER)
             watch(self._transport, write_timeout)
-        except BaseException:  # it is nobody else's any more
+        except BaseException:  # this object owns the transport
             self._transport.abort()
             raise
 
     @property
     def waiting(self) -> int:
-        """Bytes that wait here for the client to take them."""
+        """The number of bytes that wait in the transport."""
         return self._transport.get_write_buffer_size()
 
     @property
     def taken(self) -> int:
-        """How many bytes the client has taken in all, as far as the kernel tells."""
+        """The number of bytes that the client has taken, as far as the kernel reports it."""
         return taken(self._transport, self._written)
 
     def write(self, body: bytes) -> None:
-        """Some bytes of the body, never none."""
+        """Write bytes of the body, at least one."""
         self._send(size_line(len(body)) + body + b"\r\n" if self._chunked else body)
 
     def write_head(self, head: bytes, body: bytes) -> None:
-        """The response head, and the first bytes of the body, if any. They leave in one piece with what is
-        written next, or with `flush`.
+        """Keep the response head and the first bytes of the body, if any. They are written together with the
+        next bytes, or by `flush`.
         """
         self._held = head + chunk(body) if body and self._chunked else head + body
 
     def flush(self) -> None:
-        """Nothing is written next."""
+        """Write the kept head now."""
         if self._held:
             self._send(b"")
 
     def end(self, *, whole: bool) -> None:
-        """End the response behind what waits. Not `whole`: it must not look like a complete body."""
-        if self._transport.is_closing():  # closed twice, asyncio's TLS knows nothing of itself any more
+        """End the response after the waiting bytes. If not `whole`, the body must not look complete."""
+        if self._transport.is_closing():  # asyncio's TLS transport must not be closed twice
             return
         if self._chunked and whole:
             self._send(LAST_CHUNK)
@@ -104,23 +105,23 @@ class Downstream:
         self._transport.write(data)
 
     def reset(self) -> None:
-        """End the connection with RST, whatever waits."""
+        """Close the connection with RST. Waiting bytes are lost."""
         reset(self._transport)
 
     def abort(self) -> None:
-        """Drop the connection, whatever waits."""
+        """Close the connection now. Waiting bytes are lost."""
         self._transport.abort()
 
     # asyncio's protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Of a transport that is taken over it was said to another."""
+        """Do nothing. The protocol before this one got this call."""
 
     def data_received(self, data: bytes) -> None:
-        """What a client sends behind its request is no part of a stream."""
+        """Ignore bytes that a client sends after its request."""
 
     def eof_received(self) -> None:
-        """A half-close counts as leaving; the transport closes by itself."""
+        """Treat a half-close as leaving. The transport closes by itself."""
         self._callbacks.client_left()
 
     def pause_writing(self) -> None:

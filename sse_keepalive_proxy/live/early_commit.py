@@ -1,7 +1,7 @@
-"""The early commit: a client gets 200 before upstream has answered, and the answer comes behind it.
+"""The early commit: a client gets status 200 before upstream has answered.
 
-Owns how long upstream may take before that, and what its late answer means for the next request of the same
-credential. What is written is the stream's business.
+This module waits for upstream's answer before the early commit, and reports a later answer, which decides
+about the next request with the same credential. The stream writes the response.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["EarlyCommit"]
 
 @dataclass(frozen=True, slots=True)
 class EarlyCommit:
-    """The early commit of one request, `after` so many seconds.
+    """The early commit of one request, `after` seconds without an answer.
 
-    One of two is called once upstream has answered behind it: `accepted` for a stream, `refused` for any
+    If upstream answers later, one of the callbacks is called: `accepted` for a stream, `refused` for any
     other answer that ends the stream.
     """
 
@@ -29,10 +29,10 @@ class EarlyCommit:
     refused: Callable[[], None]
 
     async def answered(self, opening: asyncio.Task[Answer], body: asyncio.Future[bool] | None) -> bool:
-        """Wait for `opening`, and return whether it is over in time.
+        """Wait for `opening`. Return True if it is done, False if it is time for the early commit.
 
-        `body` becomes true when the request's body is whole, false when it never will be. It has to be whole
-        before the connection can be taken over, so it is waited for as well.
+        `body` becomes True when the request's body is whole, False if it fails. A stream can take over the
+        connection only after the whole body, so this method waits for it too.
         """
         try:
             await asyncio.wait({opening}, timeout=self.after)
@@ -40,7 +40,7 @@ class EarlyCommit:
                 either: set[asyncio.Future[Any]] = {opening, body}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if body.done() and not body.result():
-                    await asyncio.wait({opening})  # it fails with what is wrong
+                    await asyncio.wait({opening})  # `opening` fails with the body's error
         except asyncio.CancelledError:
             abandon(opening)
             raise

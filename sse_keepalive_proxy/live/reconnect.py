@@ -1,7 +1,7 @@
-"""Upstream asked again for a stream whose response has begun.
+"""Reconnect to upstream for a stream whose response has begun.
 
-Owns what it takes to send a stream's request again: its head, the id of the last event, how long upstream
-wants to be left alone; and the task of the attempt that is under way. When to ask, the lifecycle decides.
+This module keeps what a new request needs: the head, the id of the last event, and the wait that upstream
+asks for. It owns the task of the current attempt. The lifecycle decides when to reconnect.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
-from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, error_response
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, status_of
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
@@ -23,31 +23,31 @@ __all__ = ["AttemptCallbacks", "LateStatus", "Reconnection", "no_answer", "no_st
 _SENDABLE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]+")
 _UNAUTHORIZED = frozenset({401, 403})
 _LONGEST_ID = 4096
-"""Bytes of an id that is sent upstream: servers refuse long heads."""
+"""Bytes: a longer id is not sent to upstream, because servers refuse long heads."""
 
 LateStatus = tuple[int, str]
-"""The status that a client would have got, had its response not begun, and what happened in words."""
+"""The status that came too late for the client, whose response had begun, and an explanation."""
 
 
 class AttemptCallbacks(Protocol):
-    """The stream, which hears what came of an attempt: one of these, once."""
+    """The result of an attempt, handled by the stream. Each attempt makes at most one of these calls."""
 
     def reopened(self, answer: Answer) -> None:
-        """Upstream answered with a stream. The callee closes the exchange if it does not want it."""
+        """Handle an answer with a stream. The callee owns the exchange, and closes it if it is not needed."""
 
     def not_reopened(self, failed: NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead) -> None:
-        """Upstream answered with something else, or not at all: `cause`."""
+        """Handle another answer, or an error: `cause`."""
 
     def fail(self, error: BaseException) -> None:
-        """The proxy failed while it asked."""
+        """Handle an exception of the proxy itself."""
 
 
 class Reconnection:
     """The attempts of one stream.
 
-    `bare` is the head of its request without `Last-Event-ID` and without the blank line at its end; `known`
-    is the client's own id. `always`: ask also without an id. `policy` None: wait for an answer, but do not
-    ask again.
+    `bare` is the head of the request without `Last-Event-ID` and without the final blank line. `known` is the
+    id in the client's request. `always`: reconnect even without an id. `policy` None: wait for the first
+    answer only.
     """
 
     __slots__ = ("_always", "_bare", "_callbacks", "_known", "_policy", "_target", "_task", "wait")
@@ -65,11 +65,11 @@ class Reconnection:
         self._known = _sendable(known)
         self._task: asyncio.Task[Answer] | None = None
         self._callbacks: AttemptCallbacks | None = None
-        self.wait = 0.0  # seconds that upstream's own `retry` asks for
+        self.wait = 0.0  # seconds, from the last `retry` of upstream
 
     @property
     def allowed(self) -> bool:
-        """Whether upstream may be asked again now."""
+        """Whether the stream may reconnect now."""
         return bool(self._bare) and (self._always or bool(self._known))
 
     @property
@@ -78,7 +78,7 @@ class Reconnection:
         return bool(self._known)
 
     def read(self, blocks: bytes) -> bytes | None:
-        """Remember the id and the `retry` in blocks that the client gets. Return the id, if there is one."""
+        """Store the last id and `retry` in `blocks`, which the client gets. Return the id, or None."""
         if (retry := last_retry(blocks)) is not None:
             self.wait = retry / 1000
         if (known := last_id(blocks)) is not None:
@@ -86,18 +86,18 @@ class Reconnection:
         return known
 
     def start(self, callbacks: AttemptCallbacks) -> None:
-        """Ask again."""
+        """Start an attempt."""
         field = b"Last-Event-ID: %b\r\n" % self._known if self._known else b""
         attempt = Attempt(self._target, b"%b%b\r\n" % (self._bare, field))
         self.await_answer(spawn(attempt.make()), callbacks)
 
     def await_answer(self, attempt: asyncio.Task[Answer], callbacks: AttemptCallbacks) -> None:
-        """Call one of `callbacks` when `attempt` is over."""
+        """Call one of `callbacks` when `attempt` is done."""
         self._task, self._callbacks = attempt, callbacks
         attempt.add_done_callback(self._over)
 
     def cancel(self) -> bool:
-        """Give up the attempt that is under way. Return whether there was one."""
+        """Cancel the current attempt. Return whether there was one."""
         return self._task is not None and self._task.cancel()
 
     def _over(self, attempt: asyncio.Task[Answer]) -> None:
@@ -106,7 +106,7 @@ class Reconnection:
             return
         error = attempt.exception()
         if isinstance(error, UpstreamError):
-            callbacks.not_reopened(no_answer(error, self.wait), error_response(error), error)
+            callbacks.not_reopened(no_answer(error, self.wait), status_of(error), error)
         elif error is not None:
             callbacks.fail(error)
         else:
@@ -121,15 +121,15 @@ class Reconnection:
         answer.exchange.close()
         text = f"upstream answered with status {head.status}"
         if head.is_event_stream:
-            text += ", but encoded its event stream though asked not to"
+            text += ", but encoded its event stream despite `Accept-Encoding: identity`"
         elif head.status < 300:
             text += ", but not with an event stream"
         callbacks.not_reopened(failed, (head.status, text), head)
 
 
 def no_stream(head: ResponseHead, policy: Reconnect | None, wait: float) -> NotOpened | None:
-    """Return what an answer means to the stream; None when it is a stream for it. `wait`: seconds that
-    upstream wants to be left alone in any case.
+    """Return None if `head` is a usable stream, otherwise its meaning for the stream. `wait`: the least
+    seconds until the next attempt.
     """
     if head.is_event_stream and not head.is_encoded:
         return None
@@ -140,13 +140,13 @@ def no_stream(head: ResponseHead, policy: Reconnect | None, wait: float) -> NotO
 
 
 def no_answer(error: UpstreamError, wait: float) -> NotOpened:
-    """Return what a fault of upstream means to the stream. `wait` is that of `no_stream`."""
+    """Return what an error of upstream means for the stream. `wait`: see `no_stream`."""
     broke = isinstance(error, UpstreamReset)
     reason = CloseReason.UPSTREAM_RESET if broke else CloseReason.UPSTREAM_REFUSED
     return NotOpened(reason, again=True, at_least=wait)
 
 
 def _sendable(known: bytes) -> bytes:
-    """Return an id as it can be sent; nothing where a header field cannot hold it."""
-    sendable = known.isalnum() or _SENDABLE.fullmatch(known) is not None  # most ids are numbers: cheap
+    """Return `known`, or `b""` if it is not valid in a header field or is too long."""
+    sendable = known.isalnum() or _SENDABLE.fullmatch(known) is not None  # cheap for most ids
     return known if sendable and len(known) <= _LONGEST_ID else b""

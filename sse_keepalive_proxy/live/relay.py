@@ -1,8 +1,8 @@
-"""The way of a byte: from upstream's body to the client, whole block by whole block.
+"""Relay upstream's body to the client, in whole blocks.
 
-upstream's read -> `data` -> `Framer.feed` (whole blocks; the tail waits) -> one write to the client ->
-two timestamps. No task, queue or timer on that way; the stream is asked only when the lifecycle wants
-something done. What the proxy says in its own name goes the same last step: `inject`.
+upstream's read -> `data` -> `Framer.feed` (whole blocks; the rest waits) -> one write to the client ->
+two timestamps. This path has no task, queue or timer. It calls the stream only if the lifecycle returns
+commands. `inject` writes frames of the proxy between the blocks.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ __all__ = ["Control", "Relay"]
 
 
 class Control(Protocol):
-    """The stream that this is the way of."""
+    """The stream of a relay."""
 
     def execute(self, commands: tuple[Command, ...]) -> None:
-        """Do what the lifecycle wants done."""
+        """Execute commands of the lifecycle."""
 
     def apply_backpressure(self) -> None:
-        """More bytes wait for a client that takes them slowly."""
+        """Pause upstream if too many bytes wait for the client."""
 
     def fail(self, error: BaseException) -> None:
-        """An exception that nothing foresaw ends this stream and no other."""
+        """End this stream, and no other, after an unexpected exception."""
 
     def upstream_ended(self) -> None:
-        """Upstream's body is whole."""
+        """Handle the end of upstream's body."""
 
     def upstream_failed(self, error: ProxyError) -> None:
-        """Upstream's body broke off."""
+        """Handle that upstream's body broke off."""
 
 
-class _Nobody:
-    """Stands for the stream once that has ended: does nothing, and holds nothing in memory."""
+class _Ended:
+    """Replaces the stream after its end, so that the relay does not keep it in memory."""
 
     def execute(self, commands: tuple[Command, ...]) -> None:
         pass
@@ -59,14 +59,14 @@ class _Nobody:
         pass
 
 
-_NOBODY = _Nobody()
+_ENDED = _Ended()
 
 
 class Relay:
-    """The sink of a stream's upstream, and what has passed through it. `down` is its client, if any."""
+    """The sink of upstream's body, with counters. `down` is the client, or None."""
 
     __slots__ = (
-        "_control", "_framer", "_least", "_lf_given", "_looks", "_now", "_opened_at", "_reconnection",
+        "_control", "_framer", "_inspects", "_least", "_lf_given", "_now", "_opened_at", "_reconnection",
         "_route", "comments", "down", "event_at", "events", "id_seen", "life", "sent_synthetic",
         "sent_upstream", "upstream_bytes",
     )  # fmt: skip
@@ -80,7 +80,7 @@ class Relay:
         if reconnection is not None:
             life.reopens = reconnection.allowed
         self._framer = Framer(route.policy.max_event)
-        self._least, self._looks = route.inspection.least, route.inspection.needed
+        self._least, self._inspects = route.inspection.least, route.inspection.needed
         self._lf_given = self.id_seen = False
         self.down: Downstream | None = None
         self.event_at: float | None = None
@@ -89,7 +89,7 @@ class Relay:
     # Upstream's sink.
 
     def data(self, data: bytes) -> None:
-        """Bytes of upstream's body."""
+        """Relay bytes of upstream's body."""
         self.upstream_bytes += len(data)
         try:
             blocks = self._framer.feed(data)
@@ -106,13 +106,13 @@ class Relay:
 
     def _forward(self, blocks: bytes) -> None:
         events, comments, plain = tally(blocks)
-        alive = True  # as one line of data always is
+        alive = True  # a plain block is one line of data
         if not plain:
             least = self._least
             alive = events > 0 if least == 2 else events + comments > 0 or least == 0
             self.comments += comments
             self._read(blocks)
-        if self._looks:
+        if self._inspects:
             blocks, alive = self._route.inspection.look(blocks, alive)
         now = self._now()
         if not self.events:
@@ -130,7 +130,7 @@ class Relay:
             self._lf_given = False
             blocks = blocks.removeprefix(b"\n")
             if not blocks:
-                return  # as a chunk, nothing would be the end
+                return  # an empty chunk would end the body
         down = self.down
         if down is not None:
             self.sent_upstream += len(blocks)
@@ -140,7 +140,7 @@ class Relay:
                 self._control.apply_backpressure()
 
     def _read(self, blocks: bytes) -> None:
-        """What fields of upstream change: how pings end, and how it is asked again."""
+        """Read `id` and `retry`, which affect the form of pings and the reconnection."""
         if self._reconnection is not None:
             known = self._reconnection.read(blocks)
             self.life.reopens, self.life.retry = self._reconnection.allowed, self._reconnection.wait
@@ -151,19 +151,19 @@ class Relay:
         self.id_seen = self.id_seen or bool(known)
 
     def end(self) -> None:
-        """Upstream's body is whole. A block without its blank line is dropped: a client would drop it."""
+        """Handle the end of upstream's body. An unfinished block is dropped, as a client would drop it."""
         self._control.upstream_ended()
 
     def failed(self, error: ProxyError) -> None:
-        """Upstream's body broke off."""
+        """Handle that upstream's body broke off."""
         self._control.upstream_failed(error)
 
     # What the proxy adds.
 
     def inject(self, frame: bytes) -> None:
-        """Write a frame of our own: always between two blocks, since only whole ones were forwarded. Where
-        the last one ended in a bare CR, the LF comes first and upstream's own is dropped
-        (behaviour.md#injections-between-blocks).
+        """Write a frame of the proxy. It is always between two blocks, because only whole blocks are
+        forwarded. If the last block ended in a bare CR, the frame gets an LF in front, and upstream's LF is
+        dropped (behaviour.md#injections-between-blocks).
         """
         down = self.down
         if not frame or down is None:
@@ -178,8 +178,8 @@ class Relay:
         self.life.written_at = now
 
     def begin_with(self, head: bytes, body: bytes) -> None:
-        """Write the response head, and with it the first bytes of the body, if any: in one piece with what
-        upstream has sent behind its own, `flush` at the latest.
+        """Write the response head and the first bytes of the body, if any, together with the first bytes of
+        upstream. `flush` writes them at the latest.
         """
         if body:
             self.first_byte(self._now())
@@ -188,28 +188,28 @@ class Relay:
             self.down.write_head(head, body)
 
     def flush(self) -> None:
-        """Upstream has sent nothing more yet."""
+        """Write the kept head now: upstream has sent no more bytes."""
         if self.down is not None:
             self.down.flush()
 
     def first_byte(self, now: float) -> None:
-        """A body byte is about to be written: is it the first?"""
+        """Record the time to the first byte, if the next byte of the body is the first."""
         if not self.sent_upstream and not self.sent_synthetic:
             self._route.metrics.time_to_first_byte_seconds.observe(now - self._opened_at)
 
     def retire(self) -> None:
-        """The client is gone: nothing more passes. Lets go of the stream, which holds this."""
+        """Stop relaying after the client has left. Release the stream, which refers to this object."""
         self.down = None
-        self._control = _NOBODY
+        self._control = _ENDED
 
     @property
     def unfinished(self) -> bool:
-        """Whether upstream is in the middle of a block."""
+        """Whether upstream has sent a part of a block."""
         return bool(self._framer.pending)
 
     def start_over(self) -> None:
-        """Upstream is another one from now on: what the old one has not finished is never glued to what that
-        sends. A line that ended in a bare CR ends here, since nobody will send its LF any more.
+        """Prepare for a new upstream connection: drop the unfinished block of the old one. If the last line
+        ended in a bare CR, write the LF, because the old connection cannot send it any more.
         """
         if self._framer.after_cr and not self._lf_given and self.down is not None:
             self.sent_synthetic += 1

@@ -1,4 +1,4 @@
-"""What all streams of a route share: its policy made ready for use, and the last words of a stream."""
+"""State shared by all streams of a route: the prepared policy, and the last blocks of a stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sse_keepalive_proxy.stream.policy import ConfirmForm, StreamPolicy
 __all__ = ["StreamRoute"]
 
 _RETRY_MS = (1000, 5000)
-"""A client that the proxy sends away comes back after this many milliseconds, drawn anew for each."""
+"""Milliseconds: the range of a random `retry` for each client that the proxy disconnects."""
 
 _NOT_OURS = frozenset(
     {
@@ -27,11 +27,11 @@ _NOT_OURS = frozenset(
         CloseReason.UPSTREAM_RESET,
     }
 )
-"""Endings that another brought about. All others are announced with `stream_closing`."""
+"""Ends caused by the client or upstream. All others are announced with `stream_closing`."""
 
 
 class StreamRoute:
-    """The policy of a route with its frames, its metrics, its timers and the registry of all streams."""
+    """The policy of a route, with its frames, metrics and timers, and the registry of all streams."""
 
     __slots__ = (
         "frames", "inspection", "metrics", "name", "now", "ping_form", "policy", "registry", "timers",
@@ -46,13 +46,14 @@ class StreamRoute:
         self.ping_form = policy.keepalive.form if policy.keepalive is not None else None
 
     def farewell(self, reason: CloseReason, form: ConfirmForm | None, late: tuple[int, str] | None) -> bytes:
-        """Return the last blocks of a stream: nothing where the end is not ours, or would break a client.
+        """Return the last blocks of a stream. They are empty if the proxy did not cause the end, or if the
+        client cannot read them.
 
-        `late`: the status and the words that a client should have got, whose response had begun too early.
+        `late`: the status and the text that came too late for the client.
         """
         error = b"" if late is None else self.frames.error(*late)
         if (reason in _NOT_OURS and not error) or form is not ConfirmForm.EVENT:
             return error
-        drained = math.ceil(self.registry.drain_rest(self.now()) * 1000)  # nobody comes back to a drain
+        drained = math.ceil(self.registry.drain_rest(self.now()) * 1000)  # not during a drain
         retry = drained + random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)
         return error + self.frames.closing(reason, retry)

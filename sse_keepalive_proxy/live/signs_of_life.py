@@ -1,4 +1,4 @@
-"""What counts as a sign of life on a route, and which of its blocks are rewritten on their way."""
+"""Decide which blocks are signs of life, and rewrite blocks of configured events."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["Inspection"]
 
 
 class Inspection:
-    """Looks into blocks as `policy` wants it.
+    """Inspect blocks according to `policy`.
 
-    `least` is the least that counts as life, as a number: 0 any byte, 1 a comment, 2 an event. `needed`:
-    whether blocks have to be looked into at all, because some are rewritten or no sign of life.
+    `least` is the least sign of life, as a number: 0 any byte, 1 a comment, 2 an event. `needed`: whether
+    blocks must be parsed, because some are rewritten or ignored as signs of life.
     """
 
     __slots__ = ("_ignored_events", "_ignored_types", "_unname", "least", "needed")
 
     def __init__(self, policy: StreamPolicy) -> None:
-        stall = policy.stall or Stall()  # signs of life also tell whether waits start over
+        stall = policy.stall or Stall()  # signs of life also reset the backoff
         self.least = list(SignOfLife).index(stall.sign_of_life)
         self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
         self._unname = frozenset(event.encode() for event in policy.unname)
@@ -29,15 +29,15 @@ class Inspection:
         return bool(self.least and (self._ignored_events or self._ignored_types))
 
     def look(self, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
-        """Whole blocks as the client gets them, and whether they still are a sign of life, when by their
-        kind alone they are `alive`.
+        """Return whole `blocks` as the client gets them, and whether they are a sign of life. `alive`:
+        whether they are one by their kind.
         """
         if alive and self._ignores:
             alive = any(map(self._counts, split(blocks)))
         return (unname(blocks, self._unname) if self._unname else blocks), alive
 
     def _counts(self, block: bytes) -> bool:
-        """Whether one block is a sign of life where some events are not."""
+        """Return whether one block is a sign of life, if some events are ignored."""
         read = parse(block)
         if not read.is_event:
             return self.least < 2 and read.is_comment

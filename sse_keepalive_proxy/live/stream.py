@@ -1,7 +1,8 @@
-"""One stream from its request to its last byte: what becomes of it, and who does what for it.
+"""One stream, from its request to its last byte.
 
-The lifecycle decides, the relay passes bytes on, the client's side and upstream's report here; so does time.
-Deadlines are lazy: bytes never touch them.
+The lifecycle decides and the relay passes bytes on. This module passes events of the client, of upstream and
+of the timer to the lifecycle, and executes its commands. Deadlines are lazy: a byte does not change the
+timer.
 """
 
 from __future__ import annotations
@@ -32,8 +33,7 @@ from sse_keepalive_proxy.stream.states import ReconnectResult, State
 __all__ = ["Stream"]
 
 _CUT = frozenset({CloseReason.UPSTREAM_RESET, CloseReason.CLIENT_STALLED, CloseReason.CLIENT_GONE})
-"""Endings without a last chunk: two that must not look like the end of a whole body, one that nobody hears.
-"""
+"""Ends without a last chunk: the body must not look complete, or the client has left."""
 
 _LATE = frozenset(
     {
@@ -44,15 +44,15 @@ _LATE = frozenset(
         CloseReason.GIVE_UP,
     }
 )
-"""Endings in which upstream has the last word: after an early commit, a status that came too late."""
+"""Ends that upstream causes. After an early commit they report the status that came too late."""
 
 
 class Stream:
-    """Ends with exactly one `close_reason`, or with none when it never began.
+    """A stream ends with exactly one `close_reason`, or with none if it never began.
 
-    Made while upstream is asked (`connecting`), so that limits and metrics see it; `begin` takes the client,
-    `commit` or `commit_early` gives it its response. `reconnection` is how upstream can be asked again, if it
-    can be. `claims` are the client's, for a confirm that is still to come.
+    It is made before upstream is asked (state `connecting`), so that limits and metrics include it. `begin`
+    takes the client's connection over. `commit` or `commit_early` writes the response head. `reconnection`
+    can ask upstream again; it is None if this is not allowed. `claims` are for a confirm not yet sent.
     """
 
     __slots__ = (
@@ -76,11 +76,11 @@ class Stream:
         self.opened_at = self._loop.time()
         self.life = Lifecycle(route.policy, self.opened_at, random.random)
         self.flow = Relay(self, route, self.life, reconnection)
-        self.down: Downstream | None = None  # the client, as long as it is connected
+        self.down: Downstream | None = None  # None: no client is connected
         self._reconnection = reconnection
         self._exchange: Exchange | None = None
-        self._head = b""  # of the response, until it is written
-        self._early: EarlyCommit | None = None  # until upstream has answered behind it
+        self._head = b""  # the response head until it is written
+        self._early: EarlyCommit | None = None  # until upstream has answered
         self._late: LateStatus | None = None
         self.claims: Mapping[str, Any] | None = None
         self._wakes_at: float | None = None
@@ -91,8 +91,8 @@ class Stream:
     # The beginning.
 
     def begin(self, take_over: TakeOver, form: ConfirmForm | None, *, chunked: bool) -> bool:
-        """Take the client over; false when it has gone, or cannot be kept. `form` is the confirm's for this
-        client; `chunked` whether the body needs chunked coding.
+        """Take the client's connection over. Return False if the client has left or this fails. `form` is the
+        form of the confirm. `chunked`: whether the body needs chunked coding.
         """
         self._form, policy = form, self.route.policy
         try:
@@ -103,7 +103,7 @@ class Stream:
             self.client_lost(None) if isinstance(error, ConnectionError) else self.fail(error)
             return False
         self.flow.down = self.down
-        if self.down.waiting:  # of an earlier answer: its writer heard of it
+        if self.down.waiting:  # bytes of an earlier answer, which this protocol got no call for
             self.client_blocked()
         if policy.max_age is not None:
             age = policy.max_age * (1 - 0.2 * random.random())  # noqa: S311 (spreads clients)
@@ -111,7 +111,7 @@ class Stream:
         return True
 
     def commit(self, head: bytes, exchange: Exchange) -> None:
-        """Upstream has answered with a stream: write `head` and the confirm, and relay from here on."""
+        """Write `head` and the confirm, then relay the body of `exchange`."""
         self._head = head
         try:
             self._open(exchange)
@@ -119,15 +119,15 @@ class Stream:
             self.fail(error)
 
     def commit_early(self, head: bytes, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
-        """Write `head` while `opening` goes on."""
+        """Write `head` before `opening` is done."""
         self._head, self._early = head, early
-        self._tell(messages.CommitEarly())
+        self._handle(messages.CommitEarly())
         self.flow.flush()
         if self._reconnection is not None:
             self._reconnection.await_answer(opening, self)
 
     def _open(self, exchange: Exchange, *, resumed: bool = False) -> None:
-        """Upstream's body comes from `exchange` from now on."""
+        """Relay the body of `exchange` from now on."""
         policy, now = self.route.policy, self._loop.time()
         if self.life.opened_at is None:
             self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
@@ -138,27 +138,27 @@ class Stream:
         self.flow.flush()
         self._arm()
 
-    # Upstream, lost and found.
+    # Events of upstream.
 
     def upstream_ended(self) -> None:
-        """Upstream's body is whole."""
+        """Handle the end of upstream's body."""
         if self.flow.events - self._events_before == 1:
             self.route.metrics.upstream_eof_after_first_event += 1
         self._lost(CloseReason.UPSTREAM_END)
 
     def upstream_failed(self, error: ProxyError) -> None:
-        """Upstream's body broke off."""
+        """Handle that upstream's body broke off."""
         if isinstance(error, UpstreamError):
             self.route.metrics.upstream_error(error)
         self._lost(CloseReason.UPSTREAM_RESET)
 
     def _lost(self, reason: CloseReason) -> None:
         self._exchange = None
-        self._tell(messages.UpstreamLost(reason, self.life.retry))
+        self._handle(messages.UpstreamLost(reason, self.life.retry))
         if self.life.state is State.RECONNECTING:
             self._start_over(reason)
 
-    def _let_go(self) -> None:
+    def _close_exchange(self) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.close()
@@ -168,14 +168,14 @@ class Stream:
         self.flow.start_over()
 
     def reopened(self, answer: Answer) -> None:
-        """Upstream answered behind the client's back."""
+        """Handle a stream from upstream after an early commit or a reconnection."""
         if self.life.state is State.DRAINING:
             answer.exchange.close()
             return
         again = self.life.state is State.RECONNECTING
         try:
             self._exchange, self._late = answer.exchange, None
-            early, self._early = self._early, None  # a stream lives long: its request need not
+            early, self._early = self._early, None  # a stream lives long: release its request
             if early is not None:
                 early.accepted()
             if again:
@@ -189,41 +189,41 @@ class Stream:
     def not_reopened(
         self, failed: messages.NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead
     ) -> None:
-        """It did not answer, or not with a stream."""
+        """Handle an error of upstream, or an answer without a stream."""
         stream_log.not_reopened(self, cause, late[1], repeated=late == self._late)
         self._late = late
         again = self.life.state is State.RECONNECTING
-        self._tell(failed)
+        self._handle(failed)
         if again:
             result = ReconnectResult.FAILED if self.life.close_reason is None else ReconnectResult.ENDED
             self.route.metrics.upstream_reconnects[result] += 1
 
-    # The client's side.
+    # Events of the client.
 
     def client_blocked(self) -> None:
-        """Bytes wait for the client."""
+        """Handle that bytes wait for the client."""
         if self.down is not None:
-            self._tell(messages.Blocked(self.down.taken))
+            self._handle(messages.Blocked(self.down.taken))
         self.apply_backpressure()
 
     def client_unblocked(self) -> None:
-        """Everything that waited has left."""
-        self._tell(messages.Unblocked())
+        """Handle that no bytes wait any more."""
+        self._handle(messages.Unblocked())
         if self._paused:
             self._paused = False
-            self._tell(messages.Resumed())
+            self._handle(messages.Resumed())
             if self._exchange is not None:
                 self._exchange.resume()
 
     def client_left(self) -> None:
-        """It has closed its side."""
-        self._tell(messages.ClientGone())
+        """Handle that the client has closed its side."""
+        self._handle(messages.ClientGone())
 
     def client_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        # A TimeoutError is TCP_USER_TIMEOUT's: the kernel may notice a stalled client before we do.
+        """Handle that the client's connection is closed."""
+        # A TimeoutError comes from TCP_USER_TIMEOUT: the kernel may detect a stalled client first.
         stalled = isinstance(exc, TimeoutError)
-        self._tell(messages.Fault(CloseReason.CLIENT_STALLED) if stalled else messages.ClientGone())
+        self._handle(messages.Fault(CloseReason.CLIENT_STALLED) if stalled else messages.ClientGone())
         self.down = None
         self.flow.retire()
         self._arm()
@@ -231,31 +231,31 @@ class Stream:
 
     def leave(self, at: float, reason: CloseReason) -> None:
         """End this stream at `at` (loop time), at a block boundary."""
-        self._tell(messages.LeaveAt(at, reason))
+        self._handle(messages.LeaveAt(at, reason))
 
     def cut(self) -> None:
-        """End this stream now, whatever still waits for its client."""
+        """End this stream now. Waiting bytes are lost."""
         if self.down is not None:
-            self._tell(messages.Fault(CloseReason.DRAIN))
+            self._handle(messages.Fault(CloseReason.DRAIN))
             self.down.abort()
 
     def apply_backpressure(self) -> None:
-        """Pause upstream while more than `max_buffer` waits for the client."""
+        """Pause upstream if more than `max_buffer` bytes wait for the client."""
         down, exchange = self.down, self._exchange
         if self._paused or down is None or exchange is None:
             return
         if down.waiting > self.route.policy.max_buffer:
             self._paused = True
             exchange.pause()
-            self._tell(messages.Paused())
+            self._handle(messages.Paused())
 
-    # What the lifecycle wants done.
+    # Commands of the lifecycle.
 
-    def _tell(self, event: messages.Event) -> None:
+    def _handle(self, event: messages.Event) -> None:
         self.execute(self.life.handle(event, self._loop.time()))
 
     def execute(self, commands: tuple[messages.Command, ...]) -> None:
-        """Do what the lifecycle wants done, and be woken when it wants to be asked again."""
+        """Execute commands of the lifecycle, then set the timer to its next deadline."""
         self._do(commands)
         self._arm()
 
@@ -269,7 +269,7 @@ class Stream:
                 case messages.Confirm():
                     self._confirm()
                 case messages.Drop():
-                    self._let_go()
+                    self._close_exchange()
                     self._start_over(CloseReason.STALLED)
                 case messages.Reopen():
                     if self._reconnection is not None:
@@ -291,12 +291,12 @@ class Stream:
                     self._commit(confirm=confirm)
 
     def fail(self, error: BaseException) -> None:
-        """An exception that nothing foresaw ends this stream and no other."""
+        """End this stream, and no other, after an unexpected exception."""
         stream_log.failed(self, error)
-        self._tell(messages.Fault(CloseReason.INTERNAL))
+        self._handle(messages.Fault(CloseReason.INTERNAL))
 
     def _commit(self, *, confirm: bool) -> None:
-        """Write the response head, with the first bytes of the body."""
+        """Write the response head with the first bytes of the body."""
         head, self._head = self._head, b""
         self.route.metrics.streams_opened += 1
         frames, form, first = self.route.frames, self._form, OK
@@ -337,7 +337,7 @@ class Stream:
             self.flow.inject(self.route.frames.stalled(event=event, silent_for=silent_for, after_id=after_id))
 
     def _close(self, reason: CloseReason) -> None:
-        self._let_go()
+        self._close_exchange()
         if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
         late = self._late if reason in _LATE and self.life.opened_at is None else None
@@ -357,9 +357,9 @@ class Stream:
         return {"stream_id": self.stream_id, "now": now_rfc3339()}
 
     def _arm(self) -> None:
-        """Be woken at the next deadline. An earlier alarm stays: it will find out."""
+        """Schedule `wake` at the next deadline. An earlier one stays: `wake` then schedules again."""
         down, timers = self.down, self.route.timers
-        over = down is None or (self.life.close_reason is not None and not down.waiting)  # or about to be
+        over = down is None or (self.life.close_reason is not None and not down.waiting)
         due = None if over else self.life.next_deadline()
         if self._wakes_at is not None:
             if due is not None and self._wakes_at <= due:
@@ -370,12 +370,12 @@ class Stream:
             timers.schedule(self, due)
 
     def wake(self) -> None:
-        """The alarm rings."""
+        """Handle the deadline."""
         now, self._wakes_at = max(self._loop.time(), self._wakes_at or 0.0), None
         taken = self.down.taken if self.down is not None and self.life.blocked else 0
         try:
             self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
             if self.life.confirm_at is None and self.life.opened_at is not None:
-                self.claims = None  # upstream spoke first: no confirm will ask for them
+                self.claims = None  # no confirm follows after upstream's first event
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)

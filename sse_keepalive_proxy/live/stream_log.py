@@ -1,6 +1,4 @@
-"""What the log says of a stream, and what is counted along with it. Targets are redacted before they come
-here.
-"""
+"""Log and count the events of a stream. The targets passed here are already redacted."""
 
 from __future__ import annotations
 
@@ -28,12 +26,12 @@ class LoggedStream(OpenStream, Protocol):
 
 
 def opened(stream: LoggedStream) -> None:
-    """Log that the response head and the first bytes are on their way."""
+    """Log that the response head and the first bytes were written."""
     log_line("stream open", _fields(stream))
 
 
 def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStatus | None) -> None:
-    """Log and count the end. `late` is the status that came too late for the client, if any."""
+    """Log and count the end. `late`: the status that came too late for the client, or None."""
     stream.route.metrics.closed(stream, reason, now - stream.opened_at)
     known = snapshot(stream, now)
     del known["state"]
@@ -45,13 +43,13 @@ def stalled(stream: LoggedStream, silent_for: float) -> None:
     """Log and count that upstream gives no sign of life."""
     stream.route.metrics.upstream_stalls += 1
     logger.warning(
-        "upstream stalled: no sign of life; look at upstream, the client is kept alive by pings",
+        "upstream stalled: it gives no sign of life. The client is kept alive by pings",
         extra={"fields": {"id": stream.stream_id, "route": stream.route_name, "silent_s": round(silent_for)}},
     )
 
 
 def lost(stream: LoggedStream, reason: CloseReason) -> None:
-    """Log that upstream is gone, and will be asked again."""
+    """Log that upstream is lost, and that the stream reconnects."""
     fields = {**_fields(stream), "reason": reason.value}
     logger.info("upstream lost; it is asked again, the client is kept", extra={"fields": fields})
 
@@ -59,14 +57,14 @@ def lost(stream: LoggedStream, reason: CloseReason) -> None:
 def not_reopened(
     stream: LoggedStream, cause: UpstreamError | ResponseHead, why: str, *, repeated: bool
 ) -> None:
-    """Count that an attempt has failed, and log `why`, unless it is what the attempt before said."""
+    """Count a failed attempt, and log `why` unless it is the same as for the attempt before."""
     if isinstance(cause, UpstreamError):
         stream.route.metrics.upstream_error(cause)
         why = str(cause)
     elif cause.is_event_stream:
         stream.route.metrics.uninspectable_streams += 1
     if not repeated:
-        text = "upstream gives no stream to a client that waits for it: %s"
+        text = "upstream gives no stream to a waiting client: %s"
         logger.warning(text, why, extra={"fields": _fields(stream)})
 
 
@@ -82,7 +80,7 @@ def recovered(stream: LoggedStream, back: Announce) -> None:
 
 
 def failed(stream: LoggedStream, error: BaseException) -> None:
-    """Log a fault of the proxy's own."""
+    """Log an exception of the proxy itself."""
     text = "a stream failed inside the proxy; please report this"
     logger.error(text, extra={"fields": _fields(stream)}, exc_info=error)
 

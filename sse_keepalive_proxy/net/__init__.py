@@ -1,1 +1,1 @@
-"""Sockets on the event loop: which are ready, the transport over one, accepting, connecting."""
+"""Sockets on the event loop: readiness, transports, listeners, outgoing connections, timers."""

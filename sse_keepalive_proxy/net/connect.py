@@ -1,4 +1,4 @@
-"""Connects a socket. To a server on the same host that takes no turn of the loop."""
+"""Connect sockets to servers. A connection to the same host takes no turn of the event loop."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from sse_keepalive_proxy.net.tasks import spawn
 __all__ = ["Resolver", "connect_tcp", "connect_unix"]
 
 _FULL = 0.02
-"""Seconds until a Unix socket whose backlog is full is tried again: nobody tells when it is not."""
+"""Seconds until the next attempt when the backlog of a Unix socket is full. The kernel does not report when
+there is room again.
+"""
 
 _ATTEMPT_DELAY = 0.25
-"""Seconds that an address has before the next one is tried beside it (RFC 8305, section 5)."""
+"""Seconds between the start of one attempt and the start of the next, in parallel (RFC 8305, section 5)."""
 
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
@@ -27,20 +29,20 @@ Address = tuple[str | int | bytes, ...] | str
 
 
 class Resolver:
-    """Looks names up with the loop's resolver, one look-up at a time for each name and port.
+    """Look up names with the loop's resolver. At most one look-up runs at a time for each name and port.
 
-    Whoever asks meanwhile gets its result. Nothing is kept of it: the next one who asks begins a new look-up.
+    Calls made during a look-up share its result. The result is not cached: the next call starts a new one.
     """
 
     def __init__(self) -> None:
         self._under_way: dict[tuple[str, int], asyncio.Task[list[AddrInfoType]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
-        """Return the addresses of `host`, in the resolver's order. Raises OSError, and UnicodeError for what
+        """Return the addresses of `host`, in the resolver's order. Raises OSError, and UnicodeError if `host`
         cannot be a name.
 
-        A caller that is cancelled leaves the look-up to the others. When none is left it runs on: the
-        resolver's thread cannot be stopped, and a second one would wait for the same server.
+        Cancelling a caller does not cancel the look-up, even if there is no other caller: the resolver's
+        thread cannot be stopped, and a second thread would wait for the same server.
         """
         key = host, port
         looking_up = self._under_way.get(key)
@@ -52,7 +54,7 @@ class Resolver:
     def _finish(self, key: tuple[str, int], done: asyncio.Task[list[AddrInfoType]]) -> None:
         del self._under_way[key]
         if not done.cancelled():
-            done.exception()  # it is retrieved even when nobody waits any more
+            done.exception()  # without this call asyncio reports an exception that no caller retrieved
 
 
 async def _look_up(host: str, port: int) -> list[AddrInfoType]:
@@ -60,26 +62,29 @@ async def _look_up(host: str, port: int) -> list[AddrInfoType]:
 
 
 async def connect_tcp(host: str, port: int, *, within: float, resolver: Resolver) -> socket.socket:
-    """Return a non-blocking socket connected to `host`, a name or an address, within so many seconds.
+    """Return a non-blocking socket connected to `host`, a name or an address, in at most `within` seconds.
 
-    The addresses of a name are tried in the resolver's order, families in turn, each beside the ones before
-    it as soon as those have failed or have had their time (RFC 8305). Raises OSError and TimeoutError.
+    The addresses of a name are tried in the resolver's order, with alternating families. The next attempt
+    starts when the one before it fails, or after `_ATTEMPT_DELAY`, in parallel (RFC 8305). Raises OSError and
+    TimeoutError.
     """
     literal = _literal(host, port)
     if literal is not None:
         sock, connected = _begin(*literal)
         if connected:
-            return _other_end(sock, port)
+            return _not_itself(sock, port)
         async with asyncio.timeout(within):
-            return _other_end(await _finish(sock, literal[1]), port)
+            return _not_itself(await _finish(sock, literal[1]), port)
     async with asyncio.timeout(within):
         found = await resolver.resolve(host, port)
         sock = await start_connection(found, happy_eyeballs_delay=_ATTEMPT_DELAY, socket_factory=_tcp_socket)
-    return _other_end(sock, port)
+    return _not_itself(sock, port)
 
 
 async def connect_unix(path: str, *, within: float) -> socket.socket:
-    """Return a non-blocking socket connected to the one at `path`. Raises OSError and TimeoutError."""
+    """Return a non-blocking socket connected to `path` in at most `within` seconds. Raises OSError and
+    TimeoutError.
+    """
     async with asyncio.timeout(within):
         while True:
             try:
@@ -95,7 +100,7 @@ def _tcp_socket(address: AddrInfoType) -> socket.socket:
 
 
 def _begin(family: int, address: Address) -> tuple[socket.socket, bool]:
-    """Return a socket, and whether it is connected already."""
+    """Start to connect. Return the socket, and whether it is already connected. Raises OSError."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -103,7 +108,7 @@ def _begin(family: int, address: Address) -> tuple[socket.socket, bool]:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         failed = sock.connect_ex(address)
         if failed == errno.EINPROGRESS:
-            failed = sock.connect_ex(address)  # the same host has answered by now: 20 µs less than a wait
+            failed = sock.connect_ex(address)  # the same host has answered by now; this saves 20 µs
     except BaseException:
         sock.close()
         raise
@@ -114,7 +119,7 @@ def _begin(family: int, address: Address) -> tuple[socket.socket, bool]:
 
 
 async def _finish(sock: socket.socket, address: Address) -> socket.socket:
-    """Return `sock` once it is connected; close it when it will not be."""
+    """Return `sock` when it is connected. Close it if that fails. Raises OSError."""
     try:
         await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:
@@ -123,19 +128,21 @@ async def _finish(sock: socket.socket, address: Address) -> socket.socket:
     return sock
 
 
-def _other_end(sock: socket.socket, port: int) -> socket.socket:
-    """Return `sock`, unless it has met itself: where nobody listens on a port that the kernel also lends, a
-    connection to it may be given that very port, and would keep the server from coming back.
+def _not_itself(sock: socket.socket, port: int) -> socket.socket:
+    """Return `sock` unless it is connected to itself. Raises ConnectionRefusedError if it is.
+
+    The kernel may give a connection its own destination as the local port, if no server listens there. Such
+    a connection would block the port for the server.
     """
-    if port >= _first_lent() and sock.getsockname() == sock.getpeername():
+    if port >= _first_ephemeral() and sock.getsockname() == sock.getpeername():
         sock.close()
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     return sock
 
 
 @lru_cache(maxsize=1)
-def _first_lent() -> int:
-    """Return the lowest port that the kernel lends to connections; where that is not known, 1024."""
+def _first_ephemeral() -> int:
+    """Return the lowest port that the kernel assigns to connections, or 1024 if it is not known."""
     try:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     except (OSError, ValueError, IndexError):
@@ -144,7 +151,7 @@ def _first_lent() -> int:
 
 @lru_cache(maxsize=256)
 def _literal(host: str, port: int) -> tuple[int, Address] | None:
-    """Return family and address where `host` needs no resolver."""
+    """Return family and address if `host` is an IP address, otherwise None."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host)

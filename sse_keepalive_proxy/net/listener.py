@@ -1,4 +1,4 @@
-"""Accepts connections on one listening socket."""
+"""Accept connections on one listening socket."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ __all__ = ["Listener"]
 logger = logging.getLogger("sse_keepalive_proxy.net")
 
 _AT_ONCE = 32
-"""Connections accepted in one turn of the loop: those that are open get theirs in between."""
+"""Connections accepted in one turn of the event loop. Open connections are served between two turns."""
 
-_REST = 1.0
-"""Seconds until the next attempt when the system has no room for another connection: the socket stays ready,
-and a loop that goes on trying does nothing else.
+_RETRY_DELAY = 1.0
+"""Seconds until the next attempt when the system has no room for another connection. The socket stays ready,
+so without a delay the event loop would do nothing else.
 """
 
 _MOST_PENDING = 65_536
-"""Connections that `close` accepts at most: the longest backlog that a kernel keeps. A flood of new ones must
-not keep it from closing.
+"""The most connections that `close` accepts: the longest backlog of a kernel. A flood of new connections must
+not prevent it from closing.
 """
 
-_NOT_NOW = (BlockingIOError, InterruptedError)
+_WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
 class Listener:
-    """Calls `accepted` with every socket that is accepted from `sock`, non-blocking. `accepted` owns it from
-    then on and closes it when it raises: it makes a transport over it, or starts a TLS handshake.
+    """Accept connections from `sock` and call `accepted` with each socket, which is non-blocking.
 
-    An OSError, of accepting or of `accepted`, means that the system has no room: one log line says so, and
-    accepting rests for a second.
+    `accepted` owns the socket: it makes a transport or starts a TLS handshake, and closes the socket if it
+    raises. An OSError means that the system has no room: the listener logs it and pauses for a second.
     """
 
     def __init__(
@@ -43,60 +42,60 @@ class Listener:
     ) -> None:
         self._poller, self.sock, self._accepted = poller, sock, accepted
         self._loop = asyncio.get_running_loop()
-        self._resting: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
         poller.watch(sock.fileno(), self, READ, 0)
 
     def ready(self, events: int) -> None:  # noqa: ARG002 (a poller's watcher)
-        """Accept connections that wait."""
+        """Accept waiting connections."""
         try:
             self._accept(_AT_ONCE)
         except OSError as error:
             self._poller.watch(self.sock.fileno(), self, 0, READ)
-            self._rest(error)
+            self._pause(error)
 
     def close(self) -> None:
-        """Accept every connection that waits, then close: one whose handshake is complete is not reset."""
+        """Accept all waiting connections, then close. The kernel would reset those that are not accepted."""
         try:
             self._accept(_MOST_PENDING)
         except OSError as error:
-            logger.warning("connections that were waiting are lost: %s", _reason(error))
-        if self._resting is not None:
-            self._resting.cancel()
+            logger.warning("waiting connections are lost: %s", _reason(error))
+        if self._retry is not None:
+            self._retry.cancel()
         self._poller.forget(self.sock.fileno())
         self.sock.close()
 
     def _accept(self, most: int) -> None:
-        """Accept up to `most` connections that wait. Raises OSError when there is no room."""
+        """Accept up to `most` waiting connections. Raises OSError if the system has no room."""
         for _ in range(most):
             try:
                 sock, _ = self.sock.accept()
-            except _NOT_NOW:
+            except _WOULD_BLOCK:
                 return
-            except ConnectionAbortedError:  # it has left already
+            except ConnectionAbortedError:  # the client closed it before it was accepted
                 continue
             sock.setblocking(False)
             try:
                 self._accepted(sock)
             except OSError:
                 raise
-            except Exception as error:  # noqa: BLE001 (the loop's handler receives it, the others are accepted)
+            except Exception as error:  # noqa: BLE001 (reported to the loop's handler; accepting continues)
                 context = {"message": "a connection could not be served", "exception": error}
                 self._loop.call_exception_handler(context)
 
-    def _rest(self, error: OSError) -> None:
+    def _pause(self, error: OSError) -> None:
         logger.warning(
             "cannot accept connections, trying again in %g s: %s (raise `ulimit -n`, or lower the limits)",
-            _REST,
+            _RETRY_DELAY,
             _reason(error),
         )
-        self._resting = self._loop.call_later(_REST, self._go_on)
+        self._retry = self._loop.call_later(_RETRY_DELAY, self._resume)
 
-    def _go_on(self) -> None:
-        self._resting = None
+    def _resume(self) -> None:
+        self._retry = None
         try:
             self._poller.watch(self.sock.fileno(), self, READ, 0)
         except OSError as error:
-            self._rest(error)
+            self._pause(error)
 
 
 def _reason(error: OSError) -> str:

@@ -1,8 +1,8 @@
-"""Watches sockets: one epoll holds all of them, and the event loop watches it as a single descriptor.
+"""Watch many sockets with one epoll, which the event loop watches as a single descriptor.
 
-With transports of the loop's own each socket has its C structures, its handle, its callbacks. Here it costs
-a place in a list, and all watchers whose sockets are ready are called in one turn of the loop. Where there is
-no epoll (not Linux), the loop watches each socket itself.
+In the loop's own transports each socket has C structures, a handle and callbacks. Here a socket costs one
+place in a list, and one turn of the loop calls all watchers whose sockets are ready. On systems without epoll
+(not Linux) the loop watches each socket itself.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ __all__ = ["READ", "WRITE", "Poller", "Watcher", "open_poller"]
 
 READ: Final = 1
 WRITE: Final = 4
-"""Events, which are added up; epoll's EPOLLIN and EPOLLOUT (epoll_ctl(2))."""
+"""Events, as bits: epoll's EPOLLIN and EPOLLOUT (epoll_ctl(2))."""
 
 _AT_ONCE: Final = 128
-"""Watchers called in one turn of the loop: others, and timers, get theirs in between."""
+"""The most watchers that are called in one turn of the loop. Timers run between two turns."""
 
 
 class Watcher(Protocol):
-    """Reads and writes one socket."""
+    """Read and write one socket."""
 
     def ready(self, events: int) -> None:
-        """The socket can be read (READ), written (WRITE), or has ended (any other bit): trying tells."""
+        """Handle a socket that is readable (READ), writable (WRITE), or broken (any other bit)."""
 
 
 class Poller(Protocol):
-    """Calls watchers, again and again until they have read or written.
+    """Call watchers as long as their sockets are ready.
 
-    A descriptor that is closed is forgotten first, and never closed inside `ready`: the watcher of the next
-    socket with its number could be called for its events.
+    Call `forget` before a descriptor is closed, and do not close it inside `ready`: the next socket can get
+    the same number, and its watcher could be called for the events of the closed one.
     """
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
-        """Call `watcher` for `events` from now on; `before` are the events until now. With none (0) it is not
-        called, not even for a broken connection.
+        """Call `watcher` for `events` from now on. `before` holds the events until now. With `events` 0 the
+        watcher is not called, not even for a broken connection.
 
-        Raises OSError when the kernel refuses (epoll_ctl(2): ENOMEM, ENOSPC, EPERM). With `before` 0 nothing
-        is kept of the watcher then.
+        Raises OSError if the kernel refuses (epoll_ctl(2): ENOMEM, ENOSPC, EPERM). If `before` was 0, the
+        watcher is then not kept.
         """
 
     def forget(self, descriptor: int) -> None:
-        """Drop the watcher of a socket that is about to be closed."""
+        """Remove the watcher of a socket that is about to be closed."""
 
     def close(self) -> None:
-        """Call nobody any more."""
+        """Stop calling watchers."""
 
 
 class _Epoll:
@@ -56,7 +56,7 @@ class _Epoll:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._watchers: list[Watcher | None] = []  # by descriptor, which are small numbers
+        self._watchers: list[Watcher | None] = []  # index: the descriptor, a small number
         self._loop.add_reader(self._epoll.fileno(), self._call_ready)
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
@@ -87,7 +87,7 @@ class _Epoll:
             if watcher is not None:
                 try:
                     watcher.ready(events)
-                except Exception as error:  # noqa: BLE001 (the loop's handler receives it, the others are called)
+                except Exception as error:  # noqa: BLE001 (reported to the loop's handler; the others are called)
                     context = {"message": "a watcher of a socket failed", "exception": error}
                     self._loop.call_exception_handler(context)
 

@@ -1,4 +1,4 @@
-"""The only place that starts tasks, each of which has an owner that ends it; and long work in slices."""
+"""Start tasks, and divide long work into slices. No other module starts tasks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["in_slices", "spawn"]
 T = TypeVar("T")
 
 _SLICE = 50
-"""Items that are handled in one turn of the event loop: a route takes about 100 µs."""
+"""Items per turn of the event loop. A route takes about 100 µs."""
 
 
 def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Run `work` beside the caller, who keeps the task and cancels it when nobody wants its result."""
+    """Run `work` in a task. The caller owns the task, and cancels it when its result is not needed."""
     return asyncio.get_running_loop().create_task(work)
 
 
 async def in_slices(items: Sequence[T], handle: Callable[[Sequence[T]], object]) -> None:
-    """Call `handle` with 50 of `items` at a time, in their order; between two calls the event loop turns."""
+    """Call `handle` with 50 of `items` at a time, in order. The event loop runs between two calls."""
     for start in range(0, len(items), _SLICE):
         handle(items[start : start + _SLICE])
         await asyncio.sleep(0)

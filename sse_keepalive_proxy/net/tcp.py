@@ -1,6 +1,4 @@
-"""What the kernel does for a connection: finds a peer that vanished, tells how much one has taken, drops what
-one that takes nothing has left.
-"""
+"""Socket options and kernel data of connections: keep-alive probes, timeouts, queue sizes, addresses."""
 
 from __future__ import annotations
 
@@ -28,12 +26,12 @@ __all__ = [
 ]
 
 _LONGEST = (1 << 31) - 1
-"""Milliseconds that TCP_USER_TIMEOUT can hold: 24 days."""
+"""Milliseconds, the highest value of TCP_USER_TIMEOUT: 24 days."""
 
-_USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
+_USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
 
 _ACKED: Final = slice(120, 128)
-"""Where `tcpi_bytes_acked` is in Linux's `struct tcp_info` (since 4.1)."""
+"""The place of `tcpi_bytes_acked` in Linux's `struct tcp_info` (since 4.1)."""
 
 _TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 _LEFT = frozenset({7, 8})
@@ -44,14 +42,15 @@ _PROBES: Final = [
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
     if (option := getattr(socket, name, None)) is not None
 ]
-"""Seconds, seconds, probes: a peer that vanished is found in about two minutes
+"""Seconds, seconds, number of probes. A vanished peer is detected after about two minutes
 (behaviour.md#no-stream-outlives-its-client).
 """
 
 
 def prepare(listening: socket.socket, send_timeout: float) -> None:
-    """Set the options of every connection accepted from `listening`: on Linux they are inherited, which saves
-    six system calls each.
+    """Set the options of all connections that `listening` will accept. `send_timeout` is seconds.
+
+    On Linux connections inherit the options of the listening socket, which saves six system calls for each.
     """
     if listening.family in _TCP:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -60,23 +59,23 @@ def prepare(listening: socket.socket, send_timeout: float) -> None:
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel probe an idle TCP connection, and end it when its peer has vanished."""
+    """Let the kernel probe an idle TCP connection, and end it if the peer has vanished."""
     if sock.family in _TCP:
-        with contextlib.suppress(OSError):  # it is closed already, where the kernel minds that
+        with contextlib.suppress(OSError):  # some kernels refuse options of a closed socket
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _PROBES:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def watch(transport: Transport, write_timeout: float) -> None:
-    """Let the kernel end a connection whose peer has vanished: writing alone does not find out for hours
-    (facts.md#vanished-clients).
+    """Let the kernel end a connection whose peer acknowledges nothing for `write_timeout` seconds. Without
+    this, a vanished peer is not detected for hours (facts.md#vanished-clients).
     """
     sock = transport.get_extra_info("socket")
     if sock is not None:
         try:
             _end_vanished(sock, write_timeout)
-        except OSError:  # a Unix socket's peer does not vanish
+        except OSError:  # the peer of a Unix socket cannot vanish
             return
 
 
@@ -86,21 +85,22 @@ def _end_vanished(sock: socket.socket, after: float) -> None:
 
 
 def reset(transport: Transport) -> None:
-    """End a connection with RST. A plain abort would leave the kernel megabytes to offer a client that
-    takes none of them.
+    """Close a connection with RST. After a plain abort the kernel would keep unsent bytes, which can be
+    megabytes, for a client that does not read.
     """
     sock = _tcp(transport)
     if sock is not None:
-        with contextlib.suppress(OSError):  # it is closed already
+        with contextlib.suppress(OSError):  # already closed
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
 def taken(transport: Transport, written: int) -> int:
-    """Return how many of the bytes `written` have arrived at the peer: not those that wait here nor, where
-    the kernel tells (Linux), those in its send queue, which can be megabytes.
+    """Return how many of the `written` bytes the peer has received. Bytes in the transport do not count, and
+    on Linux those in the kernel's send queue, which can be megabytes, do not either.
 
-    Behind TLS several buffers hold other bytes than were written. There it is what the peer has acknowledged.
+    With TLS, buffers hold encrypted bytes, not the bytes written. The result is then the number of bytes that
+    the peer has acknowledged.
     """
     sock = _tcp(transport)
     if sock is not None and transport.get_extra_info("sslcontext") is not None:
@@ -111,7 +111,7 @@ def taken(transport: Transport, written: int) -> int:
 
 
 def untaken(transport: Transport) -> int:
-    """Return how many bytes wait: in the transport and, where the kernel tells (Linux), in its send queue."""
+    """Return how many bytes wait in the transport and, on Linux, in the kernel's send queue."""
     waiting = transport.get_write_buffer_size()
     sock = _tcp(transport)
     if sock is not None:
@@ -121,7 +121,7 @@ def untaken(transport: Transport) -> int:
 
 
 def has_left(transport: Transport) -> bool:
-    """Whether the peer has closed or broken its connection, told without reading (on Linux; else no)."""
+    """Return whether the peer has closed or broken the connection, without reading. False if not on Linux."""
     sock = _tcp(transport)
     if sock is None or not hasattr(socket, "TCP_INFO"):
         return False
@@ -132,7 +132,7 @@ def has_left(transport: Transport) -> bool:
 
 
 def has_unread(transport: Transport) -> bool:
-    """Return whether bytes of the peer wait in the kernel for the next read."""
+    """Return whether the kernel holds bytes that were not read yet."""
     sock = _tcp(transport)
     if sock is None:
         return False
@@ -143,18 +143,21 @@ def has_unread(transport: Transport) -> bool:
 
 
 def peer_address(transport: Transport | None) -> str:
-    """The address at the other end, IPv4 as such; nothing for a unix socket, `?` when it has gone."""
+    """Return the address of the peer: empty for a Unix socket, `?` if the connection is closed.
+
+    An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is returned as IPv4.
+    """
     address = transport.get_extra_info("peername") if transport is not None else None
     return "?" if address is None else shown_address(address)
 
 
 def shown_address(name: Any) -> str:
-    """Return the address of a socket's `name`, as `getpeername` gives it, like `peer_address`."""
+    """Return the address in `name`, a result of `getpeername`, in the form of `peer_address`."""
     return str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else ""
 
 
 def scheme(transport: Transport | None) -> bytes:
-    """By what scheme the client has come."""
+    """Return the scheme of the client's requests: `https` if the connection has TLS, otherwise `http`."""
     return b"https" if transport is not None and transport.get_extra_info("sslcontext") else b"http"
 
 

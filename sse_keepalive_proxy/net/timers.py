@@ -1,8 +1,8 @@
-"""The deadlines of many streams and connections on one timer of the event loop.
+"""Run the deadlines of many streams and connections on one timer of the event loop.
 
-A timer of its own costs a stream about 540 bytes under uvloop (measured), a place in a set a fraction of
-that. Deadlines that lie within `_GRAIN` of one another are met together, never early and at most so
-much late, which the 250 ms of behaviour.md#downstream-silence allow for.
+A timer of uvloop takes about 540 bytes per stream, a place in a set takes a fraction of that. Deadlines are
+rounded up to multiples of `_GRAIN`, and those with the same tick are met together. A deadline is never early,
+and at most `_GRAIN` late, which the 250 ms of behaviour.md#downstream-silence allow.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from typing import Protocol
 __all__ = ["TimerWheel"]
 
 _GRAIN = 0.05
+"""Seconds."""
+
 _ROUNDING = 1e-6
-"""Of a grain: less than this late is on time."""
+"""A fraction of a grain: a tick that is due in less than this is due now."""
 
 _SPARE = 64
-"""Cancelled ticks that stay in the heap at most, beside as many as there are live ones: plain integers, which
-are cheaper to skip than to find.
+"""Cancelled ticks that may stay in the heap, in addition to twice the number of live ticks. They are plain
+integers: to skip one costs less than to find it.
 """
 
 
 class Sleeper(Protocol):
-    """Has deadlines."""
+    """An object with a deadline."""
 
     def wake(self) -> None:
-        """The deadline has come; it is no longer scheduled."""
+        """Handle the deadline, which is no longer scheduled."""
 
 
 class TimerWheel:
-    """Each sleeper has one deadline at a time, and remembers it itself. Times are the loop's, in seconds.
+    """Wake sleepers at their deadlines. Times are those of the event loop, in seconds.
 
-    The loop's timer is always set to the earliest deadline that is left: what is cancelled wakes nobody.
+    A sleeper has at most one deadline at a time, and stores it itself. The loop's timer is always set to the
+    earliest deadline that is not cancelled, so that cancelled deadlines cause no wake-ups.
     """
 
     __slots__ = ("_loop", "_sleepers", "_ticks", "_timer", "_timer_at", "now")
@@ -42,13 +45,13 @@ class TimerWheel:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
-        self._sleepers: dict[int, set[Sleeper]] = {}  # by tick: a multiple of _GRAIN; no set is empty
-        self._ticks: list[int] = []  # a heap of its keys, and of ticks that were cancelled
+        self._sleepers: dict[int, set[Sleeper]] = {}  # key: a tick, a multiple of _GRAIN; no set is empty
+        self._ticks: list[int] = []  # a heap of the keys, and of cancelled ticks
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf  # kept here: uvloop's handle of a timer that is due at once has no `when`
+        self._timer_at = math.inf  # uvloop's handle has no `when` if the timer is due at once
 
     def schedule(self, sleeper: Sleeper, at: float) -> None:
-        """Wake `sleeper` at `at`. A time that has passed means the next turn of the loop."""
+        """Wake `sleeper` at `at`, or in the next turn of the loop if `at` is in the past."""
         tick = _tick(at)
         sleepers = self._sleepers.get(tick)
         if sleepers is None:
@@ -60,7 +63,7 @@ class TimerWheel:
             sleepers.add(sleeper)
 
     def cancel(self, sleeper: Sleeper, at: float) -> None:
-        """Do not wake `sleeper`, which was scheduled for `at`. Nothing happens when it no longer is."""
+        """Remove the deadline `at` of `sleeper`. Do nothing if it is not scheduled."""
         tick = _tick(at)
         sleepers = self._sleepers.get(tick)
         if sleepers is None:
@@ -97,12 +100,12 @@ class TimerWheel:
         for tick in due:
             for sleeper in tuple(self._sleepers.get(tick, ())):
                 self._wake(sleeper, tick)
-            if tick in self._sleepers:  # scheduled again meanwhile, for a time that has passed
+            if tick in self._sleepers:  # a sleeper was scheduled again, for a time in the past
                 heapq.heappush(self._ticks, tick)
         self._arm()
 
     def _wake(self, sleeper: Sleeper, tick: int) -> None:
-        """Wake `sleeper` unless another one has cancelled it meanwhile."""
+        """Wake `sleeper` unless another sleeper of this tick has cancelled it."""
         sleepers = self._sleepers.get(tick)
         if sleepers is None or sleeper not in sleepers:
             return
@@ -111,7 +114,7 @@ class TimerWheel:
             del self._sleepers[tick]
         try:
             sleeper.wake()
-        except Exception as error:  # noqa: BLE001 (the loop's handler receives it, the others are woken)
+        except Exception as error:  # noqa: BLE001 (reported to the loop's handler; the others are woken)
             context = {"message": "a sleeper failed when it was woken", "exception": error}
             self._loop.call_exception_handler(context)
 

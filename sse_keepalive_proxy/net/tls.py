@@ -1,7 +1,7 @@
-"""Accepts TLS on accepted sockets: the handshakes under way, their deadline, and what is said of failed ones.
+"""Do TLS handshakes on accepted sockets, within a deadline, and log failed ones.
 
-An encrypted connection has the loop's own transport. Its protocol is made once the handshake is over, so that
-until then a client costs a socket and a timer, and a task from its first byte on.
+A TLS connection has the event loop's own transport. Its protocol is made after the handshake. Until then a
+client costs a socket and a timer and, after its first byte, a task.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["Handshakes"]
 logger = logging.getLogger("sse_keepalive_proxy.net")
 
 _HANDSHAKE, _SSLV2 = 0x16, 0x80
-"""The first byte of a TLS record (RFC 8446 5.1), and the bit that the first byte of an SSLv2 hello has."""
+"""The first byte of a TLS record (RFC 8446 5.1), and the highest bit of the first byte of an SSLv2 hello."""
 
 _SHUTDOWN_TIMEOUT = 60.0
-"""Seconds that a closed connection may take to deliver what waits and to hear the client's close_notify."""
+"""Seconds for a closed connection to send its remaining bytes and to receive the client's close_notify."""
 
 _QUIET = 60.0
-"""Seconds between two log lines about handshakes that failed for the same reason."""
+"""Seconds between two log lines about handshakes that failed with the same reason."""
 
 _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client sent no certificate: `tls.client_ca_file` demands one",
@@ -45,10 +45,10 @@ _REASONS = {
 
 
 class Handshakes:
-    """Shakes hands with whoever connects, by `context`, which may be replaced at any time.
+    """Do the handshakes of clients with `context`, which may be replaced at any time.
 
-    A client has `within` seconds from its connection to the end of its handshake. Where `full()`, it is
-    dropped at once. A client that does not speak TLS gets a protocol made by `plain`.
+    A handshake must be complete `within` seconds after the client has connected. If `full()` is true, new
+    clients are disconnected at once. A client that does not speak TLS gets a protocol made by `plain`.
     """
 
     def __init__(
@@ -63,11 +63,13 @@ class Handshakes:
         self.poller, self.context, self.within = poller, context, within
         self.full, self.plain = full, plain
         self.under_way: set[_Handshake] = set()
-        self._failures: dict[str, tuple[float, int]] = {}  # when said last, and how often since
+        self._failures: dict[str, tuple[float, int]] = {}  # time of the last log line, failures since then
 
     def accept(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Take `sock`, which is non-blocking, and give its connection to a protocol made by `factory`. Raises
-        OSError when the poller has no room; `sock` is closed then.
+        """Start a handshake on `sock`, which is non-blocking. Then a protocol of `factory` gets the
+        connection.
+
+        Raises OSError if the poller has no room, and closes `sock`.
         """
         if self.full():
             sock.close()
@@ -75,7 +77,7 @@ class Handshakes:
             self.under_way.add(_Handshake(self, sock, factory))
 
     def close(self) -> None:
-        """Drop every client whose handshake is not over."""
+        """Disconnect all clients whose handshake is not complete."""
         for handshake in list(self.under_way):
             handshake.cut()
 
@@ -92,14 +94,14 @@ class Handshakes:
 
 
 class _Handshake(asyncio.Protocol):
-    """One client until its handshake is over."""
+    """One client until its handshake is complete."""
 
     def __init__(
         self, owner: Handshakes, sock: socket.socket, factory: Callable[[], asyncio.Protocol]
     ) -> None:
         self._owner, self._factory = owner, factory
         self._loop = asyncio.get_running_loop()
-        self._sock: socket.socket | None = sock  # None: somebody else closes it
+        self._sock: socket.socket | None = sock  # None: a transport owns it
         self._task: asyncio.Task[None] | None = None
         self._deadline = self._loop.time() + owner.within
         try:
@@ -110,7 +112,7 @@ class _Handshake(asyncio.Protocol):
         self._timer = self._loop.call_at(self._deadline, self.cut)
 
     def ready(self, events: int) -> None:  # noqa: ARG002 (a poller's watcher)
-        """The first byte has come, or the client has left."""
+        """Start the handshake at the first byte. Close if the client has left."""
         sock = self._sock
         if sock is None:
             return
@@ -121,9 +123,9 @@ class _Handshake(asyncio.Protocol):
         except OSError:
             first = b""
         if not first:
-            self._loop.call_soon(self.cut)  # a descriptor is not closed inside `ready`
+            self._loop.call_soon(self.cut)  # a descriptor must not be closed inside `ready`
             return
-        self._look_away(sock)
+        self._stop_watching(sock)
         if first[0] == _HANDSHAKE or first[0] & _SSLV2:
             self._task = spawn(self._shake(sock))
             self._task.add_done_callback(self._over)
@@ -137,11 +139,11 @@ class _Handshake(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         elif self._sock is not None:
-            self._look_away(self._sock)
+            self._stop_watching(self._sock)
             self._close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is over."""
+        """Give the connection to its protocol."""
         self._leave()
         protocol = self._factory()
         transport.set_protocol(protocol)
@@ -149,7 +151,7 @@ class _Handshake(asyncio.Protocol):
 
     async def _shake(self, sock: socket.socket) -> None:
         peer = "?"
-        with contextlib.suppress(OSError):  # it has gone
+        with contextlib.suppress(OSError):  # already closed
             peer = shown_address(sock.getpeername())
         self._sock = None
         try:
@@ -169,7 +171,7 @@ class _Handshake(asyncio.Protocol):
             context = {"message": "a TLS handshake failed inside the proxy", "exception": error}
             self._loop.call_exception_handler(context)
 
-    def _look_away(self, sock: socket.socket) -> None:
+    def _stop_watching(self, sock: socket.socket) -> None:
         self._timer.cancel()
         self._owner.poller.watch(sock.fileno(), self, 0, READ)
         self._owner.poller.forget(sock.fileno())
@@ -185,7 +187,7 @@ class _Handshake(asyncio.Protocol):
 
 
 def _reason(error: Exception, within: float) -> str:
-    """Why a handshake failed, in words that are the same for the same reason."""
+    """Return why a handshake failed, with the same text for the same reason."""
     match error:
         case ssl.SSLCertVerificationError():
             return f"the client's certificate is not accepted: {error.verify_message}"

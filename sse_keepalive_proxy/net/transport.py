@@ -1,12 +1,12 @@
 """A transport over one connected socket, with the behaviour of `asyncio.Transport`.
 
-It reads when the poller says so and writes at once; what the kernel does not take waits in a buffer. Two of
-them in the place of two of uvloop's make an idle stream 2 KiB lighter (of 5.5), and cost less to open and to
-close. TLS is not its business: an encrypted connection has a transport of the event loop's.
+It reads when the poller reports data, and writes at once. Bytes that the kernel does not take wait in a
+buffer. Compared to uvloop's transports, two of these save 2 KiB of the 5.5 KiB of an idle stream, and they
+cost less to open and to close. It does not do TLS: a TLS connection has a transport of the event loop.
 
-`asyncio.Transport` is not its base class: this module may be compiled, and a class that mypyc 2.4 compiles
-must not inherit from an interpreted one (docs/design/decisions/0016-libraries.md). It is cast where it meets
-a protocol.
+`asyncio.Transport` is not the base class, because this module may be compiled: a class compiled with mypyc
+2.4 must not inherit from an interpreted one (docs/design/decisions/0016-libraries.md). Casts pass it to
+protocols.
 `tests/net/test_transport_behaviour.py` names every difference from asyncio's and uvloop's own transports.
 """
 
@@ -23,7 +23,7 @@ from sse_keepalive_proxy.net.poller import READ, WRITE, Poller
 __all__ = ["SocketTransport"]
 
 _READ_SIZE: Final = 64 * 1024
-"""Bytes read at most at once (facts.md#large-reads)."""
+"""The most bytes of one read (facts.md#large-reads)."""
 
 _HIGH_WATER: Final = 64 * 1024
 _AGAIN = (BlockingIOError, InterruptedError)
@@ -32,10 +32,10 @@ Bytes = bytes | bytearray | memoryview
 
 
 class SocketTransport:
-    """Owns one connected, non-blocking socket from now on, and closes it.
+    """Own one connected, non-blocking socket, and close it at the end.
 
-    `protocol` receives `connection_made` at once, and `connection_lost` once, never inside a call that it
-    makes. Raises OSError when the poller cannot watch the socket, which is closed then.
+    `connection_made` of `protocol` is called at once, `connection_lost` is called once, and never inside a
+    call that the protocol makes. Raises OSError if the poller cannot watch the socket, and closes it.
     """
 
     __slots__ = (
@@ -47,11 +47,11 @@ class SocketTransport:
         self._loop = asyncio.get_running_loop()
         self._poller, self._sock, self._sock_fd = poller, sock, sock.fileno()
         self._protocol = protocol
-        self._recv, self._send = sock.recv, sock.send  # found once, not for every event
+        self._recv, self._send = sock.recv, sock.send  # looked up once, not for every event
         self._buffer: bytearray | None = None
         self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
         self._protocol_paused = self._closing = self._conn_lost = self._eof = False
-        self._reads = True  # false once the peer has ended its side
+        self._reads = True  # false after the peer's EOF
         self._events = READ
         try:
             poller.watch(self._sock_fd, self, READ, 0)
@@ -60,14 +60,14 @@ class SocketTransport:
             raise
         try:
             protocol.connection_made(cast(asyncio.Transport, self))
-        except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
+        except Exception as error:  # noqa: BLE001 (reported to the loop's handler)
             self._fatal_error(error, "connection_made")
 
     # Called by the poller.
 
     def ready(self, events: int) -> None:
-        """Read and write what can be. Reading comes first: a peer that answers and closes is heard before
-        writing to it fails.
+        """Read, then write. Reading comes first: if the peer has answered and closed, the answer is read
+        before a write fails.
         """
         if self._events & READ and events != WRITE:
             self._read_ready()
@@ -85,7 +85,7 @@ class SocketTransport:
         if data:
             try:
                 self._protocol.data_received(data)
-            except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
+            except Exception as error:  # noqa: BLE001 (reported to the loop's handler)
                 self._fatal_error(error, "data_received")
         elif not self._end_of_input():
             self.close()
@@ -93,11 +93,11 @@ class SocketTransport:
             self._want(self._events & ~READ)
 
     def _end_of_input(self) -> bool:
-        """Pass on that the peer sends no more. Return whether the protocol keeps the connection open."""
+        """Report the peer's EOF to the protocol. Return whether the protocol keeps the connection open."""
         self._reads = False
         try:
             return bool(self._protocol.eof_received())
-        except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
+        except Exception as error:  # noqa: BLE001 (reported to the loop's handler)
             self._fatal_error(error, "eof_received")
             return False
 
@@ -128,8 +128,8 @@ class SocketTransport:
     # Called by the protocol.
 
     def write(self, data: Bytes) -> None:
-        """Send `data` after what waits. It is dropped once the transport is closing. Raises RuntimeError
-        after `write_eof`.
+        """Send `data` after the bytes in the buffer. Do nothing if the transport is closing. Raises
+        RuntimeError after `write_eof`.
         """
         if self._closing:
             return
@@ -154,23 +154,25 @@ class SocketTransport:
         self._maybe_pause_protocol()
 
     def writelines(self, list_of_data: Iterable[Bytes]) -> None:
-        """Send all of `list_of_data`, in one piece."""
+        """Send all of `list_of_data` in one call."""
         self.write(b"".join(list_of_data))
 
     def can_write_eof(self) -> bool:
-        """Return True: a socket can be closed for writing alone."""
+        """Return True: a socket supports half-close."""
         return True
 
     def write_eof(self) -> None:
-        """Close the connection for writing once everything that waits has left. Reading goes on."""
+        """Close the connection for writing (half-close) after the bytes in the buffer. Reading goes on."""
         if not self._closing and not self._eof:
             self._eof = True
             if self._buffer is None:
                 self._shut_down()
 
     def pause_reading(self) -> None:
-        """Stop calling `data_received` until `resume_reading`. The peer's departure is not noticed meanwhile
-        unless a write fails: then what it had sent is passed on all the same, before `connection_lost`.
+        """Stop calling `data_received` until `resume_reading`.
+
+        While reading is paused, only a failed write detects that the peer has left. The bytes that the peer
+        had sent are then passed to `data_received` before `connection_lost` is called.
         """
         if not self._closing:
             self._want(self._events & ~READ)
@@ -181,7 +183,7 @@ class SocketTransport:
             self._want(self._events | READ)
 
     def close(self) -> None:
-        """Stop reading, send what waits, then close."""
+        """Stop reading, send the bytes in the buffer, then close."""
         if self._buffer is None:
             self._closing = True
             self._lose(None)
@@ -190,12 +192,13 @@ class SocketTransport:
             self._want(WRITE)
 
     def abort(self) -> None:
-        """Close now; what waits is lost."""
+        """Close now. The bytes in the buffer are lost."""
         self._force_close(None)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Have `pause_writing` called when more than `high` bytes wait, and `resume_writing` when at most
-        `low` do. Raises ValueError unless high >= low >= 0.
+        """Call `pause_writing` if more than `high` bytes wait, then `resume_writing` if at most `low` wait.
+
+        Raises ValueError unless high >= low >= 0.
         """
         if high is None:
             high = _HIGH_WATER if low is None else 4 * low
@@ -207,13 +210,13 @@ class SocketTransport:
         self._maybe_pause_protocol()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Call `protocol` from now on, an `asyncio.Protocol`; buffered ones are not supported."""
+        """Call `protocol` from now on, an `asyncio.Protocol`. `BufferedProtocol` is not supported."""
         self._protocol = cast(asyncio.Protocol, protocol)
 
     # State.
 
     def is_reading(self) -> bool:
-        """Return whether more data can come."""
+        """Return whether the transport is reading."""
         return bool(self._events & READ)
 
     def is_closing(self) -> bool:
@@ -221,19 +224,19 @@ class SocketTransport:
         return self._closing
 
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait."""
+        """Return the number of bytes in the buffer."""
         return 0 if self._buffer is None else len(self._buffer)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return low and high, in bytes."""
+        """Return the low and the high limit, in bytes."""
         return self._low, self._high
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the protocol that is called."""
+        """Return the protocol."""
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return the `socket`, its `sockname`, or its `peername`, each as long as the kernel knows it."""
+        """Return the `socket`, its `sockname` or its `peername`, or `default` if it is not known."""
         if name == "socket":
             return self._sock
         with contextlib.suppress(OSError):
@@ -246,7 +249,7 @@ class SocketTransport:
     # Inside.
 
     def _shut_down(self) -> None:
-        with contextlib.suppress(OSError):  # the peer has gone, which reading finds
+        with contextlib.suppress(OSError):  # the peer has left; a read reports it
             self._sock.shutdown(socket.SHUT_WR)
 
     def _want(self, events: int) -> None:
@@ -263,13 +266,13 @@ class SocketTransport:
             self._call_flow_control("pause_writing", self._protocol.pause_writing)
 
     def _call_flow_control(self, name: str, call: Any) -> None:
-        """As with asyncio, a protocol that fails here keeps its connection."""
+        """Call a flow-control method. As in asyncio, an exception does not close the connection."""
         try:
             call()
-        except Exception as error:  # noqa: BLE001 (the loop's handler receives it)
-            self._complain(error, name)
+        except Exception as error:  # noqa: BLE001 (reported to the loop's handler)
+            self._report(error, name)
 
-    def _complain(self, error: Exception, name: str) -> None:
+    def _report(self, error: Exception, name: str) -> None:
         self._loop.call_exception_handler(
             {
                 "message": f"protocol.{name}() failed",
@@ -280,12 +283,12 @@ class SocketTransport:
         )
 
     def _fatal_error(self, error: Exception, name: str) -> None:
-        """Report what the protocol raised, and close now."""
-        self._complain(error, name)
+        """Report an exception of the protocol, and close now."""
+        self._report(error, name)
         self._force_close(error)
 
     def _write_failed(self, error: OSError) -> None:
-        """Close. What the peer had sent before is passed on first, though not inside a call of `write`."""
+        """Close after a failed write. Bytes that the peer had sent are passed on first, in a later turn."""
         self._buffer = None
         if self._closing or not self._reads:
             self._force_close(error)
@@ -295,10 +298,10 @@ class SocketTransport:
         self._loop.call_soon(self._read_rest, error)
 
     def _read_rest(self, error: OSError) -> None:
-        """Read once, and again in the next turn of the loop, until there is nothing more.
+        """Read once, and again in the next turn of the loop, until there are no more bytes.
 
-        A failed write uses up the kernel's own error, and reading finds an end where there was none. Only a
-        broken pipe says that the peer had ended its side (tcp_reset() of Linux).
+        A failed write clears the error of the socket, so a read reports EOF even after a reset. Only EPIPE
+        means that the peer had sent EOF before (tcp_reset() of Linux).
         """
         if self._conn_lost:
             return
@@ -310,7 +313,7 @@ class SocketTransport:
         if data:
             try:
                 self._protocol.data_received(data)
-            except Exception as raised:  # noqa: BLE001 (the loop's handler receives it)
+            except Exception as raised:  # noqa: BLE001 (reported to the loop's handler)
                 self._fatal_error(raised, "data_received")
             self._loop.call_soon(self._read_rest, error)
             return
@@ -333,11 +336,11 @@ class SocketTransport:
         self._poller.forget(self._sock_fd)
 
     def _call_connection_lost(self, error: Exception | None) -> None:
-        protocol, self._protocol = self._protocol, _NOBODY
+        protocol, self._protocol = self._protocol, _NO_PROTOCOL
         try:
             protocol.connection_lost(error)
         finally:
             self._sock.close()
 
 
-_NOBODY = asyncio.Protocol()
+_NO_PROTOCOL = asyncio.Protocol()

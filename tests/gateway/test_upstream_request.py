@@ -13,14 +13,14 @@ from sse_keepalive_proxy.config.types.address import parse_upstream
 from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.upstream_request import own_id, request_head, without_id
 from sse_keepalive_proxy.http.headers import Header
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 from tests.http import asking
 
 TRUST = Trust((), "X-Forwarded-For")
 ADDRESS = parse_upstream("http://notify:6687")
 
 
-def incoming(*headers: Header, target: str = "/events") -> Incoming:
+def incoming(*headers: Header, target: str = "/events") -> ClientRequest:
     return asking.incoming(target, headers)
 
 
@@ -29,7 +29,7 @@ def lines(head: bytes) -> list[bytes]:
     return head[:-4].split(b"\r\n")
 
 
-def asked(request: Incoming, *, stream: bool = True) -> bytes:
+def asked(request: ClientRequest, *, stream: bool = True) -> bytes:
     return request_head(request, ADDRESS, TRUST, stream=stream)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sse_keepalive_proxy.http.headers import Header
-from sse_keepalive_proxy.http.request import Incoming
+from sse_keepalive_proxy.http.request import ClientRequest
 
 __all__ = ["incoming"]
 
 
-def incoming(target: str = "/events", headers: Sequence[Header] = ()) -> Incoming:
+def incoming(target: str = "/events", headers: Sequence[Header] = ()) -> ClientRequest:
     """A GET without a body for `target`, with `headers`."""
-    return Incoming(
+    return ClientRequest(
         method="GET",
         target=target,
         http10=False,

@@ -19,19 +19,19 @@ from multidict import CIMultiDict
 
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend
-from sse_keepalive_proxy.http.request import Incoming, Refusal, admit
+from sse_keepalive_proxy.http.request import ClientRequest, Refusal, admit
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.net.tcp import peer_address
 from tests.support.looping import in_loop
 from tests.support.raw_client import RawClient
 
-Admit = Callable[[bytes], Coroutine[None, None, Incoming | Refusal]]
+Admit = Callable[[bytes], Coroutine[None, None, ClientRequest | Refusal]]
 
 
 @contextlib.asynccontextmanager
 async def frontend(path: Path | None = None, *, dualstack: bool = False) -> AsyncIterator[Admit]:
     """A frontend that admits requests and answers none. Yields what sends it bytes and gives the outcome."""
-    outcomes: asyncio.Queue[Incoming | Refusal] = asyncio.Queue()
+    outcomes: asyncio.Queue[ClientRequest | Refusal] = asyncio.Queue()
 
     async def handle(connection: ClientConnection, request: web.BaseRequest) -> bool:
         outcomes.put_nowait(admit(request, peer=peer_address(connection.transport), scheme=b"http"))
@@ -50,7 +50,7 @@ async def frontend(path: Path | None = None, *, dualstack: bool = False) -> Asyn
     listening.setblocking(False)
     listener = made.listen(open_poller(), listening)
 
-    async def admitted(raw: bytes) -> Incoming | Refusal:
+    async def admitted(raw: bytes) -> ClientRequest | Refusal:
         where = {"path": path} if path is not None else {"port": listening.getsockname()[1]}
         async with await RawClient.connect(**where) as client:
             client.send(raw)
@@ -64,16 +64,16 @@ async def frontend(path: Path | None = None, *, dualstack: bool = False) -> Asyn
         await made.cut()
 
 
-async def admitted(raw: bytes) -> Incoming | Refusal:
+async def admitted(raw: bytes) -> ClientRequest | Refusal:
     """The outcome of one request over TCP."""
     async with frontend() as send:
         return await send(raw)
 
 
-async def taken(raw: bytes) -> Incoming:
+async def taken(raw: bytes) -> ClientRequest:
     """The outcome of a request that has to be admitted."""
     outcome = await admitted(raw)
-    assert isinstance(outcome, Incoming), outcome
+    assert isinstance(outcome, ClientRequest), outcome
     return outcome
 
 
@@ -84,7 +84,7 @@ def get(*lines: str, target: str = "/a", version: str = "1.1", method: str = "GE
 @in_loop
 async def test_a_request_is_taken_as_it_came() -> None:
     incoming = await taken(get("X-One: 1", "x-one: é", target="/%61//../b?c=%20&d"))
-    assert incoming == Incoming(
+    assert incoming == ClientRequest(
         method="GET",
         target="/%61//../b?c=%20&d",
         http10=False,
@@ -206,7 +206,7 @@ async def test_a_browsers_event_source_is_known_by_what_it_accepts(
 async def test_a_client_on_a_unix_socket_has_no_address(tmp_path: Path) -> None:
     async with frontend(tmp_path / "socket") as send:
         outcome = await send(get())
-    assert isinstance(outcome, Incoming)
+    assert isinstance(outcome, ClientRequest)
     assert outcome.peer == ""
 
 
@@ -216,7 +216,7 @@ async def test_an_ipv4_client_of_an_ipv6_socket_is_known_by_its_ipv4_address() -
         pytest.skip("this machine has no IPv6")
     async with frontend(dualstack=True) as send:
         outcome = await send(get())
-    assert isinstance(outcome, Incoming)
+    assert isinstance(outcome, ClientRequest)
     assert outcome.peer == "127.0.0.1"
 
 

@@ -285,7 +285,7 @@ class Stage:
 
         def take_over(protocol: asyncio.Protocol) -> asyncio.Transport:
             if gone:
-                raise ConnectionError("the client has gone")
+                raise ConnectionError("the client has left")
             self.client.set_protocol(protocol)
             return self.client
 

@@ -215,7 +215,7 @@ async def test_a_socket_that_meets_itself_is_no_connection(monkeypatch: pytest.M
             return super().connect_ex(address)
 
     monkeypatch.setattr(module.socket, "socket", Meeting)
-    monkeypatch.setattr(module, "_first_lent", lambda: 1024)
+    monkeypatch.setattr(module, "_first_ephemeral", lambda: 1024)
     with pytest.raises(ConnectionRefusedError):
         await connect_tcp("127.0.0.1", port, within=5.0, resolver=Resolver())
 

@@ -76,7 +76,7 @@ async def test_everybody_who_waits_gets_a_connection(epoll: bool) -> None:
 async def test_without_room_it_rests_says_so_once_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_REST", 0.05)
+    monkeypatch.setattr(module, "_RETRY_DELAY", 0.05)
     made: list[Heard] = []
 
     def factory() -> Heard:
@@ -100,7 +100,7 @@ async def test_without_room_it_rests_says_so_once_and_goes_on(
 
 @on_each_loop
 async def test_it_can_be_closed_while_it_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_REST", 0.01)
+    monkeypatch.setattr(module, "_RETRY_DELAY", 0.01)
     with polling(True) as poller:
         full = Full(listening(), times=1_000_000)
         with socket.create_connection(full.real.getsockname()):
@@ -138,7 +138,7 @@ async def test_closing_without_room_says_that_waiting_connections_are_lost(
         full = Full(listening(), times=1_000_000)
         Listener(poller, full, transports(poller, Heard)).close()  # type: ignore[arg-type]
     assert [record.getMessage() for record in caplog.records] == [
-        "connections that were waiting are lost: Too many open files"
+        "waiting connections are lost: Too many open files"
     ]
 
 
@@ -167,7 +167,7 @@ async def test_a_connection_that_cannot_be_watched_is_closed_and_accepting_rests
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The kernel has no room for another watched descriptor (epoll_ctl(2), ENOSPC), and then has."""
-    monkeypatch.setattr(module, "_REST", 0.02)
+    monkeypatch.setattr(module, "_RETRY_DELAY", 0.02)
 
     class Refusing:
         """A poller that refuses new descriptors as long as `full`."""
