@@ -76,7 +76,7 @@ class _End(asyncio.Protocol):
             self._closed()
 
     def finish(self) -> None:
-        """Close after the waiting bytes: they may contain a close frame with its code, even before a reset."""
+        """Close after waiting bytes: they can contain a close frame and its code, also before a reset."""
         if (transport := self.open_transport) is not None:  # asyncio's TLS transport must not be closed twice
             transport.close()
             self._look_later()
