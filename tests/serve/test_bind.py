@@ -190,7 +190,7 @@ def test_a_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)  # a real resolver may think about it for long
-    said = "cannot listen on nowhere.test:80: Name or service not known; no such host name is known here"
+    said = "cannot listen on nowhere.test:80: Name or service not known; the host name cannot be resolved"
     assert said in refusal("nowhere.test:80")
 
 

@@ -365,7 +365,7 @@ async def test_a_bad_file_changes_nothing_and_every_problem_is_a_line(
     assert [line.split(": ")[0] for _, line in problems] == [f"{path}:4", f"{path}:7"]
     assert verdict == (
         "ERROR",
-        "the configuration is not reloaded: the last good one stays in force until this is mended",
+        "the configuration is not reloaded: the last valid one stays in force until the problems are fixed",
     )
     assert fields(caplog, verdict[1]) == {"file": str(path), "problems": 2}
     told.write(config(NOWHERE))
@@ -396,7 +396,7 @@ async def test_a_pipe_is_not_read_a_second_time(tmp_path: Path, caplog: pytest.L
     await told.start()
     await told.reload()
     assert (told.adopted, told.results()) == ([], (0, 1, 0))
-    said = f"{path}: is no ordinary file (start with a file that can be read again)"
+    said = f"{path}: is not a regular file (start with a file that can be read again)"
     assert lines(caplog)[0] == ("ERROR", said)
 
 
@@ -423,7 +423,7 @@ async def test_a_mistake_of_ours_is_a_failure_too_and_looking_goes_on(
     told.write(config(NOWHERE, "max_event: 2MiB"))
     await told.advance(3)
     assert told.results() == (0, 1, 0)
-    assert lines(caplog)[0][1].endswith("the proxy failed over it; please report this")
+    assert lines(caplog)[0][1].endswith("because of an error in the proxy; please report this")
     told.refuses = None
     told.write(config(NOWHERE, "max_event: 3MiB"))
     await told.advance(3)
@@ -447,7 +447,7 @@ async def test_what_needs_a_restart_stays_and_one_warning_names_it(
     assert (adopted.listen, adopted.admin) == (before.listen, before.admin)
     assert adopted.limits == before.limits.model_copy(update={"max_streams": 7})
     (warning,) = (line for level, line in lines(caplog) if level == "WARNING")
-    assert warning == "what is new in these keys needs a restart; until then they stay as they were"
+    assert warning == "changes of these keys need a restart; until then the old values stay in force"
     keys = "listen,admin,limits.max_request_header,limits.request_header_timeout"
     assert fields(caplog, warning) == {"keys": keys}
     told_of = {"changed": "limits", "needs_restart": keys}
@@ -581,7 +581,7 @@ def test_a_reload_of_thousands_of_routes_is_done_a_few_at_a_time_and_events_flow
         ):
             await client.wait_for(b"connection_confirmed")
             peer = await upstream.connection()
-            turns, unpack, ready = Turns(), pickle.loads, Proxy._ready
+            turns, unpack, ready = Turns(), pickle.loads, Proxy._prepare_route
 
             def unpacked(data: bytes) -> tuple[str, Sequence[Any]]:
                 kind, values = unpack(data)
@@ -593,7 +593,7 @@ def test_a_reload_of_thousands_of_routes_is_done_a_few_at_a_time_and_events_flow
                 return ready(*args)
 
             monkeypatch.setattr("sse_keepalive_proxy.serve.source.pickle.loads", unpacked)
-            monkeypatch.setattr(Proxy, "_ready", made_ready)
+            monkeypatch.setattr(Proxy, "_prepare_route", made_ready)
             proxy.write(config(upstream, routes=routes))
             proxy.server.reload()
             events = 0
