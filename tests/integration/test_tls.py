@@ -343,7 +343,7 @@ async def test_turning_tls_on_or_off_needs_a_restart(
         (tmp_path / "config.yaml").write_text(f"listen: 127.0.0.1:0\nadmin: off\n{text}")
         await proxy.reload()
         assert proxy.server._settings.tls is None
-        (line,) = [found for found in caplog.records if "needs a restart" in found.getMessage()]
+        (line,) = [found for found in caplog.records if "need a restart" in found.getMessage()]
         assert line.fields == {"keys": "tls"}  # type: ignore[attr-defined]
         async with await RawClient.connect(port=proxy.port) as client:
             client.request("/")
