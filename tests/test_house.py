@@ -61,7 +61,6 @@ RIDDLES = re.compile(
     r"|behind (its|the|a|an) (live )?client|nor (is|are|does|do|has))\b",
     re.IGNORECASE,
 )
-PLAIN_ROOMS = ("cli", "config", "demo", "observe", "stream", "wire", "errors.py", "__init__.py")
 UNREAD_PAGES = {"performance.md"}
 PLAIN = [
     path
@@ -69,7 +68,7 @@ PLAIN = [
     if path.is_relative_to(ROOT / "deploy")
     or path == ROOT / "config.example.yaml"
     or (path.suffix == ".md" and path.name not in UNREAD_PAGES)
-    or any(path.is_relative_to(PACKAGE / room) for room in PLAIN_ROOMS)
+    or path.is_relative_to(PACKAGE)
 ]
 IMPURE = {"asyncio", "aiohttp", "time", "random", "socket", "ssl", "logging", "prometheus_client", "os"}
 LONGEST = 500

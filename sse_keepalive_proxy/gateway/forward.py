@@ -95,14 +95,14 @@ class Forward:
             metrics.upstream_error(error)
             return self._failed(error)
         except RequestBodyError as error:
-            error.__traceback__ = None  # its frames hold this, and what this holds holds the error
+            error.__traceback__ = None  # its frames refer to this object, and so to the error: a cycle
             return self._refuse(_BODY_STATUS[type(error)], str(error), keep_alive=False)
         except Exception:
             logger.exception("a request failed inside the proxy; please report this", extra=self._where())
             return self._refuse(500, "the proxy failed; its log says why", keep_alive=False)
         finally:
             metrics.requests_in_flight -= 1
-            pump, self._pump = self._pump, None  # a failure that it holds holds this
+            pump, self._pump = self._pump, None  # its error refers to this object
             if pump is not None:
                 pump.cancel()
             if self._stream_request is not None:

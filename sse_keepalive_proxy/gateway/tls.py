@@ -47,7 +47,7 @@ def _context_for_upstream(path: str, tls: config.UpstreamTls) -> ssl.SSLContext:
 def _built(
     path: str, build: Callable[[], ssl.SSLContext], faults: Callable[[], Iterable[tuple[str, Fault]]]
 ) -> ssl.SSLContext:
-    """Return the result of `build`. Raises `ConfigurationError` if a file has changed since its check."""
+    """Return the result of `build`. Raises `ConfigurationError` if a file has become invalid."""
     try:
         return build()
     except OSError:  # `ssl.SSLError` is one

@@ -76,7 +76,7 @@ class _End(asyncio.Protocol):
             self._closed()
 
     def finish(self) -> None:
-        """Close after waiting bytes: they can contain a close frame and its code, also before a reset."""
+        """Close after the waiting bytes: they may contain a close frame, even before a reset."""
         if (transport := self.open_transport) is not None:  # asyncio's TLS transport must not be closed twice
             transport.close()
             self._look_later()
@@ -119,7 +119,7 @@ def splice(
     """Answer the client with `head` (a whole 101) and join it with upstream's connection.
 
     `done` is called when both sides are over. Returns a function that cuts both.
-    Raises ConnectionError when the client has gone, `UpstreamError` when upstream has.
+    Raises ConnectionError if the client has left, and `UpstreamError` if upstream has.
     """
     client_end, upstream_end = _End(done), _End(done, exchange.closed)
     upstream = exchange.splice(upstream_end)

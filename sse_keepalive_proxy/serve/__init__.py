@@ -1,1 +1,1 @@
-"""Bind, serve, drain."""
+"""Run one instance: bind, serve, reload, drain."""

@@ -1,8 +1,7 @@
-"""Listening sockets that the service manager has opened for this process: systemd's socket activation.
+"""Socket activation: listening sockets that the service manager (systemd) opened for this process.
 
-The protocol is that of sd_listen_fds(3): descriptors from 3 on, counted in `LISTEN_FDS`, for the process of
-`LISTEN_PID`. A service that is restarted gets the same sockets again. Clients that connect meanwhile wait in
-them.
+The protocol is sd_listen_fds(3): `LISTEN_FDS` descriptors from 3 upwards, for the process `LISTEN_PID`. A
+restarted service gets the same sockets again. Clients that connect during the restart wait in their backlog.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class HandedOver:
-    """The sockets that are not taken yet, by where they listen."""
+    """The sockets of the service manager. `take` returns one by its address."""
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._left = {(sock.family, _place(sock.getsockname())): sock for sock in sockets}
         self._taken: set[str] = set()
 
     def take(self, family: int, where: object) -> socket.socket | None:
-        """Return the socket that listens at `where`, as `getsockname` gives it; None without one."""
+        """Return the socket that listens on `where`, a result of `getsockname`, or None."""
         place = _place(where)
         sock = self._left.pop((socket.AddressFamily(family), place), None)
         if sock is not None and isinstance(place, str):
@@ -37,11 +36,11 @@ class HandedOver:
         return sock
 
     def owns(self, path: str) -> bool:
-        """Return whether the Unix socket at `path` was handed over, and belongs to who did."""
+        """Return whether the Unix socket at `path` belongs to the service manager."""
         return path in self._taken
 
     def close(self) -> None:
-        """Close those that are not taken, with a warning for each."""
+        """Close the sockets that were not taken, with a warning for each."""
         while self._left:
             (_, place), sock = self._left.popitem()
             sock.close()
@@ -53,8 +52,8 @@ class HandedOver:
 
 
 def handed_over(environ: MutableMapping[str, str]) -> HandedOver:
-    """Return the sockets that `environ` says were handed over to this process. Its variables for that are
-    removed, since a child process has no such sockets.
+    """Return the sockets of the service manager according to `environ`. Remove the variables, because a child
+    process does not have these sockets.
     """
     pid, count, _ = (environ.pop(name, "") for name in _VARIABLES)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -64,7 +63,7 @@ def handed_over(environ: MutableMapping[str, str]) -> HandedOver:
 
 
 def _listening(descriptor: int) -> socket.socket | None:
-    """Return the socket of `descriptor`. What no client can connect to is closed, with a warning."""
+    """Return the socket of `descriptor`. Close it, with a warning, if it is not a listening socket."""
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError:
@@ -77,12 +76,12 @@ def _listening(descriptor: int) -> socket.socket | None:
             return sock
         sock.close()
     fields = {"descriptor": descriptor}
-    logger.warning("a descriptor of LISTEN_FDS is no listening stream socket", extra={"fields": fields})
+    logger.warning("a descriptor of LISTEN_FDS is not a listening stream socket", extra={"fields": fields})
     return None
 
 
 def _place(name: object) -> str | tuple[str, int]:
-    """The part of a socket's address that an operator writes: a path, or host and port."""
+    """Return the part of a socket's address that operators write: a path, or host and port."""
     if isinstance(name, tuple):
         return str(name[0]), int(name[1])
     return os.fsdecode(name) if isinstance(name, bytes) else str(name)

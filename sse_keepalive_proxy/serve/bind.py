@@ -1,4 +1,4 @@
-"""Listening sockets, and how many descriptors there are to serve them with."""
+"""Bind listening sockets, and raise the limit of file descriptors."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ FileIdentity = tuple[int, int] | None
 _BACKLOG = 4096
 _REMEDIES = {
     errno.EADDRINUSE: "choose another address, or stop what uses this one",
-    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, a socket's folder the right to write in it",
+    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, a Unix socket write access to its folder",
     errno.EADDRNOTAVAIL: "this host has no such address",
     errno.ENOENT: "its folder does not exist",
 }
 _RESERVED = 100
-"""Descriptors kept for listeners, logs, admin connections and name resolution."""
+"""Descriptors reserved for listeners, logs, admin connections and name resolution."""
 
 
 def bind(
     address: ListenAddress, key: str, handed_over: HandedOver, *, reuse_port: bool = False
 ) -> list[socket.socket]:
-    """Return sockets that listen on `address`, at least one: those that were handed over, new ones for the
-    rest. With `reuse_port` another process may listen on the same port.
+    """Return the sockets that listen on `address`, at least one: those handed over, and new ones for the
+    rest. With `reuse_port` other processes may listen on the same port.
 
-    Raises `CannotListen`, naming the configuration's `key`, when that cannot be.
+    Raises `CannotListen`, which names `key` of the configuration.
     """
     try:
         return _bind(address, handed_over, reuse_port=reuse_port)
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "choose another address")
         if isinstance(error, socket.gaierror):
-            remedy = "no such host name is known here"
+            remedy = "the host name cannot be resolved"
         raise CannotListen(
             f"{key}: cannot listen on {address}: {error.strerror or error}; {remedy}"
         ) from error
 
 
 def file_of(address: ListenAddress) -> FileIdentity:
-    """Return which file stands for `address` now; None where there is none."""
+    """Return the identity of the Unix socket's file for `address`, or None."""
     if address.unix_path is None:
         return None
     with contextlib.suppress(OSError):
@@ -60,9 +60,7 @@ def file_of(address: ListenAddress) -> FileIdentity:
 
 
 def forget(address: ListenAddress, file: FileIdentity) -> None:
-    """Remove the file that `bind` left for `address`, if it is still the same: a successor may have replaced
-    it.
-    """
+    """Remove the Unix socket's file for `address`, unless another process has replaced `file`."""
     if address.unix_path is not None and file is not None and file_of(address) == file:
         Path(address.unix_path).unlink(missing_ok=True)
 
@@ -111,8 +109,8 @@ def _listen(family: int, where: object, *, dual: bool = False, reuse_port: bool 
 
 
 def _bind_unix(path: Path, *, take_over: bool) -> socket.socket:
-    """Listen on `path`. A socket that nobody listens on is replaced. With `take_over` one that is in use is
-    replaced too, in one step. A file is never replaced.
+    """Listen on `path`. Replace an unused socket. With `take_over`, atomically replace a socket in use too.
+    Other files are never replaced. Raises OSError.
     """
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.stat().st_mode):
@@ -139,7 +137,7 @@ def _answers(path: Path) -> bool:
 
 
 def describe(sock: socket.socket) -> str:
-    """Where `sock` listens, as it is written in a configuration."""
+    """Return the address of `sock` as it is written in a configuration."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
@@ -148,7 +146,7 @@ def describe(sock: socket.socket) -> str:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise this process's limit of open files as far as it may go; how many connections that leaves."""
+    """Raise this process's limit of open files to its maximum. Return how many are left for connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, 1 << 20)

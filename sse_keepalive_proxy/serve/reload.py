@@ -1,8 +1,8 @@
-"""A configuration that is read anew while the proxy serves: all of it takes effect, or nothing does
+"""Reload the configuration while the proxy serves: all of it takes effect, or nothing does
 (behaviour.md#all-or-nothing-reload).
 
-Owns when the file is read again, what a new start has to wait for, and what is said about it. How a good
-configuration takes the place of the one in force is the server's business (`adopt`).
+This module decides when to read the file and which keys need a restart, and logs the result. The server's
+`adopt` puts a valid configuration in force.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ __all__ = ["Reloader", "say"]
 logger = logging.getLogger("sse_keepalive_proxy.config")
 
 _POLL = 1.0
-"""Seconds between two looks at the files; a change is taken up at the second look that finds it the same."""
+"""Seconds between two polls of the files. A change is used after two polls with the same result."""
 
 _LISTENERS = ("listen", "reuse_port", "admin")
-"""The keys by which a start listens."""
+"""The keys of the listeners, which only a start reads."""
 
 _HEAD_LIMITS = ("max_request_header", "request_header_timeout")
-"""The limits that aiohttp is given once, for every connection."""
+"""The limits that aiohttp gets once, at the start."""
 
 
 class Reloader:
-    """Has the configuration of `source` (None: there is no file) read anew when somebody asks, and, with
-    `watch: true`, when a file has changed. Whoever asks while it is being read has it read once more.
+    """Reload the configuration of `source` (None: no file) on request and, with `watch: true`, when a file
+    has changed. A request during a reload starts one more reload after it.
 
-    `in_force` gives the configuration that is served by. `adopt` puts another in its place; it raises
-    `ConfigurationError`, having changed nothing. `later` is the loop's `call_later`. `read` gives what a
-    source says, and may raise `ConfigurationError`; it is passed the format of the log.
+    `in_force` returns the current configuration. `adopt` replaces it, or raises `ConfigurationError` without
+    any change. `later` is the loop's `call_later`. `read` gets the source and the format of the log. It
+    returns a configuration or raises `ConfigurationError`.
     """
 
     def __init__(
@@ -57,20 +57,20 @@ class Reloader:
         self._in_force, self._adopt, self._later, self._read = in_force, adopt, later, read
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._serves = self._asked = self._over = False
+        self._serves = self._requested = self._over = False
         if source is not None:
             source.watch.follow((source.path, *in_force().files))
         self._contents = {} if source is None else source.watch.contents
 
     def start(self) -> None:
-        """The server serves: reload from now on, and at once where somebody has asked before."""
+        """Allow reloads from now on, and reload at once if one was requested before."""
         self._serves = True
         self._arm()
-        if self._asked:
+        if self._requested:
             self.reload()
 
     async def stop(self) -> None:
-        """The server drains: nothing takes effect any more, and what is being read is not read to its end."""
+        """End reloads because the server drains. Cancel a reload in progress."""
         self._over = True
         self._arm()
         if self._task is not None:
@@ -78,15 +78,15 @@ class Reloader:
             await asyncio.wait([self._task])
 
     def reload(self) -> None:
-        """Have the configuration read, and go by it or say every problem and go on by the one in force."""
+        """Request a reload. On problems, log all of them and keep the current configuration."""
         if self._over:
             logger.info("the configuration is not reloaded: the proxy is draining")
         elif not self._serves:
-            self._asked = True
+            self._requested = True
         elif self._source is None:
             logger.info("there is nothing to reload: the proxy was started without a configuration file")
         else:
-            self._asked = True
+            self._requested = True
             self._begin(self._source)
 
     def _begin(self, source: Source) -> None:
@@ -94,19 +94,19 @@ class Reloader:
             self._task = spawn(self._look(source))
 
     async def _look(self, source: Source) -> None:
-        """Reload when a file has changed or somebody has asked, and again when somebody asks meanwhile."""
+        """Reload if a file has changed or a reload was requested, and again after requests meanwhile."""
         try:
-            if not self._asked and await asyncio.to_thread(source.watch.poll):
-                self._asked = True
-            while self._asked:
-                self._asked = False
+            if not self._requested and await asyncio.to_thread(source.watch.poll):
+                self._requested = True
+            while self._requested:
+                self._requested = False
                 self._metrics.reloaded(success=await self._reloaded(source))
         finally:
             self._task = None
             self._arm()
 
     async def _reloaded(self, source: Source) -> bool:
-        # What comes to be now stays. Looking it through for cycles stops the loop: 0.4 s for 10,000 routes.
+        # The new objects stay. A search for cycles in them would stop the loop: 0.4 s for 10,000 routes.
         gc.disable()
         try:
             await self._take_up(source)
@@ -115,7 +115,7 @@ class Reloader:
             return False
         except Exception:
             logger.exception(
-                "the configuration is not reloaded: the proxy failed over it; please report this",
+                "the configuration is not reloaded because of an error in the proxy; please report this",
                 extra={"fields": {"file": str(source.path)}},
             )
             return False
@@ -130,7 +130,7 @@ class Reloader:
         before = self._in_force()
         loaded = await self._read(source, before.logging.format)
         settings, held_back = _hold_back(before, loaded.settings)
-        # Before they are read by those who need them.
+        # Note the files before `adopt` reads them.
         await asyncio.to_thread(source.watch.follow, (source.path, *settings.files))
         await self._adopt(settings)
         old, self._contents = self._contents, source.watch.contents
@@ -142,7 +142,7 @@ class Reloader:
         await in_slices(loaded.warnings, say)
         if held_back:
             logger.warning(
-                "what is new in these keys needs a restart; until then they stay as they were",
+                "changes of these keys need a restart; until then the old values stay in force",
                 extra={"fields": {"keys": ",".join(held_back)}},
             )
 
@@ -161,7 +161,7 @@ class Reloader:
 
 
 def say(warnings: Iterable[Problem]) -> None:
-    """Log what about a valid configuration is hardly meant."""
+    """Log warnings about a valid configuration."""
     for warning in warnings:
         logger.warning("%s", replace(warning, warning=False))
 
@@ -169,7 +169,7 @@ def say(warnings: Iterable[Problem]) -> None:
 async def _say_refused(problems: Sequence[Problem], file: str) -> None:
     await in_slices(problems, _say_wrong)
     logger.error(
-        "the configuration is not reloaded: the last good one stays in force until this is mended",
+        "the configuration is not reloaded: the last valid one stays in force until the problems are fixed",
         extra={"fields": {"file": file, "problems": len(problems)}},
     )
 
@@ -180,7 +180,7 @@ def _say_wrong(problems: Iterable[Problem]) -> None:
 
 
 def _hold_back(before: Settings, after: Settings) -> tuple[Settings, list[str]]:
-    """`after` with all that only a start can change left as it was `before`; the keys where that matters."""
+    """Return `after` with the values of `before` for keys that need a restart, and those that differ."""
     old, new = before.limits, after.limits
     held = [key for key in _LISTENERS if getattr(before, key) != getattr(after, key)]
     update: dict[str, Any] = {key: getattr(before, key) for key in _LISTENERS}
@@ -195,8 +195,8 @@ def _hold_back(before: Settings, after: Settings) -> tuple[Settings, list[str]]:
 async def _changes(
     before: Settings, after: Settings, files: Sequence[str], held_back: Sequence[str]
 ) -> dict[str, str]:
-    """What is different, in few words and without a value. `files`: the keys that name a file in which
-    something else is now; `held_back`: what has changed and takes effect at the next start only.
+    """Return the changed keys without their values. `files`: the keys of files with new contents.
+    `held_back`: the changed keys that need a restart.
     """
     old, new = {route.name: route for route in before.routes}, {route.name: route for route in after.routes}
     kept: list[str] = [name for name in old if name in new]
@@ -214,12 +214,12 @@ async def _changes(
     rest = [key for key in Settings.model_fields if key not in ("routes", "upstreams", "defaults")]
     changed += [key for key in rest if getattr(before, key) != getattr(after, key)]
     changed += files
-    told = {
+    changes = {
         "routes_added": [name for name in new if name not in old],
         "routes_removed": [name for name in old if name not in new],
         "changed": changed,
     }
-    if not any(told.values()):
-        told["changed"] = ["nothing"]
-    told["needs_restart"] = list(held_back)
-    return {what: ",".join(names) for what, names in told.items() if names}
+    if not any(changes.values()):
+        changes["changed"] = ["nothing"]
+    changes["needs_restart"] = list(held_back)
+    return {what: ",".join(names) for what, names in changes.items() if names}

@@ -1,4 +1,4 @@
-"""Bind, serve, ready, reload, drain: one instance from its start to its exit."""
+"""Run one instance from start to exit: bind, serve, reload, drain."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _TICK = 0.5
 _LOOK = 0.05
 _ADMIN_GRACE = 1.0
 _SPARE = 100
-"""Descriptors that no stream gets: who finds no room for one is told so, on a connection."""
+"""Descriptors not used for streams, so that a refused client still gets an answer."""
 
 
 class Server:
-    """One instance. `start`, then `drain`; `addresses` and `admin_addresses` say where it listens.
+    """One instance. Call `start`, then `drain`. It listens on `addresses` and `admin_addresses`.
 
-    `source` is where `settings` come from; without one there is nothing to reload. `given` are the listening
-    sockets that were handed over.
+    `source` is the origin of `settings`; without one there are no reloads. `given` are the listening sockets
+    that were handed over.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._poller = open_poller()
         self._descriptors = raise_descriptor_limit()
-        # Each client may come to need a connection to upstream.
+        # Each client may need a second descriptor, to upstream.
         self._room = max(self._descriptors - _SPARE, 2) // 2
         limits = settings.limits
         self.streams = Registry(min(limits.max_streams, self._room), limits.max_streams_per_client)
@@ -84,8 +84,8 @@ class Server:
         self.reload = self._reloader.reload
 
     async def start(self) -> None:
-        """Listen and be ready. Raises `CannotListen`, or `ConfigurationError` for what only shows now.
-        Nothing stays open then.
+        """Listen, and become ready. Raises `CannotListen` or `ConfigurationError`, and then leaves nothing
+        open.
         """
         self._compare_with_descriptors()
         try:
@@ -148,16 +148,16 @@ class Server:
                 )
 
     async def _adopt(self, settings: Settings) -> None:
-        """Serve by `settings` from now on; streams that are open keep what they began with, but for those of
-        a route that has no streams any more. Raises `ConfigurationError`, having changed nothing.
+        """Use `settings` from now on. Open streams keep their old policy. Streams of routes that no longer
+        have streams end. Raises `ConfigurationError`, and then changes nothing.
         """
         if self._proxy is None:
-            raise AssertionError("only who serves can serve by something else")
+            raise AssertionError("`start` comes before a reload")
         await self._proxy.adopt(settings)
         before, self._settings = self._settings, settings
-        told = settings.logging
-        if told != before.logging:
-            log.configure(told.level, told.format, access=told.access)
+        logging_ = settings.logging
+        if logging_ != before.logging:
+            log.configure(logging_.level, logging_.format, access=logging_.access)
         limits = settings.limits
         self.streams.limit = min(limits.max_streams, self._room)
         self.streams.per_client = limits.max_streams_per_client
@@ -179,13 +179,13 @@ class Server:
         )
 
     def _forget(self, address: ListenAddress, file: FileIdentity) -> None:
-        """Remove a Unix socket, unless it was handed over: then the next process gets it too."""
+        """Remove a Unix socket, unless it was handed over: the next process will get it too."""
         if address.unix_path is None or not self._given.owns(address.unix_path):
             forget(address, file)
 
     def _stop_listening(self) -> None:
-        """Refuse new connections. The file of a Unix socket goes while it is still ours: once nobody listens,
-        a successor may put its own in its place. Harmless when repeated.
+        """Stop accepting connections. Remove the file of a Unix socket before its listener closes: after that
+        a new process may replace the file. A second call does nothing.
         """
         while self._bound:
             self._forget(*self._bound.pop())
@@ -193,9 +193,9 @@ class Server:
             self._listeners.pop().close()
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """End the streams at block boundaries, spread over `drain.spread`, and every connection after its
-        next answer. Listen until the last stream has gone. Return when nothing is left, by `drain.timeout`,
-        or at once when `hurry` is set.
+        """End all streams at block boundaries, spread over `drain.spread` seconds, and every connection after
+        its next answer. Listen until the last stream has ended. Return when no connection is left, after
+        `drain.timeout` at the latest, or at once when `hurry` is set.
         """
         self.phase = Phase.DRAINING
         await self._reloader.stop()
@@ -208,7 +208,7 @@ class Server:
             cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)
             while self._loop.time() < now + drain.timeout and not hurry.is_set():
                 if not len(self.streams):
-                    self._stop_listening()  # accepts those that wait, which are then served like the others
+                    self._stop_listening()  # accepts the waiting connections, which are still served
                 if not proxy.busy:
                     break
                 with contextlib.suppress(TimeoutError):
@@ -231,10 +231,10 @@ class Server:
             if self._admin_bound is not None:
                 self._forget(*self._admin_bound)
             await self._admin.cleanup()
-        self._loop.call_soon(self._poller.close)  # behind the last connections that were closed here
+        self._loop.call_soon(self._poller.close)  # after the callbacks of the connections closed here
 
     def _tick(self) -> None:
-        """Measure how late the loop is: every stream's promise is good to this much."""
+        """Measure the lag of the event loop. Deadlines of streams can be late by this time."""
         now = self._loop.time()
         self.metrics.loop_lag.set(max(now - self._tick_due, 0.0))
         self._tick_due = now + _TICK

@@ -1,10 +1,10 @@
-"""The configuration file, read in a process of its own so that the event loop goes on.
+"""Read the configuration file in a child process, so that the event loop is not blocked.
 
 Reading many routes takes seconds of Python (10,000: 4 s). A thread would hold the interpreter's lock, and
 every call of the loop would wait for it (decision 7). So a child reads the file. It sends the finished
 configuration, or its problems, over a pipe, in pieces that are quickly unpacked.
 
-Owns the child and its pipe. What is read, and what is wrong with it, is `config`'s business.
+This module owns the child and its pipe. The package `config` parses and checks the file.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _PIECE = 100
 """Routes, warnings or problems that are unpacked in one turn of the event loop: about 4 ms."""
 
 _SIZE = 8
-"""Bytes in front of each piece, which say how many follow."""
+"""Bytes of the length before each piece."""
 
 _NICENESS = 5
-"""The child gives way to the proxy where they share a core."""
+"""The child's nice value: the proxy has priority if they share a core."""
 
 
 class Source:
-    """The file at `path`, read with the flags and the environment of the start.
+    """The configuration file at `path`, with the flags and the environment of the start.
 
-    Made before the file is read for the first time, it misses no change: `watch` knows what is in it now.
+    It must be made before the first `load`: `watch` records the contents now, so that no change is missed.
     """
 
     def __init__(self, path: Path, *, environ: Mapping[str, str], overrides: Overrides) -> None:
@@ -52,18 +52,17 @@ class Source:
         self.watch = Watch([path])
 
     def load(self) -> Loaded:
-        """What it says now. Takes its time. Raises `ConfigurationError`."""
-        if _is_pipe(self.path):  # it has said what it had to say, and would be waited for
+        """Load the file. This blocks, for seconds if it is large. Raises `ConfigurationError`."""
+        if _is_pipe(self.path):  # a second read would block
             hint = "start with a file that can be read again"
-            raise ConfigurationError((Problem("is no ordinary file", hint=hint, file=str(self.path)),))
+            raise ConfigurationError((Problem("is not a regular file", hint=hint, file=str(self.path)),))
         return load(self.path, environ=self.environ, overrides=self.overrides)
 
 
 async def load_in_child(source: Source, log_format: str) -> Loaded:
-    """What `source` says now. `log_format`: how the child writes, should it fail.
+    """Load `source` in a child process. `log_format`: the log format of the child.
 
-    Raises `ConfigurationError`, also when the child cannot be started or ends early. Cancelled, it ends the
-    child.
+    Raises `ConfigurationError`, also if the child cannot be started or ends early. Cancelling ends the child.
     """
     file = str(source.path)
     try:
@@ -72,7 +71,7 @@ async def load_in_child(source: Source, log_format: str) -> Loaded:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            start_new_session=True,  # a signal for the proxy's process group is not for the child
+            start_new_session=True,  # signals to the proxy's process group do not reach the child
         )
     except OSError as error:
         raise _unread(file, f"no process can be started for it: {error.strerror}") from error
@@ -80,7 +79,7 @@ async def load_in_child(source: Source, log_format: str) -> Loaded:
         raise AssertionError("both are pipes")
     found: defaultdict[str, list[Any]] = defaultdict(list)
     try:
-        with contextlib.suppress(OSError, RuntimeError):  # it has ended already, as its status says
+        with contextlib.suppress(OSError, RuntimeError):  # the child has ended; its status is checked below
             child.stdin.write(pickle.dumps((source.path, source.environ, source.overrides)))
             child.stdin.close()
         async for kind, values in _pieces(child.stdout):
@@ -99,12 +98,12 @@ async def load_in_child(source: Source, log_format: str) -> Loaded:
 
 
 async def _pieces(pipe: asyncio.StreamReader) -> AsyncIterator[tuple[str, Sequence[Any]]]:
-    """What the child sends, until it ends."""
+    """Yield the pieces that the child sends, until it ends."""
     with contextlib.suppress(asyncio.IncompleteReadError):
         while True:
             size = int.from_bytes(await pipe.readexactly(_SIZE), "big")
             yield pickle.loads(await pipe.readexactly(size))  # noqa: S301 (our own child wrote it)
-            await asyncio.sleep(0)  # what is there already is read without a turn of the loop
+            await asyncio.sleep(0)  # `readexactly` does not yield if the bytes are there
 
 
 def _unread(file: str, why: str) -> ConfigurationError:
@@ -115,7 +114,7 @@ def _is_pipe(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        return False  # `load` says what is wrong
+        return False  # `load` reports the problem
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
@@ -126,7 +125,7 @@ def _send(pipe: BinaryIO, kind: str, values: Sequence[Any]) -> None:
 
 
 def main() -> int:
-    """The child: a source comes in, what it says goes out, in pieces. Returns its exit code."""
+    """Run the child: read a source from stdin, write its contents to stdout. Return the exit code."""
     os.nice(_NICENESS)
     log.configure("error", sys.argv[1], access=False)
     out = sys.stdout.buffer

@@ -1,7 +1,7 @@
-"""Whether files have changed, found out by looking: once a poll, in place, without a task or a thread.
+"""Detect changed files by polling, without a task or a thread.
 
-Looking follows symbolic links, so that the swap of a Kubernetes ConfigMap (`..data`), a rename over the file
-and a write into it are the same thing here: something else is there now.
+Polling follows symbolic links. So it detects a write into a file, a rename over it, and the swap of a
+Kubernetes ConfigMap (`..data`) in the same way.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 __all__ = ["Watch"]
 
 _Look = tuple[int, ...] | None
-"""What `stat` says of a file that can change under a poll; None for what is missing or no ordinary file."""
+"""The values of `stat` that change with a file; None if it is missing or not a regular file."""
 
 
 class Watch:
-    """Files, and what was in them when they were last taken note of.
+    """Files, and their contents when they were last recorded.
 
-    A pipe or a device is nothing that could be looked into twice: to a watch it is as good as missing.
+    A pipe or a device cannot be read twice, so it counts as missing.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -31,21 +31,21 @@ class Watch:
         self.follow(files)
 
     def follow(self, files: Iterable[Path]) -> None:
-        """Watch `files` and no others from now on. What is in those that are new here is known."""
+        """Watch `files` and no others from now on. Record the contents of the new ones."""
         self._known = {path: self._known.get(path) or _Known.of(path) for path in files}
 
     def take_note(self) -> None:
-        """What is in the files now is known."""
+        """Record the contents of all files now."""
         self._known = {path: _Known.of(path) for path in self._known}
 
     @property
     def contents(self) -> dict[Path, bytes | None]:
-        """What is known to be in each file, as a digest; None for what cannot be read."""
+        """The recorded contents of each file, as a digest, or None if it could not be read."""
         return {path: known.content for path, known in self._known.items()}
 
     def poll(self) -> bool:
-        """Whether something in the files is new, and the same as a poll ago: what is half written is not
-        looked into. What is new is known from then on.
+        """Return whether contents have changed, and record the new ones. A change counts only if it is the
+        same in two polls, so that a half-written file is not read.
         """
         before, self._seen = self._seen, {path: _look(path) for path in self._known}
         if self._seen != before or all(known.look == self._seen[path] for path, known in self._known.items()):
@@ -59,7 +59,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a file looked like, and then what was in it: in this order, so that no change is missed."""
+    """A file's `stat` and contents. They are read in this order, so that no change is missed."""
 
     look: _Look
     content: bytes | None
@@ -82,9 +82,9 @@ def _look(path: Path) -> _Look:
 
 
 def _digest(path: Path) -> bytes | None:
-    """What is in a file, short; None when it cannot be read."""
+    """Return a digest of a file, or None if it cannot be read."""
     try:
-        # Never waits, should it have become a pipe since it was looked at.
+        # Do not block if the file has become a pipe since `stat`.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:

@@ -171,7 +171,7 @@ def test_with_credentials_scripts_may_read_what_came_back_for_cookies() -> None:
 
 
 @pytest.mark.parametrize("headers", [[], fields(f"Origin: {APP}"), fields("Origin: null")])
-def test_where_every_page_may_the_answer_is_the_same_for_everybody(headers: list[Header]) -> None:
+def test_if_all_origins_are_allowed_the_answer_is_the_same_for_each(headers: list[Header]) -> None:
     for cors in (everybody(), everybody(credentials=True)):
         assert cors.own(headers, [*UPSTREAM, *fields("Vary: Accept")]) == [
             *OF_THE_APPLICATION,

@@ -44,7 +44,7 @@ def test_it_is_forgotten_when_its_lifetime_is_over() -> None:
     assert len(known) == 0
 
 
-def test_added_again_it_lives_anew() -> None:
+def test_an_entry_that_is_added_again_is_renewed() -> None:
     clock = ManualClock()
     known = ExpiringSet(10, 60.0, clock)
     known.add(A)
@@ -77,7 +77,7 @@ def test_what_has_expired_makes_room_before_anything_living_goes() -> None:
     assert C in known
 
 
-def test_what_nobody_asks_for_is_dropped_all_the_same() -> None:
+def test_entries_expire_without_being_looked_up() -> None:
     clock = ManualClock()
     known = ExpiringSet(1000, 60.0, clock)
     for number in range(1000):

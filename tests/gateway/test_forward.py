@@ -115,7 +115,7 @@ async def test_an_upstream_that_is_down_does_not_look_like_a_fault_of_cors() -> 
 
 
 @on_each_loop
-async def test_another_origin_is_told_nothing() -> None:
+async def test_another_origin_gets_no_cors_headers() -> None:
     async with RawUpstream(answers) as upstream, Instance(config(upstream, routes=ROUTES)) as proxy:
         for target in ("/own", "/plain", "/plain?broken"):
             async with await proxy.client() as client:

@@ -123,8 +123,6 @@ def test_the_header_that_names_the_client_is_a_claim_as_well() -> None:
 
 @pytest.mark.parametrize("name", ["X_Forwarded_For", "x-forwarded_proto", "X_Real-IP", "x_forwarded_host"])
 @pytest.mark.parametrize("peer", ["127.0.0.1", "9.9.9.9"])
-def test_a_lookalike_with_underscores_reaches_nobody_not_even_from_a_believed_peer(
-    name: str, peer: str
-) -> None:
+def test_a_lookalike_with_underscores_is_dropped_even_from_a_trusted_peer(name: str, peer: str) -> None:
     forwarded = trust("127.0.0.0/8").forward(peer, b"http", b"a", fields(f"{name}: 6.6.6.6"))
     assert forwarded == trust("127.0.0.0/8").forward(peer, b"http", b"a", [])

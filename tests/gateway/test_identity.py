@@ -136,7 +136,7 @@ def test_a_key_that_was_replaced_is_seen_by_the_next_identifier_only(tmp_path: P
 
 
 @pytest.mark.parametrize("target", ["/events", "/events?access_token", "/events?access_token=", "/?token=a"])
-def test_without_a_token_nobody_is_known(key_file: str, target: str) -> None:
+def test_without_a_token_there_is_no_holder(key_file: str, target: str) -> None:
     assert identifier(key_file).identify(incoming(target)) is TokenRejection.NO_TOKEN
     assert trusting().identify(incoming(target)) is TokenRejection.NO_TOKEN
 
@@ -240,7 +240,7 @@ def test_the_time_must_be_right_give_or_take_a_minute(
         ("fechatter-web", ..., TokenRejection.ISSUER),
     ],
 )
-def test_audience_and_issuer_must_be_those_configured_whoever_checks_the_signature(
+def test_audience_and_issuer_must_match_in_both_modes(
     key_file: str, aud: Any, iss: Any, why: TokenRejection | None
 ) -> None:
     token = signed(claims(aud=aud, iss=iss))
@@ -350,7 +350,7 @@ def test_a_number_beyond_all_numbers_ends_nothing(key_file: str) -> None:
     ],
     ids=lambda token: token[:20],
 )
-def test_what_is_no_token_harms_nobody(key_file: str, token: str) -> None:
+def test_an_invalid_token_is_rejected_without_an_exception(key_file: str, token: str) -> None:
     assert asked(identifier(key_file), token) is TokenRejection.MALFORMED
     assert asked(trusting(), token) is TokenRejection.MALFORMED
 
@@ -392,7 +392,7 @@ def test_no_claims_whatever_make_it_fail(key_file: str, body: dict[str, Any]) ->
 # What is told.
 
 
-def test_nothing_of_a_token_is_told() -> None:
+def test_no_part_of_a_token_appears_in_text() -> None:
     holder = asked(trusting(), signed(CLAIMS))
     assert isinstance(holder, Holder)
     assert "example.com" not in repr(holder)

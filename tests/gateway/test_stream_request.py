@@ -113,7 +113,7 @@ async def test_pings_go_on_while_upstream_has_not_answered() -> None:
 
 
 @on_each_loop
-async def test_a_refusal_behind_it_is_told_in_band_and_the_same_credential_waits_next_time() -> None:
+async def test_a_later_refusal_is_an_event_and_the_same_credential_waits_next_time() -> None:
     slow_no = [GOT_REQUEST, 0.3, NO]
     target = "/events?access_token="
     async with (
@@ -188,7 +188,7 @@ async def test_a_fast_refusal_is_passed_on_as_such() -> None:
         ([], error(504, "upstream took too long"), "upstream_refused"),
     ],
 )
-async def test_any_other_answer_is_told_in_band_with_its_reason(
+async def test_any_other_later_answer_is_an_event_with_its_reason(
     steps: list[Step], told: tuple[str, Any], reason: str
 ) -> None:
     async with (
@@ -223,7 +223,7 @@ async def test_the_error_is_an_event_where_the_confirm_is_a_comment_too_and_noth
 
 
 @on_each_loop
-async def test_an_event_source_hears_nothing_of_a_fault_that_passes_behind_its_early_commit() -> None:
+async def test_a_short_fault_after_an_early_commit_is_hidden_from_an_event_source() -> None:
     async with (
         RawUpstream([GOT_REQUEST, 0.2, response("503 Busy")], [GOT_REQUEST, RESET], SILENT) as upstream,
         Instance(config(upstream, EARLY + "reconnect: {delay: 10ms}")) as proxy,
@@ -235,7 +235,9 @@ async def test_an_event_source_hears_nothing_of_a_fault_that_passes_behind_its_e
 
 
 @on_each_loop
-async def test_always_goes_on_behind_it_for_others_too_and_no_gap_is_told_where_nothing_was_lost() -> None:
+async def test_with_always_other_clients_are_retried_too_and_no_gap_is_announced_if_no_stream_was_lost() -> (
+    None
+):
     section = EARLY + "reconnect: {when: always, delay: 10ms}"
     async with (
         RawUpstream([GOT_REQUEST, 0.2, response("503 Busy")], SILENT) as upstream,
@@ -250,7 +252,7 @@ async def test_always_goes_on_behind_it_for_others_too_and_no_gap_is_told_where_
 
 @on_each_loop
 @pytest.mark.parametrize("how", ["close", "half-close", "reset"])
-async def test_a_client_that_leaves_behind_it_takes_the_opening_with_it(how: str) -> None:
+async def test_a_client_that_leaves_after_it_cancels_the_opening(how: str) -> None:
     async with (
         RawUpstream([GOT_REQUEST]) as upstream,
         Instance(config(upstream, EARLY)) as proxy,
@@ -278,7 +280,7 @@ async def test_a_client_that_leaves_before_it_takes_the_opening_with_it() -> Non
 
 
 @on_each_loop
-async def test_a_client_that_leaves_at_any_moment_around_it_leaves_nothing_behind() -> None:
+async def test_a_client_that_leaves_at_any_moment_around_it_leaves_nothing_open() -> None:
     async with (
         RawUpstream([GOT_REQUEST, 0.03, stream_head()], [GOT_REQUEST, 0.03, NO]) as upstream,
         Instance(config(upstream, "early_commit: {after: 15ms}")) as proxy,
@@ -293,7 +295,7 @@ async def test_a_client_that_leaves_at_any_moment_around_it_leaves_nothing_behin
 
 
 @on_each_loop
-async def test_a_drain_behind_it_says_so() -> None:
+async def test_a_drain_after_it_is_announced() -> None:
     async with (
         RawUpstream([GOT_REQUEST]) as upstream,
         Instance(config(upstream, EARLY)) as proxy,
@@ -482,7 +484,7 @@ async def test_a_signed_token_is_checked_with_the_key(tmp_path: Path) -> None:
 
 @on_each_loop
 @pytest.mark.parametrize("early", [False, True])
-async def test_a_fault_of_ours_while_it_is_asked_who_the_client_is_leaves_nothing_open(
+async def test_an_internal_error_during_identification_leaves_nothing_open(
     early: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
@@ -545,7 +547,7 @@ async def test_a_token_that_had_expired_when_upstream_accepted_it_has_a_minute(
 
 
 @on_each_loop
-async def test_claims_are_let_go_once_no_confirm_will_ask_for_them() -> None:
+async def test_claims_are_released_when_no_confirm_can_follow() -> None:
     section = BY_UPSTREAM.replace("confirm:\n", "confirm:\n  wait: 200ms\n") + "keepalive: {interval: 300ms}"
     async with (
         RawUpstream([*SILENT, chunk(b"data: first\n\n")]) as upstream,

@@ -69,7 +69,7 @@ def test_without_a_host_upstreams_own_name_is_asked_for() -> None:
         ({"upgrade": True}, b"Upgrade: websocket"),
     ],
 )
-def test_a_body_or_an_upgrade_is_announced_anew(changed: dict[str, object], field: bytes) -> None:
+def test_a_body_or_an_upgrade_is_announced_by_new_fields(changed: dict[str, object], field: bytes) -> None:
     request = replace(incoming((b"Content-Length", b"99")), **changed)  # type: ignore[arg-type]
     head = lines(asked(request))
     assert field in head

@@ -55,7 +55,7 @@ async def test_requests_and_bodies_may_come_byte_by_byte() -> None:
 
 
 @on_each_loop
-async def test_a_body_and_the_request_behind_it_may_come_in_one_piece() -> None:
+async def test_a_body_and_the_next_request_may_come_in_one_piece() -> None:
     async with Serving() as serving, await serving.client() as client:
         client.send(UPLOAD % 5 + b"hello" + UPLOAD % 2 + b"yo" + CLOSING)
         assert await client.wait_end() is Ending.EOF
@@ -63,7 +63,7 @@ async def test_a_body_and_the_request_behind_it_may_come_in_one_piece() -> None:
 
 
 @on_each_loop
-async def test_a_connection_is_closed_behind_the_answer_when_the_handler_says_so() -> None:
+async def test_a_connection_is_closed_after_the_answer_if_the_handler_says_so() -> None:
     held = Held(keep_alive=False)
     held.go.set()
     async with Serving(held) as serving, await serving.client() as client:
@@ -288,7 +288,7 @@ async def test_what_is_no_request_is_refused_with_400_and_its_connection_is_clos
 
 
 @on_each_loop
-async def test_what_is_no_request_is_refused_behind_the_answer_to_the_one_before() -> None:
+async def test_an_invalid_request_is_refused_after_the_answer_to_the_one_before() -> None:
     held = Held()
     async with Serving(held) as serving, await serving.client() as client:
         client.send(request("/1") + b"nonsense\r\n\r\n" + request("/2"))
@@ -331,7 +331,7 @@ async def test_what_follows_a_refusal_is_read_and_never_answered(monkeypatch: py
 
 
 @on_each_loop
-async def test_a_client_without_room_is_told_when_to_come_back_and_the_others_stay() -> None:
+async def test_a_refused_client_gets_a_retry_after_and_the_others_stay() -> None:
     async with Serving() as serving:
         serving.room = lambda: 1 - len(serving.frontend.connections)
         async with await serving.client() as first:

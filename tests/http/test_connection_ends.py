@@ -33,7 +33,7 @@ UPLOAD = b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 
 
 @on_each_loop
-async def test_a_body_that_nobody_takes_waits_in_its_client_and_goes_on_when_it_is_taken() -> None:
+async def test_a_body_that_is_not_read_waits_in_its_client_until_it_is_read() -> None:
     go, asked_for = asyncio.Event(), []
 
     async def slow(connection: ClientConnection, asked: web.BaseRequest) -> bool:
@@ -55,7 +55,7 @@ async def test_a_body_that_nobody_takes_waits_in_its_client_and_goes_on_when_it_
 
 
 @on_each_loop
-async def test_a_body_that_breaks_off_is_told_to_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_reader_of_a_body_that_breaks_off_gets_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "_LINGERING", SHORT)
     taken: list[bytes] = []
 
@@ -138,7 +138,7 @@ async def test_a_last_answer_has_the_time_that_its_client_takes(monkeypatch: pyt
 
 
 @on_each_loop
-async def test_a_client_that_takes_nothing_of_its_last_answer_is_let_go(
+async def test_a_client_that_does_not_read_its_last_answer_is_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lingering, "_LINGERING", SHORT)
@@ -156,7 +156,7 @@ async def test_a_client_that_takes_nothing_of_its_last_answer_is_let_go(
 
 
 @on_each_loop
-async def test_a_body_that_stays_unfinished_behind_its_answer_has_its_time(
+async def test_a_body_that_is_unfinished_after_its_answer_is_read_for_a_limited_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lingering, "_LINGERING", SHORT)
@@ -168,7 +168,7 @@ async def test_a_body_that_stays_unfinished_behind_its_answer_has_its_time(
 
 
 @on_each_loop
-async def test_a_client_that_leaves_behind_an_early_answer_is_forgotten(
+async def test_a_client_that_leaves_after_an_early_answer_leaves_no_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lingering, "_LINGERING", NEVER)
@@ -197,7 +197,7 @@ class Taker(asyncio.Protocol):
 
 
 @on_each_loop
-async def test_a_connection_is_handed_over_with_what_came_behind_its_request() -> None:
+async def test_a_connection_is_handed_over_with_the_bytes_after_its_request() -> None:
     go, taker, rests = asyncio.Event(), Taker(), []
 
     async def handing(connection: ClientConnection, asked: web.BaseRequest) -> bool:
@@ -223,7 +223,7 @@ async def test_a_connection_is_handed_over_with_what_came_behind_its_request() -
 
 
 @on_each_loop
-async def test_neither_written_nor_handed_over_once_the_client_has_gone() -> None:
+async def test_after_the_client_has_left_writing_and_handing_over_raise() -> None:
     refusals: list[str] = []
 
     async def late(connection: ClientConnection, asked: web.BaseRequest) -> bool:
@@ -295,7 +295,7 @@ async def test_a_client_that_leaves_cancels_its_request(
 
 
 @on_each_loop
-async def test_a_drain_ends_who_is_idle_after_the_grace_and_who_is_answered_behind_the_answer() -> None:
+async def test_a_drain_closes_idle_connections_after_the_grace_and_others_after_their_answer() -> None:
     held = Held()
     async with Serving(held) as serving, await serving.client() as busy, await serving.client() as idle:
         busy.send(request("/1") + request("/2"))

@@ -179,7 +179,7 @@ async def why_not_tls(upstream: RawUpstream, tls: str, caplog: pytest.LogCapture
 
 
 @on_each_loop
-async def test_an_upstream_behind_tls_is_asked_by_its_name(trusted: Authority) -> None:
+async def test_an_upstream_with_tls_is_verified_by_its_name(trusted: Authority) -> None:
     names: list[str | None] = []
     server = trusted.server("127.0.0.1", "localhost")
     server.sni_callback = lambda _, name, __: names.append(name)
@@ -193,7 +193,7 @@ async def test_an_upstream_behind_tls_is_asked_by_its_name(trusted: Authority) -
 
 
 @on_each_loop
-async def test_a_body_behind_tls_may_end_with_the_connection(trusted: Authority) -> None:
+async def test_a_body_over_tls_may_end_with_the_connection(trusted: Authority) -> None:
     end = asyncio.Event()
     script = [GOT_REQUEST, b"HTTP/1.1 200 OK\r\n\r\nhello", end, CLOSE]
     async with (
@@ -210,7 +210,7 @@ async def test_a_body_behind_tls_may_end_with_the_connection(trusted: Authority)
 
 
 @on_each_loop
-async def test_an_upgrade_behind_tls_carries_bytes_both_ways_until_the_end(trusted: Authority) -> None:
+async def test_an_upgrade_over_tls_carries_bytes_both_ways_until_the_end(trusted: Authority) -> None:
     go_on = asyncio.Event()
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     large = b"\x00\xff" * 500_000
@@ -232,7 +232,7 @@ async def test_an_upgrade_behind_tls_carries_bytes_both_ways_until_the_end(trust
 
 
 @on_each_loop
-async def test_a_certificate_of_nobody_we_trust_is_answered_502_and_the_log_says_so(
+async def test_a_certificate_that_is_not_trusted_is_answered_502_and_logged(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with RawUpstream(HELLO, ssl=authority.server("127.0.0.1")) as upstream:
@@ -254,7 +254,7 @@ async def test_a_certificate_for_another_name_is_not_trusted(trusted: Authority)
 
 
 @on_each_loop
-async def test_a_server_without_tls_behind_an_https_url_is_a_refusal_and_a_silent_one_a_timeout() -> None:
+async def test_a_server_without_tls_at_an_https_url_is_a_refusal_and_a_silent_one_a_timeout() -> None:
     async def speaks_first(connection: UpstreamConnection) -> None:
         await connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
@@ -303,7 +303,7 @@ async def test_a_server_name_is_sent_and_is_the_name_that_counts(
 
 
 @on_each_loop
-async def test_an_expired_certificate_is_said_to_be_so(
+async def test_an_expired_certificate_is_reported_as_expired(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -356,7 +356,7 @@ def demanding(authority: Authority, version: ssl.TLSVersion) -> Iterator[int]:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @on_each_loop
-async def test_a_server_that_demands_a_certificate_in_vain_is_said_to_do_so(
+async def test_a_server_that_demands_a_missing_certificate_is_reported(
     authority: Authority, version: ssl.TLSVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     with demanding(authority, version) as port:
@@ -424,7 +424,7 @@ async def test_an_upstream_that_is_down_is_502_in_one_line_until_it_is_back(
             assert bytes((await client.wait_response()).body) == b"hello"
 
 
-def test_a_name_that_nobody_knows_is_502() -> None:
+def test_a_name_that_cannot_be_resolved_is_502() -> None:
     async def ask() -> None:
         config = plain("http://no-such-host.invalid", upstream="connect_timeout: 50s")
         async with Running(config) as proxy:

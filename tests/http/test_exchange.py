@@ -185,7 +185,7 @@ async def test_what_comes_in_one_read_reaches_the_sink_in_one_call() -> None:
 
 
 @in_loop
-async def test_interim_heads_are_told_in_order_and_are_not_the_answer() -> None:
+async def test_interim_heads_are_passed_on_in_order_and_are_not_the_answer() -> None:
     told: list[ResponseHead] = []
     exchange, sink = fed(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\nLink: b\r\n\r\n" + HELLO,
@@ -225,7 +225,7 @@ UNASKED = [
 
 @pytest.mark.parametrize(("raw", "head_only"), BODYLESS)
 @in_loop
-async def test_an_answer_without_a_body_ends_with_its_head_and_what_is_behind_it_is_nobodys(
+async def test_an_answer_without_a_body_ends_with_its_head_and_later_bytes_are_dropped(
     raw: bytes, head_only: bool
 ) -> None:
     for behind in [b"", *UNASKED]:
@@ -238,7 +238,7 @@ async def test_an_answer_without_a_body_ends_with_its_head_and_what_is_behind_it
 
 @pytest.mark.parametrize("raw", [HELLO, CHUNKED + joined([b"he", b"llo"]) + LAST_CHUNK])
 @in_loop
-async def test_a_second_answer_that_nobody_asked_for_is_dropped(raw: bytes) -> None:
+async def test_a_second_answer_is_dropped(raw: bytes) -> None:
     for behind in UNASKED:
         for pieces in ([raw + behind], [raw, behind], [raw[:-3], raw[-3:] + behind]):
             exchange, sink = fed(*pieces)
@@ -248,7 +248,7 @@ async def test_a_second_answer_that_nobody_asked_for_is_dropped(raw: bytes) -> N
 
 
 @in_loop
-async def test_an_interim_head_behind_the_answer_is_not_told() -> None:
+async def test_an_interim_head_after_the_answer_is_dropped() -> None:
     told: list[ResponseHead] = []
     fed(HELLO + b"HTTP/1.1 103 Early Hints\r\n\r\n", interim=told.append)
     assert told == []
@@ -274,7 +274,7 @@ BROKEN_OFF = [
 
 @pytest.mark.parametrize("end", [CLOSE, RESET])
 @on_each_loop
-async def test_a_body_that_breaks_off_is_a_reset_behind_all_that_came(end: Any) -> None:
+async def test_a_body_that_breaks_off_is_a_reset_after_the_received_bytes(end: Any) -> None:
     for sent, body in BROKEN_OFF:
         go_on = asyncio.Event()
         async with asked([sent, go_on, end]) as it:
@@ -301,7 +301,7 @@ async def test_a_body_until_the_close_that_ends_in_a_reset_is_broken_too() -> No
 
 
 @in_loop
-async def test_a_broken_chunk_fails_behind_the_whole_ones() -> None:
+async def test_a_broken_chunk_fails_after_the_whole_ones() -> None:
     _, sink = fed(CHUNKED + chunk(b"hello") + b"x\r\n")
     assert sink.body == b"hello"
     assert isinstance(sink.errors[0], UpstreamInvalid)
@@ -316,7 +316,7 @@ async def test_trailers_are_not_kept() -> None:
 
 
 @on_each_loop
-async def test_what_came_before_a_sink_was_there_is_told_to_it_the_end_included() -> None:
+async def test_a_sink_gets_the_bytes_and_the_end_that_came_before_it_was_attached() -> None:
     for rest, ends, failures in ((b"o", 1, 0), (b"", 0, 1)):
         async with asked([HELLO[:-1] + rest, CLOSE]) as it:
             await it.exchange.response(5.0)
@@ -498,7 +498,7 @@ async def test_a_request_waits_while_upstream_does_not_read() -> None:
 
 
 @on_each_loop
-async def test_who_waits_to_send_more_is_told_that_upstream_will_never_take_it() -> None:
+async def test_a_sender_that_waits_learns_that_the_connection_is_closed() -> None:
     async with asked([HOLD]) as it:
         it.upstream.transport.pause_reading()
         while it.exchange._drained is None:
@@ -546,7 +546,7 @@ async def test_a_whole_answer_closes_the_connection_whatever_upstream_wants() ->
 
 
 @on_each_loop
-async def test_failing_it_tells_whoever_waits_and_nobody_twice() -> None:
+async def test_a_failure_is_reported_once_to_each_waiting_caller() -> None:
     async with asked([HOLD]) as it:
         waiting = asyncio.ensure_future(it.exchange.response(5.0))
         await asyncio.sleep(0)
@@ -591,7 +591,7 @@ async def test_after_a_switch_another_protocol_takes_over_and_not_a_byte_is_lost
 
 
 @on_each_loop
-async def test_a_switch_whose_connection_has_gone_is_a_reset() -> None:
+async def test_a_switch_on_a_closed_connection_is_a_reset() -> None:
     async with asked([SWITCH, RESET]) as it:
         await it.exchange.response(5.0)
         it.exchange.resume()
@@ -601,7 +601,7 @@ async def test_a_switch_whose_connection_has_gone_is_a_reset() -> None:
 
 
 @on_each_loop
-async def test_whoever_wants_to_know_of_the_close_is_told_once_and_late_if_need_be() -> None:
+async def test_the_close_is_reported_once_also_to_a_late_callback() -> None:
     closes: list[str] = []
     async with asked([HOLD]) as it:
         it.exchange.when_closed(lambda: closes.append("early"))

@@ -144,7 +144,7 @@ async def test_upstreams_silence_is_not_held_against_it_while_we_have_paused_it(
 
 
 @on_each_loop
-async def test_no_ping_is_written_behind_bytes_that_still_wait() -> None:
+async def test_no_ping_is_written_after_bytes_that_still_wait() -> None:
     body = blocks(8000)
     section = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 16MiB"
     async with (
@@ -199,7 +199,7 @@ async def test_a_slow_client_harms_no_other() -> None:
 
 
 @on_each_loop
-async def test_a_client_that_reads_nothing_is_reset_after_write_timeout_and_upstream_let_go() -> None:
+async def test_a_client_that_reads_nothing_is_reset_after_write_timeout_and_upstream_is_closed() -> None:
     section = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(24_000)))]) as upstream,

@@ -302,7 +302,7 @@ async def test_a_body_that_pauses_for_too_long_is_answered_408(monkeypatch: pyte
 
 
 @on_each_loop
-async def test_a_fault_of_ours_in_mid_answer_cuts_it_and_writes_nothing_into_the_body(
+async def test_an_internal_error_during_an_answer_cuts_it_and_writes_nothing_into_the_body(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fails(connection: ClientConnection) -> None:

@@ -53,7 +53,7 @@ async def test_an_upload_that_is_under_way_when_a_drain_begins_is_answered() -> 
 
 
 @on_each_loop
-async def test_a_stream_that_registers_after_a_drain_has_begun_is_told_too() -> None:
+async def test_a_stream_that_registers_after_a_drain_has_begun_gets_the_end_too() -> None:
     async with RawUpstream([GOT_REQUEST, go := asyncio.Event(), stream_head(), HOLD]) as upstream:
         proxy = Instance(config(upstream, before="drain: {timeout: 20s, spread: 10ms}"))
         await proxy.server.start()
@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_while_its_body_waits_for_upstream_is_noticed
 
 
 @on_each_loop
-async def test_a_client_that_leaves_behind_a_full_pipeline_is_noticed(
+async def test_a_client_that_leaves_after_a_full_pipeline_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "_LOOK_AT_PEER", 0.05)
@@ -179,7 +179,7 @@ async def test_an_upgraded_connection_counts_on_both_sides_until_it_is_gone() ->
 
 
 @on_each_loop
-async def test_a_fault_behind_the_take_over_ends_that_stream_as_internal(
+async def test_a_fault_after_the_take_over_ends_that_stream_as_internal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     right = socket.socket.setsockopt
@@ -278,7 +278,7 @@ async def test_what_has_no_body_announces_none() -> None:
 
 
 @on_each_loop
-async def test_without_keepalive_and_stall_a_quiet_stream_is_idle_all_the_same(
+async def test_without_keepalive_and_stall_a_quiet_stream_still_counts_as_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lifecycle, "_QUIET", 0.2)
@@ -295,7 +295,7 @@ async def test_without_keepalive_and_stall_a_quiet_stream_is_idle_all_the_same(
 
 
 @on_each_loop
-async def test_a_client_that_takes_nothing_of_a_plain_answer_is_let_go(
+async def test_a_client_that_does_not_read_a_plain_answer_is_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(frontend, "SEND_TIMEOUT", 0.5)

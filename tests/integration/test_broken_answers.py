@@ -80,7 +80,7 @@ async def test_no_answer_is_502_and_the_connection_goes_on(script: Script, kind:
 
 
 @on_each_loop
-async def test_no_answer_in_time_is_504_and_upstream_is_let_go() -> None:
+async def test_no_answer_in_time_is_504_and_upstream_is_closed() -> None:
     async with (
         RawUpstream([GOT_REQUEST, HOLD], name_the_target) as upstream,
         Running(plain(upstream.url, upstream="response_timeout: 100ms")) as proxy,
@@ -141,7 +141,7 @@ async def test_an_answer_that_breaks_off_is_cut_and_never_made_whole(begin: byte
 
 
 @on_each_loop
-async def test_a_second_answer_reaches_nobody() -> None:
+async def test_a_second_answer_reaches_no_client() -> None:
     second = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret"
     for first in (OK, CHUNKED + chunk(b"ok") + LAST_CHUNK, b"HTTP/1.1 204 No Content\r\n\r\n"):
         async with (

@@ -105,7 +105,7 @@ async def test_an_upstream_that_would_compress_is_asked_not_to(tmp_path: Path) -
 
 @in_loop
 @pytest.mark.parametrize("decodes", [True, False])
-async def test_a_stream_that_comes_compressed_all_the_same_passes_through_and_is_counted(
+async def test_a_stream_that_is_compressed_against_the_request_passes_through_and_is_counted(
     tmp_path: Path, decodes: bool
 ) -> None:
     knobs = Knobs(ping_interval=0.5, gzip=Gzip.ALWAYS)

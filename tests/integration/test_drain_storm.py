@@ -52,7 +52,7 @@ def blocks(client: RawClient) -> list[bytes]:
     return [part + b"\n\n" for part in client.body.split(b"\n\n")[:-1]]
 
 
-def test_a_thousand_streams_are_let_go_one_by_one_each_with_all_that_upstream_had_sent(
+def test_a_thousand_streams_end_one_by_one_each_with_all_that_upstream_had_sent(
     tmp_path: Path,
 ) -> None:
     async def story() -> None:

@@ -105,7 +105,7 @@ async def test_neither_bodies_nor_answers_nor_idleness_are_measured_by_the_time_
 
 
 @on_each_loop
-async def test_as_many_requests_at_once_as_the_server_queues_leave_no_deadline_behind() -> None:
+async def test_as_many_requests_at_once_as_the_server_queues_leave_no_deadline() -> None:
     async with (
         RawUpstream(answering) as upstream,
         limited(upstream, "request_header_timeout: 100ms") as proxy,
@@ -121,7 +121,7 @@ async def test_as_many_requests_at_once_as_the_server_queues_leave_no_deadline_b
 
 
 @on_each_loop
-async def test_what_comes_behind_a_refused_upgrade_is_another_request_with_a_body_of_its_own() -> None:
+async def test_bytes_after_a_refused_upgrade_are_another_request_with_its_own_body() -> None:
     go_on = asyncio.Event()
 
     async def refuses(connection: UpstreamConnection) -> None:

@@ -68,7 +68,7 @@ async def test_the_bytes_that_bring_the_head_bring_an_event_that_onmessage_hears
 
 
 @in_loop
-async def test_every_message_is_heard_though_upstream_ends_the_stream_behind_each(tmp_path: Path) -> None:
+async def test_every_message_arrives_although_upstream_ends_the_stream_after_each(tmp_path: Path) -> None:
     async with healing(tmp_path) as (notify, proxy), await event_source(proxy.url, notify) as client:
         messages = [f"message {number}" for number in range(6)]
         for message in messages:

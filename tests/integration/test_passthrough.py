@@ -103,7 +103,7 @@ TARGETS = [
 
 @pytest.mark.parametrize("prefix", ["", "/base", "/ba%2Fse//x"])
 @on_each_loop
-async def test_targets_arrive_byte_for_byte_behind_the_prefix_of_the_upstream(prefix: str) -> None:
+async def test_targets_arrive_unchanged_after_the_prefix_of_the_upstream(prefix: str) -> None:
     async with (
         RawUpstream(name_the_target) as upstream,
         Running(plain(upstream.url + prefix + ("/" if prefix else ""))) as proxy,
@@ -119,7 +119,7 @@ async def test_targets_arrive_byte_for_byte_behind_the_prefix_of_the_upstream(pr
 
 
 @on_each_loop
-async def test_a_requests_head_arrives_as_it_was_but_for_what_ends_here() -> None:
+async def test_a_requests_head_arrives_unchanged_without_hop_by_hop_fields() -> None:
     raw = (
         b"PUT /x?y HTTP/1.1\r\nhOST: Chat.example:81\r\nX-One: 1\r\nCookie: a=1\r\nx-one:  2 \r\n"
         b"Connection: keep-alive, x-drop\r\nX-Drop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: x\r\n"
@@ -385,7 +385,7 @@ async def test_requests_sent_ahead_are_answered_in_their_order() -> None:
     "leave", [RawClient.close, RawClient.half_close, RawClient.abort], ids=["close", "half-close", "reset"]
 )
 @on_each_loop
-async def test_a_client_that_leaves_takes_upstream_along_before_amid_and_behind_its_request(
+async def test_a_client_that_leaves_before_during_or_after_its_request_ends_the_upstream_connection(
     leave: Any,
 ) -> None:
     cases: list[tuple[Script, bytes, bytes]] = [

@@ -162,7 +162,7 @@ def test_a_bad_file_keeps_the_old_one_and_says_where(tmp_path: Path) -> None:
             with running_proxy(tmp_path, config=config(old, before=UNWATCHED)) as proxy:
                 proxy.write_config(config(NOWHERE, "keepalive: {interval: 15}", before="wach: false"))
                 hang_up(proxy, "failure")
-                proxy.wait_for_log("the last good one stays in force")
+                proxy.wait_for_log("the last valid one stays in force")
                 file = proxy.config_file
                 first, second, verdict = errors(proxy)
                 assert first.startswith(f"{file}:1: wach: ")

@@ -292,7 +292,9 @@ def test_a_leak_would_be_found() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_no_credential_reaches_a_log_a_page_a_metric_or_an_answer_of_ours(form: str, tmp_path: Path) -> None:
+def test_no_credential_reaches_a_log_a_page_a_metric_or_an_answer_of_the_proxy(
+    form: str, tmp_path: Path
+) -> None:
     searched: dict[str, str] = {}
 
     async def drive() -> None:

@@ -169,7 +169,7 @@ async def test_every_reason_ends_a_stream_alone_and_upstream_with_it(
 
 
 @on_each_loop
-async def test_a_fault_of_ours_ends_one_stream_and_no_other(
+async def test_an_internal_error_ends_one_stream_and_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def faulty(inspection: Inspection, blocks: bytes, alive: bool) -> tuple[bytes, bool]:
@@ -276,7 +276,7 @@ async def test_a_line_of_four_mebibytes_in_pieces_of_sixteen_bytes_passes() -> N
     [[RESET], [CLOSE], [b"5\r\nhal", CLOSE], [b"no chunk\r\n"]],
     ids=["RST", "closed without a last chunk", "closed in a chunk", "no valid chunk"],
 )
-async def test_a_broken_upstream_is_a_cut_for_the_client_behind_all_that_was_whole(end: list[Step]) -> None:
+async def test_a_broken_upstream_cuts_the_client_after_all_whole_blocks(end: list[Step]) -> None:
     async with (
         RawUpstream([*SILENT, chunk(EVENT + b"data: half"), go := asyncio.Event(), *end]) as upstream,
         Instance(config(upstream, COMMENT)) as proxy,
@@ -294,7 +294,7 @@ async def test_a_broken_upstream_is_a_cut_for_the_client_behind_all_that_was_who
 
 @on_each_loop
 @pytest.mark.parametrize("how", ["last chunk", "Content-Length", "connection"])
-async def test_the_tail_reaches_a_client_that_reads_slowly_after_upstream_has_gone(how: str) -> None:
+async def test_the_tail_reaches_a_client_that_reads_slowly_after_upstream_has_closed(how: str) -> None:
     body = b"".join(b"data: %06d %b\n\n" % (number, b"x" * 1000) for number in range(3000))
     coded = [joined(body[at : at + 60_000] for at in range(0, len(body), 60_000)), LAST_CHUNK]
     head, rest = {
@@ -419,7 +419,7 @@ async def test_a_client_that_leaves_a_stream_takes_upstream_with_it(how: str) ->
 
 
 @on_each_loop
-async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind() -> None:
+async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open() -> None:
     async with (
         RawUpstream([GOT_REQUEST, 0.02, stream_head(), 0.02, chunk(EVENT)]) as upstream,
         Instance(config(upstream)) as proxy,
@@ -440,7 +440,7 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind() -> Non
 
 
 @on_each_loop
-async def test_bytes_behind_the_request_are_ignored_however_many() -> None:
+async def test_bytes_after_the_request_are_ignored_however_many() -> None:
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), chunk(EVENT), LAST_CHUNK]) as upstream,
         Instance(config(upstream, COMMENT)) as proxy,

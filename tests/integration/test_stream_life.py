@@ -98,7 +98,7 @@ async def test_a_ping_goes_around_an_event_that_is_half_sent() -> None:
     ("terminator", "before_id", "after_id"),
     [("auto", rb":ping\n\n", rb":ping\n"), ("blank", *2 * [rb":ping\n\n"]), ("newline", *2 * [rb":ping\n"])],
 )
-async def test_a_ping_ends_in_a_blank_line_until_an_id_was_seen_unless_told_otherwise(
+async def test_a_ping_ends_in_a_blank_line_until_an_id_was_seen_unless_configured_otherwise(
     terminator: str, before_id: bytes, after_id: bytes
 ) -> None:
     steps = [*SILENT, chunk(b"id\ndata: 1\n\n"), go := asyncio.Event(), chunk(b"data: 2\nid: 7\n\n")]
@@ -388,7 +388,7 @@ async def test_a_ping_between_the_cr_and_the_lf_of_one_line_end_makes_no_second_
 
 
 @on_each_loop
-async def test_a_mark_split_over_chunks_is_dropped_once_and_hides_no_event_behind_the_confirm() -> None:
+async def test_a_mark_split_over_chunks_is_dropped_once_and_hides_no_event_after_the_confirm() -> None:
     mark = b"\xef\xbb\xbf"
     steps = [*SILENT, *(step for at in range(3) for step in (chunk(mark[at : at + 1]), 0.01))]
     async with (

@@ -60,7 +60,7 @@ async def test_head_and_confirm_of_a_silent_upstream_arrive_together_at_once() -
 
 
 @on_each_loop
-async def test_auto_confirms_by_a_comment_whoever_is_no_event_source() -> None:
+async def test_auto_confirms_by_a_comment_to_clients_that_are_no_event_source() -> None:
     async with RawUpstream(SILENT) as upstream, Instance(config(upstream)) as proxy:
         for accept in (JSON_ACCEPT, "Accept: text/event-stream, */*", "X-Nothing: 1"):
             async with await proxy.client() as client:
@@ -88,7 +88,7 @@ async def test_a_post_stream_of_a_language_model_gets_the_comment_and_its_body_t
 @pytest.mark.parametrize(
     ("form", "first"), [("comment", b":ok\n\n"), ("event", b"event: connection_confirmed\n")]
 )
-async def test_a_form_that_is_written_out_holds_for_everybody(form: str, first: bytes) -> None:
+async def test_an_explicit_form_applies_to_all_clients(form: str, first: bytes) -> None:
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream, f"confirm: {{form: {form}}}")) as proxy,
@@ -188,7 +188,7 @@ async def test_with_wait_there_is_no_confirm_event_once_upstream_has_spoken() ->
 
 
 @on_each_loop
-async def test_the_head_is_upstreams_but_for_what_would_be_a_lie_or_hold_it_back() -> None:
+async def test_the_head_is_upstreams_without_wrong_fields_and_with_fields_against_buffering() -> None:
     head = stream_head(
         "Content-Type: text/event-stream; charset=utf-8",
         "Cache-Control: private, No-Transform",
@@ -435,7 +435,7 @@ async def test_a_client_has_its_own_limit_by_the_address_a_trusted_hop_gives() -
 
 
 @on_each_loop
-async def test_hundreds_of_streams_are_all_confirmed_and_leave_nothing_behind() -> None:
+async def test_hundreds_of_streams_are_all_confirmed_and_leave_nothing_open() -> None:
     count = 300
 
     async def open_one(proxy: Instance) -> RawClient:

@@ -149,7 +149,7 @@ async def test_plain_http_on_the_tls_port_is_answered_400_with_one_line_in_the_l
 
 
 @on_each_loop
-async def test_whoever_says_nothing_or_half_a_hello_is_dropped_in_time(
+async def test_a_client_that_sends_nothing_or_half_a_hello_is_disconnected_in_time(
     mine: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = "\nlimits: {request_header_timeout: 200ms}"
@@ -167,7 +167,7 @@ async def test_whoever_says_nothing_or_half_a_hello_is_dropped_in_time(
 
 
 @on_each_loop
-async def test_what_fails_for_the_same_reason_is_said_once_a_minute(
+async def test_handshakes_that_fail_for_the_same_reason_are_logged_once_a_minute(
     mine: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -213,7 +213,7 @@ async def test_a_handshake_that_is_not_over_counts_against_the_limit_and_leaves_
 
 
 @on_each_loop
-async def test_a_stop_leaves_no_handshake_behind(mine: Authority) -> None:
+async def test_a_stop_leaves_no_handshake_open(mine: Authority) -> None:
     async with Running(plain(NOWHERE, rest=tls(mine))) as proxy:
         silent, slow = await RawClient.connect(port=proxy.port), await RawClient.connect(port=proxy.port)
         slow.send(b"\x16\x03\x01")
@@ -343,7 +343,7 @@ async def test_turning_tls_on_or_off_needs_a_restart(
         (tmp_path / "config.yaml").write_text(f"listen: 127.0.0.1:0\nadmin: off\n{text}")
         await proxy.reload()
         assert proxy.server._settings.tls is None
-        (line,) = [found for found in caplog.records if "needs a restart" in found.getMessage()]
+        (line,) = [found for found in caplog.records if "need a restart" in found.getMessage()]
         assert line.fields == {"keys": "tls"}  # type: ignore[attr-defined]
         async with await RawClient.connect(port=proxy.port) as client:
             client.request("/")

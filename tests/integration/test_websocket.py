@@ -305,7 +305,7 @@ async def test_a_refused_upgrade_is_a_plain_answer_and_the_connection_goes_on(st
     ids=["unasked", "h2c", "another protocol", "no protocol", "no Connection"],
 )
 @on_each_loop
-async def test_a_switch_that_was_not_asked_for_is_502_and_what_is_behind_it_is_nobodys(
+async def test_a_switch_that_was_not_requested_is_502_and_later_bytes_are_dropped(
     asked: list[str], answered: bytes
 ) -> None:
     async with (
@@ -361,7 +361,7 @@ async def test_a_real_conversation_is_echoed_compressed_and_pinged() -> None:
 
 @pytest.mark.parametrize("first", ["client", "server"])
 @on_each_loop
-async def test_a_close_code_and_its_reason_arrive_whoever_closes_first(first: str) -> None:
+async def test_a_close_code_and_its_reason_arrive_from_either_side(first: str) -> None:
     closed: asyncio.Future[tuple[int | None, str | None]] = asyncio.get_running_loop().create_future()
 
     async def serving(connection: ServerConnection) -> None:

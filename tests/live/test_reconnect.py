@@ -122,7 +122,7 @@ async def test_a_request_with_a_body_is_never_sent_twice(method: str) -> None:
     [([LAST_CHUNK], "upstream_end"), ([RESET], "upstream_reset"), ([b"3\r\nda", CLOSE], "upstream_reset")],
     ids=["end", "reset", "broken off"],
 )
-async def test_the_gap_is_told_and_the_stream_goes_on(end: list[Step], reason: str) -> None:
+async def test_the_gap_is_announced_and_the_stream_continues(end: list[Step], reason: str) -> None:
     lives = [
         [*SILENT, chunk(EVENT + b"data: ha"), go := asyncio.Event(), *end],
         [*SILENT, chunk(b"lf\n\n" + EVENT)],
@@ -149,7 +149,7 @@ async def test_the_gap_is_told_and_the_stream_goes_on(end: list[Step], reason: s
 
 
 @on_each_loop
-async def test_others_are_told_of_the_gap_by_a_comment_that_no_client_trips_over() -> None:
+async def test_other_clients_get_the_gap_as_a_comment() -> None:
     async with (
         RawUpstream([*SILENT, chunk(EVENT), RESET], SILENT) as upstream,
         Instance(config(upstream, ALWAYS)) as proxy,
@@ -296,7 +296,7 @@ async def test_a_client_that_leaves_between_attempts_is_not_asked_for_any_more()
 
 
 @on_each_loop
-async def test_an_attempt_that_outlasts_give_up_after_is_let_go_with_the_stream() -> None:
+async def test_an_attempt_that_outlasts_give_up_after_ends_with_the_stream() -> None:
     async with (
         RawUpstream([*SILENT, chunk(EVENT), RESET], [GOT_REQUEST]) as upstream,
         Instance(config(upstream, "reconnect: {delay: 10ms, give_up_after: 300ms}")) as proxy,
@@ -326,7 +326,7 @@ async def test_an_encoded_stream_that_comes_when_asked_again_is_counted() -> Non
 
 
 @on_each_loop
-async def test_an_outage_is_told_once_and_again_when_it_is_something_else(
+async def test_an_outage_is_logged_once_and_again_if_its_cause_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     busy: list[Step] = [GOT_REQUEST, response("503 Busy")]
@@ -350,7 +350,7 @@ async def test_an_outage_is_told_once_and_again_when_it_is_something_else(
 
 
 @on_each_loop
-async def test_a_client_that_leaves_at_any_moment_of_a_reopening_leaves_nothing_behind() -> None:
+async def test_a_client_that_leaves_at_any_moment_of_a_reconnection_leaves_nothing_open() -> None:
     async def script(connection: UpstreamConnection) -> None:
         await connection.play([*SILENT, chunk(EVENT), 0.005, RESET])
 
@@ -367,7 +367,7 @@ async def test_a_client_that_leaves_at_any_moment_of_a_reopening_leaves_nothing_
 
 
 @on_each_loop
-async def test_a_fault_of_ours_in_an_attempt_ends_that_stream_as_internal(
+async def test_an_internal_error_in_an_attempt_ends_that_stream_as_internal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
@@ -405,7 +405,7 @@ async def test_a_fault_of_ours_in_an_attempt_ends_that_stream_as_internal(
         (head(503, (b"Retry-After", b"7")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 7)),
     ],
 )
-def test_what_an_answer_means_behind_a_client_whose_response_has_begun(
+def test_an_answer_after_the_response_has_begun_has_the_right_meaning(
     answer: ResponseHead, meaning: NotOpened | None
 ) -> None:
     assert no_stream(answer, Reconnect(), 2.0) == meaning
@@ -415,7 +415,7 @@ def test_without_a_policy_no_answer_is_asked_for_again() -> None:
     assert no_stream(head(503), None, 0.0) == NotOpened(CloseReason.UPSTREAM_STATUS, again=False)
 
 
-def test_every_fault_is_worth_another_attempt_and_a_broken_answer_is_told_from_none() -> None:
+def test_every_fault_is_retried_and_a_broken_answer_differs_from_none() -> None:
     faults: Sequence[tuple[type[Exception], CloseReason]] = [
         (UpstreamReset, CloseReason.UPSTREAM_RESET),
         (UpstreamRefused, CloseReason.UPSTREAM_REFUSED),

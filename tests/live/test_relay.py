@@ -100,7 +100,7 @@ INJECTIONS = {
 
 @pytest.mark.parametrize("what", INJECTIONS)
 @pytest.mark.parametrize("body", EVERY_ENDING)
-def test_a_frame_of_ours_fits_between_any_two_bytes_of_upstream(what: str, body: bytes) -> None:
+def test_a_frame_of_the_proxy_fits_between_any_two_bytes_of_upstream(what: str, body: bytes) -> None:
     policy, inject = INJECTIONS[what]
     for at in range(len(body) + 1):
         stage = Stage(policy)
@@ -126,7 +126,7 @@ def test_pings_fit_between_all_bytes_of_upstream_at_once(body: bytes, form: Conf
     check_meaning(stage)
 
 
-def test_the_lf_that_a_ping_needs_behind_a_cr_takes_the_place_of_upstreams() -> None:
+def test_the_lf_that_a_ping_needs_after_a_cr_replaces_upstreams() -> None:
     stage = Stage(form=None)
     stage.feed(b"data: 1\r\n\r")
     stage.clock.advance(2 * INTERVAL)
@@ -210,7 +210,7 @@ def gaps(stage: Stage) -> int:
         max_size=4,
     ),
 )
-def test_a_client_reads_the_whole_blocks_of_every_upstream_and_is_told_of_each_gap(
+def test_a_client_reads_the_whole_blocks_of_every_upstream_and_each_gap(
     policy: StreamPolicy, form: ConfirmForm, chunked: bool, lives: list[tuple[bytes, list[Moment], str]]
 ) -> None:
     stage = reopenable(policy, form=form, chunked=chunked)
@@ -270,7 +270,7 @@ def test_the_mark_of_every_upstream_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("early", [b"data: 2\n\n", b"data: 2\n", b"d"])
-def test_what_comes_with_the_head_of_another_upstream_stands_behind_the_news_of_the_gap(early: bytes) -> None:
+def test_bytes_with_the_head_of_a_new_upstream_come_after_the_announcement_of_the_gap(early: bytes) -> None:
     stage = reopenable(form=None)
     stage.feed(b"data: 1\n\n")
     reopened(stage, early)

@@ -62,7 +62,7 @@ def test_a_stream_that_can_be_written_is_never_silent_past_its_interval_and_a_pi
             assert piece.at - before.at == INTERVAL
 
 
-def test_no_ping_stands_behind_bytes_that_still_wait_and_one_follows_an_interval_after_they_left() -> None:
+def test_no_ping_is_written_after_waiting_bytes_and_one_follows_an_interval_after_they_left() -> None:
     stage = Stage()
     stage.client.takes = False
     stage.feed(b"data: 1\n\n")
@@ -83,7 +83,7 @@ def test_no_ping_stands_behind_bytes_that_still_wait_and_one_follows_an_interval
 
 @settings(deadline=None)
 @given(chunkings(), st.integers(2, 40), st.booleans())
-def test_an_event_too_large_ends_the_stream_behind_the_blocks_before_it(
+def test_an_event_too_large_ends_the_stream_after_the_blocks_before_it(
     chunks: list[bytes], limit: int, chunked: bool
 ) -> None:
     stage = Stage(replace(POLICY, max_event=limit), chunked=chunked)
@@ -193,7 +193,7 @@ def test_the_first_reason_to_end_is_the_only_one(first: str, second: str, takes:
     check_end(stage)
 
 
-def test_bytes_behind_an_unfinished_block_are_dropped_at_the_end_as_every_client_would() -> None:
+def test_an_unfinished_block_is_dropped_at_the_end_as_every_client_would() -> None:
     stage = Stage(form=None)
     stage.feed(b"data: 1\n\ndata: half")
     stage.end("upstream ends")
@@ -216,7 +216,7 @@ def test_the_last_bytes_are_kept_for_a_client_that_takes_them_slowly() -> None:
     check_end(stage)
 
 
-def test_last_bytes_that_nobody_takes_are_dropped_in_time_and_the_reason_stays() -> None:
+def test_last_bytes_that_the_client_does_not_take_are_dropped_in_time_and_the_reason_stays() -> None:
     stage = Stage(replace(POLICY, write_timeout=8.0))
     stage.client.takes = False
     stage.feed(b"data: 1\n\n")
@@ -300,7 +300,7 @@ def test_what_upstream_sends_with_its_head_leaves_in_one_piece_with_head_and_con
 
 
 @pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
-def test_a_fault_of_ours_ends_this_stream_between_two_blocks(
+def test_an_internal_error_ends_this_stream_between_two_blocks(
     form: ConfirmForm | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = Stage(replace(POLICY, unname=frozenset({"Generic"})), form=form)
@@ -319,7 +319,7 @@ def test_a_fault_of_ours_ends_this_stream_between_two_blocks(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_fault_of_ours_when_time_is_up_ends_the_stream_too(
+def test_an_internal_error_in_a_timer_ends_the_stream_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = Stage()
@@ -427,7 +427,7 @@ def test_resumable_is_a_stream_whose_newest_id_can_be_sent(known: bytes, sent: b
     check_end(stage)
 
 
-def test_a_stream_without_upstream_gets_its_pings_all_the_same() -> None:
+def test_a_stream_without_upstream_still_gets_its_pings() -> None:
     stage = reopenable(again=PATIENT)
     stage.lose()
     assert stage.ask()
@@ -495,7 +495,7 @@ def test_it_is_given_up_after_its_time_also_while_an_answer_is_awaited() -> None
     check_end(stage)
 
 
-def test_a_wait_that_upstream_asks_for_and_nobody_has_is_given_up_at_once() -> None:
+def test_a_demanded_wait_longer_than_the_time_left_ends_the_stream_at_once() -> None:
     stage = reopenable()
     stage.lose()
     assert stage.ask()
@@ -533,7 +533,7 @@ def test_a_client_that_leaves_while_upstream_is_lost_ends_the_attempts(asked: bo
     check_end(stage)
 
 
-def test_an_answer_that_comes_too_late_is_let_go() -> None:
+def test_an_answer_that_comes_too_late_is_closed() -> None:
     stage = reopenable()
     stage.lose()
     assert stage.ask()
@@ -572,7 +572,7 @@ def test_upstream_stays_paused_where_the_news_of_the_gap_alone_is_more_than_a_cl
     check_meaning(stage)
 
 
-def test_an_upstream_lost_while_it_was_paused_leaves_nothing_paused_behind() -> None:
+def test_an_upstream_lost_while_it_was_paused_does_not_leave_the_next_one_paused() -> None:
     stage = reopenable(again=PATIENT)
     stage.client.takes = False
     stage.feed(b"data: " + b"x" * 100 + b"\n\n")

@@ -136,7 +136,7 @@ async def test_when_no_address_answers_time_runs_out_and_no_socket_is_left(
 
 
 @on_each_loop
-async def test_everybody_who_asks_for_a_name_shares_one_look_up() -> None:
+async def test_callers_that_ask_for_the_same_name_share_one_look_up() -> None:
     resolver = Resolver()
     with looking_up() as look_ups:
         asking = [asyncio.ensure_future(resolver.resolve("notify-server", 80)) for _ in range(5000)]
@@ -150,7 +150,7 @@ async def test_everybody_who_asks_for_a_name_shares_one_look_up() -> None:
 
 
 @on_each_loop
-async def test_a_name_is_looked_up_again_by_who_asks_after_the_answer_good_or_bad() -> None:
+async def test_a_call_after_the_result_starts_a_new_look_up_also_after_an_error() -> None:
     resolver = Resolver()
     with looking_up() as look_ups:
         for count in (1, 2, 3):
@@ -167,7 +167,7 @@ async def test_a_name_is_looked_up_again_by_who_asks_after_the_answer_good_or_ba
 
 
 @on_each_loop
-async def test_who_gives_up_waiting_does_not_end_the_look_up_of_the_others() -> None:
+async def test_cancelling_one_caller_does_not_end_the_look_up_of_the_others() -> None:
     resolver = Resolver()
     with looking_up() as look_ups:
         impatient, patient = (asyncio.ensure_future(resolver.resolve("notify-server", 80)) for _ in range(2))
@@ -180,7 +180,7 @@ async def test_who_gives_up_waiting_does_not_end_the_look_up_of_the_others() -> 
 
 
 @on_each_loop
-async def test_a_look_up_that_nobody_waits_for_any_more_may_fail_without_a_complaint() -> None:
+async def test_a_look_up_without_callers_can_fail_without_an_error_report() -> None:
     resolver = Resolver()
     with looking_up() as look_ups:
         with pytest.raises(TimeoutError):
@@ -204,7 +204,7 @@ async def test_a_server_that_does_not_answer_in_time_is_given_up_and_no_socket_i
 
 
 @on_each_loop
-async def test_a_socket_that_meets_itself_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socket_connected_to_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel lends the very port that is connected to: here the source port is chosen to be it."""
     port = free_port()
 

@@ -50,7 +50,7 @@ def listening() -> socket.socket:
 
 @pytest.mark.parametrize("epoll", [True, False], ids=["epoll", "loop"])
 @on_each_loop
-async def test_everybody_who_waits_gets_a_connection(epoll: bool) -> None:
+async def test_every_waiting_client_gets_a_connection(epoll: bool) -> None:
     made: list[Heard] = []
 
     def factory() -> Heard:
@@ -114,7 +114,7 @@ async def test_it_can_be_closed_while_it_rests(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("epoll", [True, False], ids=["epoll", "loop"])
 @on_each_loop
-async def test_closing_accepts_everybody_who_waits_and_resets_nobody(epoll: bool) -> None:
+async def test_closing_accepts_all_waiting_connections_and_resets_none(epoll: bool) -> None:
     accepted: list[socket.socket] = []
     with polling(epoll) as poller:
         sock = listening()
@@ -143,7 +143,7 @@ async def test_closing_without_room_says_that_waiting_connections_are_lost(
 
 
 @on_each_loop
-async def test_who_has_left_before_being_accepted_stops_nobody_behind() -> None:
+async def test_a_client_that_left_before_it_was_accepted_does_not_block_the_next_ones() -> None:
     accepted: list[socket.socket] = []
 
     class Aborted(Full):
@@ -212,7 +212,7 @@ async def test_a_connection_that_cannot_be_watched_is_closed_and_accepting_rests
 
 
 @on_each_loop
-async def test_who_cannot_be_served_is_reported_and_the_next_one_is_served() -> None:
+async def test_a_connection_that_cannot_be_served_is_reported_and_the_next_one_is_served() -> None:
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(
         lambda _, context: reported.append(str(context["exception"]))

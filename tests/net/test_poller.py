@@ -75,7 +75,7 @@ def test_the_epoll_is_chosen_where_there_is_one() -> None:
 
 
 @on_each_loop
-async def test_who_does_not_read_is_told_again_and_who_has_read_is_not() -> None:
+async def test_a_watcher_is_called_again_until_it_has_read() -> None:
     with one(True) as (poller, mine, peer):
         told = Told()
         poller.watch(mine.fileno(), told, READ, 0)
@@ -106,7 +106,7 @@ async def test_what_is_watched_for_can_change_from_anything_to_anything(epoll: b
 
 @either_poller
 @on_each_loop
-async def test_a_full_socket_is_told_of_once_there_is_room(epoll: bool) -> None:
+async def test_a_watcher_of_a_full_socket_is_called_when_there_is_room(epoll: bool) -> None:
     with one(epoll) as (poller, mine, peer):
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -124,7 +124,7 @@ async def test_a_full_socket_is_told_of_once_there_is_room(epoll: bool) -> None:
 
 @either_poller
 @on_each_loop
-async def test_who_asks_for_nothing_hears_of_nothing_not_even_an_end(epoll: bool) -> None:
+async def test_a_watcher_without_events_is_not_called_not_even_for_an_end(epoll: bool) -> None:
     with one(epoll) as (poller, mine, peer):
         told = Told()
         poller.watch(mine.fileno(), told, READ, 0)
@@ -141,7 +141,7 @@ async def test_who_asks_for_nothing_hears_of_nothing_not_even_an_end(epoll: bool
 
 @either_poller
 @on_each_loop
-async def test_who_is_forgotten_by_another_in_the_same_turn_hears_nothing(epoll: bool) -> None:
+async def test_a_watcher_that_another_one_forgets_in_the_same_turn_is_not_called(epoll: bool) -> None:
     """Both are ready at once: whoever is told first has the other one forgotten."""
     with pairs(2) as made, polling(epoll) as poller:
         (first, _), (second, _) = made
@@ -211,7 +211,7 @@ async def test_of_very_many_that_are_ready_none_is_left_out(epoll: bool) -> None
 
 @either_poller
 @on_each_loop
-async def test_a_watcher_that_fails_keeps_nobody_from_being_told(epoll: bool) -> None:
+async def test_a_watcher_that_fails_does_not_stop_the_calls_of_others(epoll: bool) -> None:
     def fail() -> None:
         raise RuntimeError("planned")
 
@@ -231,7 +231,7 @@ async def test_a_watcher_that_fails_keeps_nobody_from_being_told(epoll: bool) ->
 
 @either_poller
 @on_each_loop
-async def test_two_pollers_of_one_loop_do_not_meddle_with_each_other(epoll: bool) -> None:
+async def test_two_pollers_of_one_loop_are_independent(epoll: bool) -> None:
     with pairs(2) as made, polling(epoll) as first, polling(epoll) as second:
         told = [Told(), Told()]
         for poller, watcher, (mine, peer) in zip((first, second), told, made, strict=True):
@@ -244,7 +244,7 @@ async def test_two_pollers_of_one_loop_do_not_meddle_with_each_other(epoll: bool
 
 @either_poller
 @on_each_loop
-async def test_a_poller_that_is_closed_tells_nobody_and_can_be_closed_again(epoll: bool) -> None:
+async def test_a_closed_poller_calls_no_watcher_and_can_be_closed_again(epoll: bool) -> None:
     with one(epoll) as (poller, mine, peer):
         told = Told()
         poller.watch(mine.fileno(), told, READ, 0)
@@ -257,7 +257,7 @@ async def test_a_poller_that_is_closed_tells_nobody_and_can_be_closed_again(epol
 
 @either_poller
 @on_each_loop
-async def test_a_watcher_may_close_the_poller_and_nobody_is_told_any_more(epoll: bool) -> None:
+async def test_a_watcher_may_close_the_poller_and_no_other_is_called_after_it(epoll: bool) -> None:
     with pairs(3) as made, polling(epoll) as poller:
         told = [Told(poller.close) for _ in made]
         for watcher, (mine, peer) in zip(told, made, strict=True):
@@ -278,7 +278,7 @@ ACTS = st.lists(
 @pytest.mark.parametrize("loop", list(LOOPS))
 @settings(max_examples=30, deadline=None)
 @given(acts=ACTS)
-def test_exactly_what_is_wanted_and_possible_is_told_after_any_history(
+def test_after_any_history_watchers_are_called_for_exactly_the_wanted_and_possible_events(
     loop: str, acts: list[tuple[int, Any]]
 ) -> None:
     on_loop(loop, _as_the_model_says(acts))

@@ -60,7 +60,7 @@ def test_a_deadline_on_the_grain_is_met_to_the_moment(clock: ManualClock) -> Non
     assert sleeper.woken == [START + 10]
 
 
-def test_an_earlier_deadline_rings_first_though_it_was_set_later(clock: ManualClock) -> None:
+def test_an_earlier_deadline_comes_first_even_if_it_was_scheduled_later(clock: ManualClock) -> None:
     timers, late, early = TimerWheel(), Sleeper(clock), Sleeper(clock)
     timers.schedule(late, START + 10)
     timers.schedule(early, START + 1)
@@ -70,7 +70,7 @@ def test_an_earlier_deadline_rings_first_though_it_was_set_later(clock: ManualCl
     assert late.woken == [START + 10]
 
 
-def test_what_is_unset_does_not_ring_and_its_neighbours_do(clock: ManualClock) -> None:
+def test_a_cancelled_deadline_wakes_no_sleeper_and_the_others_stay(clock: ManualClock) -> None:
     timers, gone, stays = TimerWheel(), Sleeper(clock), Sleeper(clock)
     timers.schedule(gone, START + 1)
     timers.schedule(stays, START + 1)
@@ -79,7 +79,7 @@ def test_what_is_unset_does_not_ring_and_its_neighbours_do(clock: ManualClock) -
     assert (gone.woken, stays.woken) == ([], [START + 1])
 
 
-def test_to_unset_what_was_never_set_or_has_rung_is_harmless(clock: ManualClock) -> None:
+def test_cancelling_a_deadline_that_was_not_scheduled_or_is_over_does_nothing(clock: ManualClock) -> None:
     timers, sleeper = TimerWheel(), Sleeper(clock)
     timers.cancel(sleeper, START + 1)
     timers.schedule(sleeper, START + 1)
@@ -105,7 +105,7 @@ def test_a_sleeper_that_is_woken_can_take_another_ones_deadline_back(clock: Manu
     assert (sleeper.woken, other.woken) == ([START + 1], [])
 
 
-def test_a_deadline_in_the_past_rings_at_once(clock: ManualClock) -> None:
+def test_a_deadline_in_the_past_wakes_its_sleeper_at_once(clock: ManualClock) -> None:
     sleeper = Sleeper(clock)
     TimerWheel().schedule(sleeper, START - 5)
     clock.advance(0)
@@ -165,7 +165,7 @@ class Counting(ManualClock):
 
 
 @pytest.mark.parametrize("kept", [1, 10, 300])
-def test_an_hour_of_kept_connections_keeps_no_deadline_and_wakes_nobody_in_vain(
+def test_an_hour_of_keep_alive_traffic_leaves_no_deadline_and_causes_no_useless_wake_up(
     kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request cancels its connection's deadline, an hour away, and sets a new one."""
@@ -205,7 +205,7 @@ ACTS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(acts=ACTS)
-def test_any_history_of_deadlines_wakes_who_is_due_and_nobody_else(
+def test_after_any_history_exactly_the_due_sleepers_are_woken(
     acts: list[tuple[int, float | None]],
 ) -> None:
     """Against a model that looks at every deadline. `None` lets time pass."""

@@ -28,7 +28,7 @@ def reset(peer: socket.socket) -> None:
 
 
 @on_each_loop
-async def test_a_paused_connection_that_is_reset_keeps_nobody_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_paused_connection_that_is_reset_causes_no_busy_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     with wired(True) as (transport, heard, peer):
         told: list[int] = []
         ready = SocketTransport.ready

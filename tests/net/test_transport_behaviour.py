@@ -601,7 +601,7 @@ async def test_anything_like_bytes_can_be_written_and_nothing_else(kind: Kind) -
 
 
 @on_each_transport
-async def test_a_write_to_a_peer_that_has_gone_ends_the_connection_later(kind: Kind) -> None:
+async def test_a_write_to_a_peer_that_has_left_ends_the_connection_later(kind: Kind) -> None:
     async with kind.connected() as (transport, heard, peer):
         await turns()
         transport.pause_reading()
@@ -634,7 +634,9 @@ ANSWER = MUCH[:150_000]
 @pytest.mark.parametrize("ended", [False, True], ids=["reset", "ended and reset"])
 @pytest.mark.parametrize("paused", [False, True], ids=["reading", "paused"])
 @on_each_transport
-async def test_what_the_peer_said_before_a_write_failed(kind: Kind, paused: bool, ended: bool) -> None:
+async def test_bytes_that_the_peer_sent_before_a_write_failed_are_received(
+    kind: Kind, paused: bool, ended: bool
+) -> None:
     """A server answers an upload early and closes: what it did not read resets the connection."""
     async with kind.connected() as (transport, heard, peer):
         await turns()
@@ -660,7 +662,7 @@ async def test_what_the_peer_said_before_a_write_failed(kind: Kind, paused: bool
 
 
 @on_each_transport
-async def test_what_the_peer_said_before_what_waits_could_not_be_sent(kind: Kind) -> None:
+async def test_bytes_that_the_peer_sent_before_a_buffered_write_failed_are_received(kind: Kind) -> None:
     """As above, and the failing write is the transport's own."""
     async with kind.connected() as (transport, heard, peer):
         await turns()
@@ -675,7 +677,7 @@ async def test_what_the_peer_said_before_what_waits_could_not_be_sent(kind: Kind
 
 @pytest.mark.parametrize("how", ["close", "abort"])
 @on_each_transport
-async def test_who_closes_while_the_rest_is_read_hears_no_more_of_it(kind: Kind, how: str) -> None:
+async def test_a_protocol_that_closes_while_the_rest_is_read_gets_no_more_of_it(kind: Kind, how: str) -> None:
     class Enough(Heard):
         def data_received(self, data: bytes) -> None:
             super().data_received(data)

@@ -83,7 +83,7 @@ def test_the_sockets_of_both_listeners_are_used_and_a_unix_socket_stays_for_the_
         assert "LISTEN_FDS" not in log.read_text()  # all of them were used
 
 
-def test_who_connects_while_the_service_restarts_waits_and_is_served(tmp_path: Path) -> None:
+def test_a_client_that_connects_during_a_restart_waits_and_is_served(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         where = listening.getsockname()
         command = ["run", *NOBODY, "--listen", f"127.0.0.1:{where[1]}", "--admin-listen", "off"]

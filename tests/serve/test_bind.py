@@ -177,7 +177,7 @@ def test_a_socket_that_no_address_names_is_closed_with_a_warning(caplog: pytest.
 # When it cannot be.
 
 
-def test_a_port_in_use_is_said_with_its_key_its_address_and_what_to_do() -> None:
+def test_a_port_in_use_is_reported_with_its_key_its_address_and_what_to_do() -> None:
     with bound("127.0.0.1:0") as (taken,):
         assert refusal(describe(taken)) == (
             f"listen: cannot listen on {describe(taken)}: Address already in use; "
@@ -185,22 +185,22 @@ def test_a_port_in_use_is_said_with_its_key_its_address_and_what_to_do() -> None
         )
 
 
-def test_a_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_resolved_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)  # a real resolver may think about it for long
-    said = "cannot listen on nowhere.test:80: Name or service not known; no such host name is known here"
+    said = "cannot listen on nowhere.test:80: Name or service not known; the host name cannot be resolved"
     assert said in refusal("nowhere.test:80")
 
 
-def test_an_address_of_another_machine_is_said() -> None:
+def test_an_address_of_another_machine_is_reported() -> None:
     assert "cannot listen on 203.0.113.7:80: Cannot assign requested address; this host" in (
         refusal("203.0.113.7:80")
     )
 
 
-def test_a_socket_in_a_folder_that_does_not_exist_is_said(tmp_path: Path) -> None:
+def test_a_socket_in_a_folder_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     assert "No such file or directory; its folder does not exist" in refusal(f"unix:{tmp_path}/none/x.sock")
 
 
@@ -226,11 +226,11 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path, content: bytes) 
     assert path.read_bytes() == content
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     assert "No such file or directory" in refusal(f"unix:{tmp_path}/nowhere/proxy")
 
 
-def test_a_unix_socket_whose_server_has_gone_is_replaced(tmp_path: Path) -> None:
+def test_a_unix_socket_whose_server_has_ended_is_replaced(tmp_path: Path) -> None:
     with bound(f"unix:{tmp_path}/proxy"):
         pass
     assert (tmp_path / "proxy").exists()

@@ -161,7 +161,7 @@ async def test_a_change_between_the_first_reading_and_the_start_is_not_missed(tm
 
 
 @on_each_loop
-async def test_what_was_read_because_somebody_asked_is_not_read_again(tmp_path: Path) -> None:
+async def test_a_change_that_was_reloaded_on_request_is_not_reloaded_again(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
     await told.start()
     told.write(config(NOWHERE, "max_event: 2MiB"))
@@ -187,7 +187,7 @@ async def test_without_watch_only_asking_helps_until_watch_is_turned_on(tmp_path
 
 
 @on_each_loop
-async def test_when_watch_is_turned_off_nobody_looks_any_more(tmp_path: Path) -> None:
+async def test_when_watch_is_turned_off_polling_stops(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
     await told.start()
     told.write(config(NOWHERE, before="watch: false"))
@@ -230,7 +230,7 @@ async def test_a_file_that_the_configuration_names_counts_too(tmp_path: Path) ->
 
 
 @on_each_loop
-async def test_who_asks_before_the_start_is_served_at_the_start(tmp_path: Path) -> None:
+async def test_a_request_before_the_start_reloads_at_the_start(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
     await told.reload()
     assert told.results() == (0, 0, 1)
@@ -288,7 +288,7 @@ async def test_however_many_ask_while_it_is_read_it_is_read_once_more(tmp_path: 
 
 
 @on_each_loop
-async def test_who_asks_while_the_files_are_looked_at_is_not_forgotten(tmp_path: Path) -> None:
+async def test_a_request_during_a_poll_is_not_lost(tmp_path: Path) -> None:
     told = Told(tmp_path / "config.yaml")
     await told.start()
     told.clock.advance(1)
@@ -365,7 +365,7 @@ async def test_a_bad_file_changes_nothing_and_every_problem_is_a_line(
     assert [line.split(": ")[0] for _, line in problems] == [f"{path}:4", f"{path}:7"]
     assert verdict == (
         "ERROR",
-        "the configuration is not reloaded: the last good one stays in force until this is mended",
+        "the configuration is not reloaded: the last valid one stays in force until the problems are fixed",
     )
     assert fields(caplog, verdict[1]) == {"file": str(path), "problems": 2}
     told.write(config(NOWHERE))
@@ -396,7 +396,7 @@ async def test_a_pipe_is_not_read_a_second_time(tmp_path: Path, caplog: pytest.L
     await told.start()
     await told.reload()
     assert (told.adopted, told.results()) == ([], (0, 1, 0))
-    said = f"{path}: is no ordinary file (start with a file that can be read again)"
+    said = f"{path}: is not a regular file (start with a file that can be read again)"
     assert lines(caplog)[0] == ("ERROR", said)
 
 
@@ -414,7 +414,7 @@ async def test_what_only_shows_when_it_is_put_in_force_is_a_failure_like_any_oth
 
 
 @on_each_loop
-async def test_a_mistake_of_ours_is_a_failure_too_and_looking_goes_on(
+async def test_an_internal_error_is_a_failure_too_and_polling_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(tmp_path / "config.yaml")
@@ -423,7 +423,7 @@ async def test_a_mistake_of_ours_is_a_failure_too_and_looking_goes_on(
     told.write(config(NOWHERE, "max_event: 2MiB"))
     await told.advance(3)
     assert told.results() == (0, 1, 0)
-    assert lines(caplog)[0][1].endswith("the proxy failed over it; please report this")
+    assert lines(caplog)[0][1].endswith("because of an error in the proxy; please report this")
     told.refuses = None
     told.write(config(NOWHERE, "max_event: 3MiB"))
     await told.advance(3)
@@ -447,7 +447,7 @@ async def test_what_needs_a_restart_stays_and_one_warning_names_it(
     assert (adopted.listen, adopted.admin) == (before.listen, before.admin)
     assert adopted.limits == before.limits.model_copy(update={"max_streams": 7})
     (warning,) = (line for level, line in lines(caplog) if level == "WARNING")
-    assert warning == "what is new in these keys needs a restart; until then they stay as they were"
+    assert warning == "changes of these keys need a restart; until then the old values stay in force"
     keys = "listen,admin,limits.max_request_header,limits.request_header_timeout"
     assert fields(caplog, warning) == {"keys": keys}
     told_of = {"changed": "limits", "needs_restart": keys}
@@ -533,9 +533,7 @@ async def test_a_new_key_is_named_although_the_reload_before_had_failed(
 
 
 @on_each_loop
-async def test_what_is_hardly_meant_is_said_as_at_the_start(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_warnings_are_logged_as_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told = Told(path := tmp_path / "config.yaml")
     await told.start()
     told.write(config(NOWHERE).replace("upstreams: {", "upstreams: {spare: {url: 'http://127.0.0.1:2'}, "))
@@ -581,7 +579,7 @@ def test_a_reload_of_thousands_of_routes_is_done_a_few_at_a_time_and_events_flow
         ):
             await client.wait_for(b"connection_confirmed")
             peer = await upstream.connection()
-            turns, unpack, ready = Turns(), pickle.loads, Proxy._ready
+            turns, unpack, ready = Turns(), pickle.loads, Proxy._prepare_route
 
             def unpacked(data: bytes) -> tuple[str, Sequence[Any]]:
                 kind, values = unpack(data)
@@ -593,7 +591,7 @@ def test_a_reload_of_thousands_of_routes_is_done_a_few_at_a_time_and_events_flow
                 return ready(*args)
 
             monkeypatch.setattr("sse_keepalive_proxy.serve.source.pickle.loads", unpacked)
-            monkeypatch.setattr(Proxy, "_ready", made_ready)
+            monkeypatch.setattr(Proxy, "_prepare_route", made_ready)
             proxy.write(config(upstream, routes=routes))
             proxy.server.reload()
             events = 0
@@ -891,7 +889,7 @@ async def test_a_reload_that_fails_leaves_routes_and_metrics_as_they_were(
 
 
 @on_each_loop
-async def test_logging_is_set_anew_only_when_it_has_changed(
+async def test_logging_is_configured_again_only_if_it_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, str, bool]] = []

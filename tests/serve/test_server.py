@@ -191,7 +191,7 @@ async def test_a_successor_may_take_a_unix_socket_over_while_the_old_one_still_d
 
 @pytest.mark.usefixtures("on_both")
 @on_each_loop
-async def test_streams_are_told_of_the_end_at_a_block_boundary() -> None:
+async def test_streams_get_the_end_at_a_block_boundary() -> None:
     async with (
         RawUpstream([*SILENT, chunk(b"data: whole\n\ndata: ha")]) as upstream,
         Instance(config(upstream, before=QUICK)) as proxy,
@@ -298,7 +298,7 @@ async def test_a_client_that_takes_nothing_does_not_hold_the_exit_beyond_the_tim
 
 @pytest.mark.usefixtures("on_both")
 @on_each_loop
-async def test_a_hurried_drain_waits_for_nobody() -> None:
+async def test_a_hurried_drain_does_not_wait() -> None:
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream, before="drain: {timeout: 60s, spread: 60s}")) as proxy,
@@ -334,7 +334,7 @@ async def test_a_request_in_flight_is_answered_before_the_exit() -> None:
 
 @pytest.mark.usefixtures("on_both")
 @on_each_loop
-async def test_a_stream_that_upstream_accepts_while_it_drains_is_told_of_the_end_too() -> None:
+async def test_a_stream_that_upstream_accepts_during_a_drain_gets_the_end_too() -> None:
     async with (
         RawUpstream([GOT_REQUEST, go := asyncio.Event(), stream_head()]) as upstream,
         Instance(config(upstream, before=QUICK)) as proxy,
@@ -451,7 +451,7 @@ def test_while_the_process_drains_it_is_not_ready_and_a_second_signal_stops_it_a
     on_loop("asyncio", story())
 
 
-def test_a_limit_of_streams_that_the_descriptors_do_not_allow_is_said_at_start(tmp_path: Path) -> None:
+def test_a_limit_of_streams_above_the_descriptor_limit_is_logged_at_start(tmp_path: Path) -> None:
     port = free_port()
     admin = f"127.0.0.1:{free_port()}"
     command = f"{sys.executable} -m sse_keepalive_proxy run --upstream {NOWHERE}"

@@ -65,7 +65,7 @@ async def test_what_a_child_reads_is_what_would_be_read_here(tmp_path: Path) -> 
 
 
 @on_each_loop
-async def test_every_problem_comes_back_as_it_would_be_said_here(tmp_path: Path) -> None:
+async def test_every_problem_comes_back_unchanged(tmp_path: Path) -> None:
     source = source_of(tmp_path, config(NOWHERE, routes=many(250, "max_evnt: 1")))
     with pytest.raises(ConfigurationError) as here:
         source.load()
@@ -125,7 +125,7 @@ async def test_where_no_process_can_be_started_that_is_the_problem(
 
 
 @on_each_loop
-async def test_a_mistake_of_ours_in_the_child_is_one_line_of_the_log_without_what_was_read(
+async def test_an_internal_error_in_the_child_is_one_log_line_without_any_input(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = source_of(tmp_path, config(NOWHERE, "keepalive: {interval: '${I}'}"))

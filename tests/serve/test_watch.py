@@ -190,7 +190,7 @@ def test_what_can_never_be_read_is_no_change_and_no_error(end: str, tmp_path: Pa
 # What is known.
 
 
-def test_files_that_are_followed_anew_are_known_as_they_are_and_others_forgotten(tmp_path: Path) -> None:
+def test_newly_followed_files_are_recorded_and_others_are_dropped(tmp_path: Path) -> None:
     old, new = file_with(tmp_path, "one", "old"), file_with(tmp_path, "one", "new")
     watch = Watch([old])
     new.write_text("two")
@@ -201,7 +201,7 @@ def test_files_that_are_followed_anew_are_known_as_they_are_and_others_forgotten
     assert polls(watch) == [False, True, False, False]
 
 
-def test_a_file_that_stays_followed_keeps_a_change_that_nobody_has_seen_yet(tmp_path: Path) -> None:
+def test_a_file_that_stays_followed_keeps_an_unseen_change(tmp_path: Path) -> None:
     path = file_with(tmp_path, "one")
     watch = Watch([path])
     path.write_text("two")
