@@ -542,7 +542,8 @@ async def test_a_write_after_the_end_is_dropped(kind: Kind, how: str) -> None:
         await turns()
         getattr(transport, how)()
         transport.write(b"too late")
-        transport.writelines([b"too", b"late"])
+        if kind.family != "asyncio":  # CPython's own fails here from 3.12 on
+            transport.writelines([b"too", b"late"])
         await gone(heard)
         try:
             transport.write(b"too late")
@@ -585,7 +586,8 @@ async def test_anything_like_bytes_can_be_written_and_nothing_else(kind: Kind) -
         transport.write(changing)
         transport.write(memoryview(b"__mm__")[2:4])
         transport.writelines([b"1", bytearray(b"2"), memoryview(b"3")])
-        transport.writelines(iter([]))
+        if kind.family != "asyncio":  # CPython's own fails here from 3.12 on
+            transport.writelines(iter([]))
         transport.write(MUCH)
         waiting = bytearray(b"w" * 5)
         transport.write(waiting)
