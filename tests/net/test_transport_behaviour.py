@@ -597,8 +597,9 @@ async def test_anything_like_bytes_can_be_written_and_nothing_else(kind: Kind) -
             transport.write("text")
         transport.write_eof()
         received = await read_all(peer)
-        assert received == b"bbbmm123" + MUCH + b"wwwwwvvvvv" or kind.family == "uvloop"
-        if kind.family == "uvloop":  # it takes no copy of what it cannot send at once
+        if kind.family == "ours":
+            assert received == b"bbbmm123" + MUCH + b"wwwwwvvvvv"
+        else:  # uvloop, and asyncio from 3.12 on, take no copy of what they cannot send at once
             assert len(received) == 8 + len(MUCH) + 10
 
 
