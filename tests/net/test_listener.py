@@ -11,10 +11,10 @@ import pytest
 
 from sse_keepalive_proxy.net import listener as module
 from sse_keepalive_proxy.net.listener import Listener
-from sse_keepalive_proxy.net.poller import Poller, Watcher
+from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import prepare
 from sse_keepalive_proxy.net.transport import SocketTransport
-from tests.net.wires import Heard, gone, polling
+from tests.net.wires import Heard, Refusing, gone, polling
 from tests.support.running import on_each_loop, soon
 
 
@@ -169,23 +169,6 @@ async def test_a_connection_that_cannot_be_watched_is_closed_and_accepting_rests
     """The kernel has no room for another watched descriptor (epoll_ctl(2), ENOSPC), and then has."""
     monkeypatch.setattr(module, "_RETRY_DELAY", 0.02)
 
-    class Refusing:
-        """A poller that refuses new descriptors as long as `full`."""
-
-        def __init__(self, real: Poller) -> None:
-            self._real, self.full = real, False
-
-        def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
-            if self.full and not before:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            self._real.watch(descriptor, watcher, events, before)
-
-        def forget(self, descriptor: int) -> None:
-            self._real.forget(descriptor)
-
-        def close(self) -> None:
-            self._real.close()
-
     made: list[Heard] = []
 
     def factory() -> Heard:
@@ -193,7 +176,7 @@ async def test_a_connection_that_cannot_be_watched_is_closed_and_accepting_rests
         return made[-1]
 
     with polling(True) as real:
-        poller, sock = Refusing(real), listening()
+        poller, sock = Refusing(real, full=False), listening()
         listener = Listener(poller, sock, transports(poller, factory))
         poller.full = True
         with socket.create_connection(sock.getsockname()) as lost:

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from sse_keepalive_proxy.net.poller import Poller, Watcher
 from sse_keepalive_proxy.net.transport import SocketTransport
-from tests.net.wires import Heard, gone, polling, tcp_pair, wired
+from tests.net.wires import Heard, Refusing, gone, polling, tcp_pair, wired
 from tests.support.running import on_each_loop, soon
 
 UPLOAD = 40 * 1024 * 1024
@@ -143,24 +142,6 @@ async def test_the_early_answer_to_a_large_upload_arrives_every_time(epoll: bool
         assert answers == [ANSWER] * 20
 
 
-class Refusing:
-    """A poller whose kernel has no room for another watched descriptor, as soon as `full`."""
-
-    def __init__(self, real: Poller) -> None:
-        self._real, self.full = real, True
-
-    def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
-        if self.full and not before:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self._real.watch(descriptor, watcher, events, before)
-
-    def forget(self, descriptor: int) -> None:
-        self._real.forget(descriptor)
-
-    def close(self) -> None:
-        self._real.close()
-
-
 @on_each_loop
 async def test_a_socket_that_cannot_be_watched_is_closed_and_no_protocol_hears_of_it() -> None:
     with polling(True) as real:
@@ -168,7 +149,7 @@ async def test_a_socket_that_cannot_be_watched_is_closed_and_no_protocol_hears_o
         heard = Heard()
         with peer:
             with pytest.raises(OSError, match="No space"):
-                SocketTransport(Refusing(real), mine, heard)
+                SocketTransport(Refusing(real, full=True), mine, heard)
             assert mine.fileno() == -1
             assert not heard.told
 
@@ -176,7 +157,7 @@ async def test_a_socket_that_cannot_be_watched_is_closed_and_no_protocol_hears_o
 @on_each_loop
 async def test_a_connection_that_cannot_be_watched_any_more_ends_with_the_kernels_error() -> None:
     with polling(True) as real:
-        poller = Refusing(real)
+        poller = Refusing(real, full=True)
         poller.full = False
         mine, peer = tcp_pair()
         heard = Heard()

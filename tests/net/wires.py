@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from typing import cast
 
-from sse_keepalive_proxy.net.poller import Poller, open_poller
+from sse_keepalive_proxy.net.poller import Poller, Watcher, open_poller
 from sse_keepalive_proxy.net.transport import SocketTransport
 from tests.support.running import soon
 
-__all__ = ["Heard", "gone", "polling", "read_all", "tcp_pair", "wired"]
+__all__ = ["Heard", "Refusing", "gone", "polling", "read_all", "tcp_pair", "wired"]
 
 
 class Heard(asyncio.Protocol):
@@ -96,3 +97,21 @@ async def read_all(peer: socket.socket) -> bytes:
 async def gone(heard: Heard) -> None:
     """Wait until the connection is gone."""
     await soon(lambda: heard.lost)
+
+
+class Refusing:
+    """A poller whose kernel has no room for another descriptor (epoll_ctl(2), ENOSPC) while `full`."""
+
+    def __init__(self, real: Poller, *, full: bool) -> None:
+        self._real, self.full = real, full
+
+    def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
+        if self.full and not before:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._real.watch(descriptor, watcher, events, before)
+
+    def forget(self, descriptor: int) -> None:
+        self._real.forget(descriptor)
+
+    def close(self) -> None:
+        self._real.close()
