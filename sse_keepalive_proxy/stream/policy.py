@@ -16,6 +16,7 @@ __all__ = [
     "Confirm",
     "ConfirmForm",
     "EarlyCommit",
+    "Family",
     "Identity",
     "Keepalive",
     "KeepaliveForm",
@@ -28,6 +29,19 @@ __all__ = [
     "Terminator",
     "Verify",
 ]
+
+
+class Family(StrEnum):
+    """Clients that need the same frames. `auto` is decided for each request (`stream.families`)."""
+
+    AUTO = "auto"
+    BROWSER = "browser"
+    MCP = "mcp"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    GEMINI_PYTHON = "gemini-python"
+    GEMINI = "gemini"
+    HTTP = "http"
 
 
 class ConfirmForm(StrEnum):
@@ -174,7 +188,15 @@ class Identity:
 class StreamPolicy:
     """All settings of a route's `stream` section, with their defaults."""
 
-    credential: tuple[str, ...] = ("query:access_token", "header:authorization", "header:cookie")
+    client: Family = Family.AUTO
+    credential: tuple[str, ...] = (
+        "query:access_token",
+        "header:authorization",
+        "header:cookie",
+        "header:x-api-key",
+        "header:x-goog-api-key",
+        "header:api-key",
+    )
     identity: Identity | None = None
     refuse_head: bool = False
     confirm: Confirm | None = field(default_factory=Confirm)

@@ -23,6 +23,9 @@ from sse_keepalive_proxy.stream import policy
 __all__ = ["Head", "Rewrite", "Stream"]
 
 
+_Family = Annotated[policy.Family, Strict(False)]
+
+
 class Head(StrEnum):
     """The treatment of a HEAD request on a stream route."""
 
@@ -43,8 +46,14 @@ class Rewrite(Section):
 class Stream(Section):
     """The treatment of a route's event streams. An empty section has every default."""
 
+    client: _Family = Field(
+        default=policy.Family.AUTO,
+        description="The family of the clients, which decides about the frames that they get. `auto` "
+        "recognises the family of each request by its method, its body and its headers. Write a family if "
+        "all clients of the route belong to it.",
+    )
     credential: Annotated[tuple[CredentialPlace, ...], Strict(False)] = Field(
-        default=("query:access_token", "header:authorization", "header:cookie"),
+        default=policy.StreamPolicy().credential,
         description="The places of a client's credential, each `query:NAME` or `header:name`. Their values "
         "never reach a log or a status page.",
     )
@@ -121,6 +130,7 @@ class Stream(Section):
         """
         identity = self.identity.policy if self.identity else None
         return policy.StreamPolicy(
+            client=self.client,
             credential=_with_identity(self.credential, identity),
             identity=identity,
             refuse_head=self.head is Head.REFUSE,

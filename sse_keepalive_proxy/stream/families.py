@@ -1,0 +1,113 @@
+"""Client families: who sent a request, and what such a client gets.
+
+`recognise` decides by the request alone. `TREATMENTS` is the only table of what each family gets
+(behaviour.md#client-families has the rules, facts.md#client-families the evidence). A route can name the
+family of all its clients and can override single frames; this module does not know routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, Terminator
+
+__all__ = ["TREATMENTS", "Family", "LateError", "Treatment", "recognise", "terminator_for"]
+
+_STREAM = b"text/event-stream"
+_BOTH_TYPES = frozenset({b"application/json", _STREAM})
+_NOTHING: Sequence[bytes] = ()
+
+
+class LateError(StrEnum):
+    """The form of an error that comes after a client's response has begun.
+
+    `json_rpc`: a JSON-RPC error with the id of the request. `google`: the `error` object of Google's APIs.
+    `api_error`: an `error` event that the libraries of language models raise. `proxy_error`: our own event.
+    """
+
+    JSON_RPC = "json_rpc"
+    GOOGLE = "google"
+    API_ERROR = "api_error"
+    PROXY_ERROR = "proxy_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What the clients of one family get.
+
+    `confirm`: the form of the confirm. `pings`: whether they get ping comments. `terminator`: the end of
+    every comment; for `auto` see `terminator_for`. `notices`: the form of the notices of a gap, of a stall
+    and of an end by the proxy. None means that nothing is sent. Where notices are events, the event
+    `stream_closing` is the whole end of a stream; for all others an end by the proxy is a cut.
+    `early_commit`: whether they may get a 200 before upstream has answered. `reopens_after_end`: whether
+    upstream may be opened again after a clean end, because the client itself would come back.
+    """
+
+    confirm: ConfirmForm | None
+    pings: bool
+    terminator: Terminator
+    notices: ConfirmForm | None
+    error: LateError
+    early_commit: bool = True
+    reopens_after_end: bool = False
+
+
+_EVENT, _COMMENT = ConfirmForm.EVENT, ConfirmForm.COMMENT
+_AUTO, _BLANK, _NEWLINE = Terminator.AUTO, Terminator.BLANK, Terminator.NEWLINE
+
+TREATMENTS: Mapping[Family, Treatment] = MappingProxyType(
+    {
+        Family.MCP: Treatment(_COMMENT, True, _NEWLINE, _COMMENT, LateError.JSON_RPC, early_commit=False),
+        Family.GEMINI_PYTHON: Treatment(None, False, _NEWLINE, None, LateError.GOOGLE),
+        Family.GEMINI: Treatment(_COMMENT, True, _BLANK, _COMMENT, LateError.GOOGLE),
+        Family.ANTHROPIC: Treatment(_COMMENT, True, _NEWLINE, _COMMENT, LateError.API_ERROR),
+        Family.OPENAI: Treatment(_COMMENT, True, _AUTO, _COMMENT, LateError.API_ERROR),
+        Family.BROWSER: Treatment(
+            _EVENT, True, _NEWLINE, _EVENT, LateError.PROXY_ERROR, reopens_after_end=True
+        ),
+        Family.HTTP: Treatment(_COMMENT, True, _AUTO, _COMMENT, LateError.PROXY_ERROR),
+    }
+)
+"""The families in the order in which `recognise` looks for them, each with its treatment."""
+
+
+def recognise(method: str, *, has_body: bool, named: Mapping[bytes, Sequence[bytes]]) -> Family:
+    """Return the family of a request, never `auto`. `named`: the header values by names in lower case."""
+    accepts = named.get(b"accept", _NOTHING)
+    if _any_begins(named, b"mcp-") or frozenset(_types(accepts)) == _BOTH_TYPES:
+        return Family.MCP
+    if google := named.get(b"x-goog-api-client"):
+        return Family.GEMINI_PYTHON if b"gl-python" in b" ".join(google) else Family.GEMINI
+    if b"anthropic-version" in named:
+        return Family.ANTHROPIC
+    if has_body or _any_begins(named, b"x-stainless-"):
+        return Family.OPENAI
+    if method == "GET" and list(accepts) == [_STREAM] and named.get(b"cache-control") == [b"no-cache"]:
+        return Family.BROWSER
+    return Family.HTTP
+
+
+def terminator_for(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> Terminator:
+    """Return how comments for one client end.
+
+    Where the table has `auto`, clients that read lines get one newline: to some of them a blank line is an
+    event. For the others it stays `auto`, a blank line until upstream has sent an id: readers that split at
+    blank lines would lose the block behind a newline comment.
+    """
+    terminator = TREATMENTS[family].terminator
+    if terminator is not Terminator.AUTO:
+        return terminator
+    lines = _STREAM in _types(named.get(b"accept", _NOTHING)) or _any_begins(named, b"x-stainless-")
+    return Terminator.NEWLINE if lines else Terminator.AUTO
+
+
+def _any_begins(names: Iterable[bytes], prefix: bytes) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _types(accepts: Sequence[bytes]) -> list[bytes]:
+    """Return the media types of the `Accept` fields, in lower case, without parameters."""
+    return [part.partition(b";")[0].strip().lower() for part in b",".join(accepts).split(b",")]
