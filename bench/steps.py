@@ -19,6 +19,7 @@ import uvloop
 
 from sse_keepalive_proxy.config import load
 from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.net.transport import SocketTransport
@@ -83,7 +84,9 @@ def _stream() -> tuple[SocketTransport, Exchange, Stream]:
         raise AssertionError("the configuration above has a stream")
     streams = Registry(10, None)
     metrics = Metrics(streams, asyncio.get_running_loop().time)
-    shared = StreamRoute(route.name, route.stream.policy, metrics.route(route.name), streams)
+    shared = StreamRoute(
+        route.name, route.stream.policy, metrics.route(route.name), streams, Backlog(1 << 28)
+    )
     stream = Stream(shared, stream_id="1", client="127.0.0.1", target="/")
     streams.add(stream)
     exchange = Exchange(head_only=False)

@@ -22,6 +22,7 @@ from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend
 from sse_keepalive_proxy.http.request import Refusal, admit
+from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tasks import in_slices
@@ -53,6 +54,7 @@ class Proxy:
             dialer=Dialer(poller),
             refused=ExpiringSet(_MOST_REFUSED, _REFUSED_FOR, asyncio.get_running_loop().time),
             key=os.urandom(32),
+            backlog=Backlog(settings.limits.max_buffered),
         )
         self._descriptors = descriptors
         context = context_for_clients(settings)
@@ -77,6 +79,7 @@ class Proxy:
         """
         context = context_for_clients(settings)
         self._in_force = _in_force(settings, await self._prepare_routes(settings))
+        self._process.backlog.limit = settings.limits.max_buffered
         if context is not None:
             self.frontend.use_tls(self._poller, context)
 
@@ -113,13 +116,16 @@ class Proxy:
         upstream, process = settings.upstreams[route.upstream], self._process
         policy = route.stream.policy if route.stream is not None else None
         metrics = process.metrics.route(route.name)
+        stream = None
+        if policy is not None:
+            stream = StreamRoute(route.name, policy, metrics, process.streams, process.backlog)
         timeout = upstream.response_timeout if policy is None else policy.open_timeout
         return ReadyRoute(
             name=route.name,
             match=route.match,
             target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout, tls),
             metrics=metrics,
-            stream=None if policy is None else StreamRoute(route.name, policy, metrics, process.streams),
+            stream=stream,
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
             identifier=identifier,
         )

@@ -13,6 +13,7 @@ from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.gateway.routes import RouteTable
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.dialer import Dialer
+from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
@@ -48,6 +49,7 @@ class Process:
     """State that exists once per process.
 
     `refused`: fingerprints, made with `key`, of credentials that upstream refused after an early commit.
+    `backlog`: the bytes that all streams together hold.
     `spliced`: a function for each upgraded connection that closes it. `warned`: the keys of warnings that
     were already logged.
     """
@@ -57,5 +59,6 @@ class Process:
     dialer: Dialer
     refused: ExpiringSet
     key: bytes
+    backlog: Backlog
     spliced: set[Callable[[], None]] = field(default_factory=set)
     warned: set[str] = field(default_factory=set)

@@ -21,6 +21,10 @@ from sse_keepalive_proxy.wire.framing import Framer
 __all__ = ["Control", "Relay"]
 
 
+_LARGE = 64 * 1024
+"""Bytes: the sum of all streams includes only larger unfinished blocks (`limits.max_buffered`)."""
+
+
 class Control(Protocol):
     """The stream of a relay."""
 
@@ -28,7 +32,7 @@ class Control(Protocol):
         """Execute commands of the lifecycle."""
 
     def apply_backpressure(self) -> None:
-        """Pause upstream if too many bytes wait for the client."""
+        """Pause upstream if too many bytes wait for the client. Note the bytes that the stream holds."""
 
     def fail(self, error: BaseException) -> None:
         """End this stream, and no other, after an unexpected exception."""
@@ -95,8 +99,11 @@ class Relay:
             blocks = self._framer.feed(data)
             if blocks:
                 self._forward(blocks)
-            elif (commands := self.life.received(self._now(), self._least == 0)) is not None:
-                self._control.execute(commands)
+            else:
+                if self._framer.pending > _LARGE:
+                    self._control.apply_backpressure()
+                if (commands := self.life.received(self._now(), self._least == 0)) is not None:
+                    self._control.execute(commands)
         except EventTooLarge as error:
             if error.blocks:
                 self._forward(error.blocks)
@@ -201,6 +208,11 @@ class Relay:
         """Stop relaying after the client has left. Release the stream, which refers to this object."""
         self.down = None
         self._control = _ENDED
+
+    @property
+    def held(self) -> int:
+        """The number of bytes of an unfinished block, 0 if there are few."""
+        return self._framer.pending if self._framer.pending > _LARGE else 0
 
     @property
     def unfinished(self) -> bool:

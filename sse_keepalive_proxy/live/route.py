@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 
+from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.signs_of_life import Inspection
 from sse_keepalive_proxy.net.timers import TimerWheel
 from sse_keepalive_proxy.observe.registry import Registry
@@ -31,14 +32,20 @@ _NOT_OURS = frozenset(
 
 
 class StreamRoute:
-    """The policy of a route, with its frames, metrics and timers, and the registry of all streams."""
+    """The policy of a route, with its frames, metrics and timers, and what all streams share: their registry,
+    and the bytes that they hold.
+    """
 
     __slots__ = (
-        "frames", "inspection", "metrics", "name", "now", "ping_form", "policy", "registry", "timers",
+        "backlog", "frames", "inspection", "metrics", "name", "now", "ping_form", "policy", "registry",
+        "timers",
     )  # fmt: skip
 
-    def __init__(self, name: str, policy: StreamPolicy, metrics: RouteMetrics, registry: Registry) -> None:
+    def __init__(
+        self, name: str, policy: StreamPolicy, metrics: RouteMetrics, registry: Registry, backlog: Backlog
+    ) -> None:
         self.name, self.policy, self.metrics, self.registry = name, policy, metrics, registry
+        self.backlog = backlog
         self.frames = Frames(policy, name)
         self.timers = TimerWheel()
         self.now = asyncio.get_running_loop().time

@@ -209,6 +209,7 @@ class Stream:
     def client_unblocked(self) -> None:
         """Handle that no bytes wait any more."""
         self._handle(messages.Unblocked())
+        self.route.backlog.note(self, self.flow.held)
         if self._paused:
             self._paused = False
             self._handle(messages.Resumed())
@@ -225,6 +226,7 @@ class Stream:
         stalled = isinstance(exc, TimeoutError)
         self._handle(messages.Fault(CloseReason.CLIENT_STALLED) if stalled else messages.ClientGone())
         self.down = None
+        self.route.backlog.note(self, 0)
         self.flow.retire()
         self._arm()
         self.route.registry.remove(self)
@@ -240,7 +242,10 @@ class Stream:
             self.down.abort()
 
     def apply_backpressure(self) -> None:
-        """Pause upstream if more than `max_buffer` bytes wait for the client."""
+        """Pause upstream if more than `max_buffer` bytes wait for the client. Note the bytes that the stream
+        holds.
+        """
+        self.route.backlog.note(self, self.buffered)
         down, exchange = self.down, self._exchange
         if self._paused or down is None or exchange is None:
             return
@@ -248,6 +253,23 @@ class Stream:
             self._paused = True
             exchange.pause()
             self._handle(messages.Paused())
+
+    @property
+    def buffered(self) -> int:
+        """The number of bytes that the stream holds: those that wait for the client, and a large block."""
+        return 0 if self.down is None else self.down.waiting + self.flow.held
+
+    @property
+    def stuck_since(self) -> float | None:
+        """The time of the client's last progress while bytes wait for it, or None."""
+        return self.life.stuck_since
+
+    def shed(self, reason: CloseReason) -> None:
+        """End this stream with `reason`: all streams together hold more than `limits.max_buffered`."""
+        stream_log.shed(self, reason)
+        self._handle(messages.Fault(reason))
+        if self.down is not None:
+            self.down.reset()
 
     # Commands of the lifecycle.
 

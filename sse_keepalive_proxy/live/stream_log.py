@@ -13,7 +13,7 @@ from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.registry import OpenStream, snapshot
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 
-__all__ = ["closed", "failed", "lost", "not_reopened", "opened", "recovered", "stalled"]
+__all__ = ["closed", "failed", "lost", "not_reopened", "opened", "recovered", "shed", "stalled"]
 
 logger = logging.getLogger("sse_keepalive_proxy.stream")
 
@@ -45,6 +45,15 @@ def stalled(stream: LoggedStream, silent_for: float) -> None:
     logger.warning(
         "upstream stalled: it gives no sign of life. The client is kept alive by pings",
         extra={"fields": {"id": stream.stream_id, "route": stream.route_name, "silent_s": round(silent_for)}},
+    )
+
+
+def shed(stream: LoggedStream, reason: CloseReason) -> None:
+    """Log that the stream ends because all streams together hold too many bytes."""
+    logger.warning(
+        "the streams of this instance hold more bytes than limits.max_buffered: one stream is closed. Raise "
+        "the limit if the machine has the memory; if not, find out why clients do not read",
+        extra={"fields": {**_fields(stream), "reason": reason.value}},
     )
 
 

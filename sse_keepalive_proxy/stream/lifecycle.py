@@ -70,6 +70,11 @@ class Lifecycle:
         self._paused_at: float | None = None
         self._outage: Outage | None = None
 
+    @property
+    def stuck_since(self) -> float | None:
+        """The time of the client's last known progress while bytes wait for it, or None."""
+        return self._moved_at if self.blocked else None
+
     def silent_for(self, now: float) -> float:
         """Return the seconds since upstream's last sign of life, without pauses."""
         return self._upstream_time(now) - self.alive_at

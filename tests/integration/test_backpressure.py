@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -193,6 +194,36 @@ async def test_a_slow_client_harms_no_other() -> None:
         slow.resume()
         await slow.wait_for(pinged, within=20)
         assert slow.body.replace(b":ping\n\n", b"") == b":ok\n\n" + body
+
+
+@on_each_loop
+async def test_slow_clients_together_hold_at_most_max_buffered_and_one_that_reads_loses_nothing() -> None:
+    body = blocks(12_000)  # three times what the kernel takes for a client that does not read
+    limit = 8 << 20
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.play(SILENT)
+        for piece in pieces(body):
+            await connection.send(chunk(piece))
+
+    def everything(client: RawClient) -> bool:
+        return len(client.responses[0].body) >= len(body)
+
+    limits = "limits: {max_buffered: 8MiB}"
+    async with (
+        RawUpstream(script) as upstream,
+        Instance(config(upstream, COMMENT + "max_buffer: 16MiB", before=limits)) as proxy,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(12):
+            await stack.enter_async_context(await asleep(proxy))
+        await proxy.until(lambda: proxy.metric("streams_closed_total", reason="client_stalled") >= 6)
+        async with await proxy.event_source() as fast:
+            await fast.wait_head()
+            await fast.wait_for(everything, within=20)
+            assert fast.body == b":ok\n\n" + body
+        assert sum(map(waiting, streams(proxy))) <= limit
+        assert proxy.metric("streams_closed_total", reason="client_gone") <= 1
 
 
 # A client that takes nothing.

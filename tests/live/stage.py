@@ -21,6 +21,7 @@ from sse_keepalive_proxy.http.attempts import Answer, Target
 from sse_keepalive_proxy.http.chunked import chunk
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.stream import Stream
@@ -270,13 +271,16 @@ class Stage:
         self.policy, self.form, self.chunked = policy, form, chunked
         self.streams = Registry(10, None)
         self.metrics = Metrics(self.streams, self.clock)
+        self.backlog = Backlog(1 << 30)
         self.in_the_kernel = b""
         self.client = ClientSide(self, waiting)
         self.attempts, self.sent = attempts, [early]
         reconnection = cast(Any, attempts)
         with running(self.clock):
             self.upstream = UpstreamSide(early)
-            self.route = StreamRoute("events", policy, self.metrics.route("events"), self.streams)
+            self.route = StreamRoute(
+                "events", policy, self.metrics.route("events"), self.streams, self.backlog
+            )
             self.stream = Stream(
                 self.route, stream_id="1", client="127.0.0.1", target="/events", reconnection=reconnection
             )

@@ -143,6 +143,12 @@ class Limits(Section):
         description="The largest request body. Bodies are streamed and never held in memory, so off needs "
         "no memory.",
     )
+    max_buffered: Size = Field(
+        default=256 << 20,
+        description="The most bytes that all streams may hold for slow clients and unfinished events. "
+        "Above it the stream whose client is stuck for the longest time is closed "
+        "(reason `client_stalled`), or the stream with the largest unfinished event (`event_too_large`).",
+    )
 
 
 class Drain(Section):
