@@ -11,6 +11,7 @@ from sse_keepalive_proxy.live.signs_of_life import Inspection
 from sse_keepalive_proxy.net.timers import TimerWheel
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
+from sse_keepalive_proxy.stream.departures import Departures
 from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, StreamPolicy
@@ -37,15 +38,15 @@ class StreamRoute:
     """
 
     __slots__ = (
-        "backlog", "frames", "inspection", "metrics", "name", "now", "ping_form", "policy", "registry",
-        "timers",
+        "backlog", "departures", "frames", "inspection", "metrics", "name", "now", "ping_form", "policy",
+        "registry", "timers",
     )  # fmt: skip
 
     def __init__(
         self, name: str, policy: StreamPolicy, metrics: RouteMetrics, registry: Registry, backlog: Backlog
     ) -> None:
         self.name, self.policy, self.metrics, self.registry = name, policy, metrics, registry
-        self.backlog = backlog
+        self.backlog, self.departures = backlog, Departures()
         self.frames = Frames(policy, name)
         self.timers = TimerWheel()
         self.now = asyncio.get_running_loop().time

@@ -32,11 +32,23 @@ def opened(stream: LoggedStream) -> None:
 
 def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStatus | None) -> None:
     """Log and count the end. `late`: the status that came too late for the client, or None."""
-    stream.route.metrics.closed(stream, reason, now - stream.opened_at)
+    age = now - stream.opened_at
+    stream.route.metrics.closed(stream, reason, age)
     known = snapshot(stream, now)
     del known["state"]
     why = {} if late is None else {"refusal": late[1]}
     log_line("stream closed", {"reason": reason.value, **why, **known})
+    if reason is CloseReason.CLIENT_GONE and (common := stream.route.departures.left(age, now)) is not None:
+        _one_age(stream.route_name, common)
+
+
+def _one_age(route: str, age: float) -> None:
+    logger.warning(
+        "most clients of this route leave at one age: a hop in front of the proxy limits the whole response, "
+        "and pings do not help. Raise that limit, or set stream.max_age below it so that clients return in "
+        "an orderly way",
+        extra={"fields": {"route": route, "age_s": round(age, 1)}},
+    )
 
 
 def stalled(stream: LoggedStream, silent_for: float) -> None:
