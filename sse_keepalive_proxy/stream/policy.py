@@ -207,6 +207,6 @@ class StreamPolicy:
     reconnect: Reconnect | None = field(default_factory=Reconnect)
     unname: frozenset[str] = frozenset()
     max_age: float | None = None
-    max_event: int = 1 << 20
+    max_event: int = 16 << 20
     max_buffer: int = 1 << 20
     write_timeout: float = 30.0

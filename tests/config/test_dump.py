@@ -31,7 +31,7 @@ def test_what_is_shown_has_units_and_off_again() -> None:
     assert (stream["keepalive"]["interval"], stream["stall"], stream["max_event"]) == (
         "1500ms",
         "off",
-        "1MiB",
+        "16MiB",
     )
     assert (stream["reconnect"]["when"], stream["reconnect"]["first_within"]) == ("off", "8s")
     assert (stream["max_age"], stream["early_commit"]["after"]) == ("1h", "2s")

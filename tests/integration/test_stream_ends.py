@@ -253,12 +253,12 @@ async def test_an_event_of_exactly_max_event_passes_and_one_of_a_byte_more_does_
 
 
 @on_each_loop
-async def test_a_line_of_four_mebibytes_in_pieces_of_sixteen_bytes_passes() -> None:
+async def test_a_line_of_four_mebibytes_in_pieces_of_sixteen_bytes_passes_with_the_defaults() -> None:
     line = b"data: " + bytes(range(65, 91)) * 161_400
     pieces = joined(line[at : at + 16] for at in range(0, len(line), 16))
     async with (
         RawUpstream([*SILENT, pieces, chunk(b"\n\n"), LAST_CHUNK]) as upstream,
-        Instance(config(upstream, COMMENT + "max_event: 5MiB\nmax_buffer: 64KiB")) as proxy,
+        Instance(config(upstream, COMMENT + "max_buffer: 64KiB")) as proxy,
         await proxy.event_source() as client,
     ):
         assert len(line) > 4 << 20

@@ -107,9 +107,9 @@ class Stream(Section):
         "after a whole event, with reason `max_age`. So a load balancer can spread clients again.",
     )
     max_event: Size = Field(
-        default=1 << 20,
+        default=16 << 20,
         description="The largest single event from upstream. A larger one closes the stream with reason "
-        "`event_too_large`.",
+        "`event_too_large`. The memory of an event is used only while it is unfinished.",
     )
     max_buffer: Size = Field(
         default=1 << 20,
