@@ -51,7 +51,7 @@ async def first_answer(
                 raise
             failed(error)
         else:
-            if answer.head.status not in policy.on_status:
+            if not policy.retries(answer.head.status, opened=False):
                 return answer
             wait = _wait(backoff, answer.head.retry_after, until - now())
             if wait is None or leaving.is_set():

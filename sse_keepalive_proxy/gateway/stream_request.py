@@ -18,6 +18,7 @@ from sse_keepalive_proxy.gateway.state import Process, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, abandon
 from sse_keepalive_proxy.http.connection import ClientConnection
+from sse_keepalive_proxy.http.cursors import find_cursors
 from sse_keepalive_proxy.http.headers import Header, encode_head, stream_head
 from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
@@ -118,12 +119,9 @@ class StreamRequest:
         plain_get = request.method == "GET" and not request.has_body and not request.upgrade
         if policy is not None and plain_get and (always or request.is_event_source):
             bare, known = without_id(head), own_id(request)
-            return self._reconnection_to(bare, known, always=always)
-        return self._reconnection_to(always=False) if self._may_commit_early() else None
-
-    def _reconnection_to(self, bare: bytes = b"", known: bytes = b"", *, always: bool) -> Reconnection:
-        policy = self._stream_route.policy.reconnect
-        return Reconnection(self._route.target, policy, bare, known, always=always)
+            cursors = find_cursors(bare, policy.cursors)
+            return Reconnection(self._route.target, policy, bare, known, cursors, always=always)
+        return Reconnection(self._route.target, policy, always=False) if self._may_commit_early() else None
 
     # The first opening.
 

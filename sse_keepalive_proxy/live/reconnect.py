@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, status_of
+from sse_keepalive_proxy.http.cursors import Cursors
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
@@ -32,6 +33,10 @@ LateStatus = tuple[int, str]
 class AttemptCallbacks(Protocol):
     """The result of an attempt, handled by the stream. Each attempt makes at most one of these calls."""
 
+    @property
+    def opened(self) -> bool:
+        """Whether upstream had answered with a stream before this attempt."""
+
     def reopened(self, answer: Answer) -> None:
         """Handle an answer with a stream. The callee owns the exchange, and closes it if it is not needed."""
 
@@ -46,11 +51,13 @@ class Reconnection:
     """The attempts of one stream.
 
     `bare` is the head of the request without `Last-Event-ID` and without the final blank line. `known` is the
-    id in the client's request. `always`: reconnect even without an id. `policy` None: wait for the first
-    answer only.
+    id in the client's request, `cursors` the ids in its query. `always`: reconnect even without an id.
+    `policy` None: wait for the first answer only.
     """
 
-    __slots__ = ("_always", "_bare", "_callbacks", "_known", "_policy", "_target", "_task", "wait")
+    __slots__ = (
+        "_always", "_bare", "_callbacks", "_cursors", "_fresh", "_known", "_policy", "_target", "_task", "wait",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,10 +65,13 @@ class Reconnection:
         policy: Reconnect | None,
         bare: bytes = b"",
         known: bytes = b"",
+        cursors: Cursors | None = None,
         *,
         always: bool,
     ) -> None:
         self._target, self._policy, self._bare, self._always = target, policy, bare, always
+        self._cursors = cursors
+        self._fresh = True  # the client has got no event and no id yet
         self._known = _sendable(known)
         self._task: asyncio.Task[Answer] | None = None
         self._callbacks: AttemptCallbacks | None = None
@@ -69,8 +79,12 @@ class Reconnection:
 
     @property
     def allowed(self) -> bool:
-        """Whether the stream may reconnect now."""
-        return bool(self._bare) and (self._always or bool(self._known))
+        """Whether the stream may reconnect now. A cursor that is no longer true must not be sent again
+        (behaviour.md#cursors).
+        """
+        known, cursors = bool(self._known), self._cursors
+        stale = cursors is not None and not self._fresh and not (known and cursors.renewable)
+        return bool(self._bare) and (self._always or known) and not stale
 
     @property
     def resumes(self) -> bool:
@@ -82,13 +96,20 @@ class Reconnection:
         if (retry := last_retry(blocks)) is not None:
             self.wait = retry / 1000
         if (known := last_id(blocks)) is not None:
-            self._known = _sendable(known)
+            self._known, self._fresh = _sendable(known), False
         return known
+
+    def saw_event(self) -> None:
+        """Note that the client gets its first event."""
+        self._fresh = False
 
     def start(self, callbacks: AttemptCallbacks) -> None:
         """Start an attempt."""
+        bare = self._bare
+        if self._cursors is not None and not self._fresh:
+            bare = self._cursors.renewed(self._known)
         field = b"Last-Event-ID: %b\r\n" % self._known if self._known else b""
-        attempt = Attempt(self._target, b"%b%b\r\n" % (self._bare, field))
+        attempt = Attempt(self._target, b"%b%b\r\n" % (bare, field))
         self.await_answer(spawn(attempt.make()), callbacks)
 
     def await_answer(self, attempt: asyncio.Task[Answer], callbacks: AttemptCallbacks) -> None:
@@ -114,7 +135,7 @@ class Reconnection:
 
     def _judge(self, answer: Answer, callbacks: AttemptCallbacks) -> None:
         head = answer.head
-        failed = no_stream(head, self._policy, self.wait)
+        failed = no_stream(head, self._policy, self.wait, opened=callbacks.opened)
         if failed is None:
             callbacks.reopened(answer)
             return
@@ -127,13 +148,13 @@ class Reconnection:
         callbacks.not_reopened(failed, (head.status, text), head)
 
 
-def no_stream(head: ResponseHead, policy: Reconnect | None, wait: float) -> NotOpened | None:
+def no_stream(head: ResponseHead, policy: Reconnect | None, wait: float, *, opened: bool) -> NotOpened | None:
     """Return None if `head` is a usable stream, otherwise its meaning for the stream. `wait`: the least
-    seconds until the next attempt.
+    seconds until the next attempt. `opened`: see `Reconnect.retries`.
     """
     if head.is_event_stream and not head.is_encoded:
         return None
-    again = policy is not None and head.status in policy.on_status
+    again = policy is not None and policy.retries(head.status, opened=opened)
     refused = head.status in _UNAUTHORIZED
     reason = CloseReason.UNAUTHORIZED if refused else CloseReason.UPSTREAM_STATUS
     return NotOpened(reason, again, max(head.retry_after, wait))

@@ -126,6 +126,9 @@ class Relay:
             self.first_byte(now)
             if events:
                 self._route.metrics.upstream_time_to_first_event_seconds.observe(now - self._opened_at)
+                if self._reconnection is not None:
+                    self._reconnection.saw_event()
+                    self.life.reopens = self._reconnection.allowed
         if events:
             self.events += events
             self.event_at = now

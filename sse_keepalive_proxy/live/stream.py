@@ -167,6 +167,11 @@ class Stream:
         stream_log.lost(self, reason)
         self.flow.start_over()
 
+    @property
+    def opened(self) -> bool:
+        """Whether upstream has answered with a stream."""
+        return self.life.opened_at is not None
+
     def reopened(self, answer: Answer) -> None:
         """Handle a stream from upstream after an early commit or a reconnection."""
         if self.life.state is State.DRAINING:

@@ -30,6 +30,8 @@ __all__ = [
     "Verify",
 ]
 
+_CONFLICT = 409
+
 
 class Family(StrEnum):
     """Clients that need the same frames. `auto` is decided for each request (`stream.families`)."""
@@ -156,6 +158,7 @@ class Reconnect:
 
     `first_within`: seconds of attempts before the client has a status; None: one attempt.
     `delay`: the first ceiling of the random wait before an attempt. It doubles up to `max_delay`.
+    `cursors`: the query parameters that carry an event id.
     """
 
     when: ReconnectWhen = ReconnectWhen.RESUMABLE
@@ -163,8 +166,15 @@ class Reconnect:
     delay: float = 0.25
     max_delay: float = 15.0
     give_up_after: float = 300.0
-    on_status: frozenset[int] = frozenset({429, 500, 502, 503, 504})
+    on_status: frozenset[int] = frozenset({409, 429, 500, 502, 503, 504})
+    cursors: frozenset[bytes] = frozenset({b"last-event-id", b"lastEventId", b"last_event_id"})
     announce: bool = True
+
+    def retries(self, status: int, *, opened: bool) -> bool:
+        """Return whether another attempt may follow `status`. `opened`: upstream had answered this client
+        with a stream. Only then can 409 come from that stream, whose loss upstream has not noticed yet.
+        """
+        return status in self.on_status and (opened or status != _CONFLICT)
 
 
 @dataclass(frozen=True, slots=True)

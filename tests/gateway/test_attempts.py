@@ -116,6 +116,18 @@ async def test_a_retry_after_beyond_the_window_passes_at_once_with_its_body() ->
 
 
 @on_each_loop
+async def test_a_conflict_passes_at_once_because_no_stream_of_this_client_was_lost() -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, response("409 Conflict", b"taken\n")]) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert (client.response.status, client.body) == (409, b"taken\n")
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
 async def test_after_the_window_the_last_real_answer_counts_with_its_body() -> None:
     async def script(connection: UpstreamConnection) -> None:
         await connection.next_request()

@@ -6,7 +6,7 @@ is generated from the same values: run this module to print it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
 from sse_keepalive_proxy.stream.messages import CloseReason
@@ -109,6 +109,7 @@ def _passing(once: Passes | Ours, reason: CloseReason) -> Follows:
 MENDABLE = _passing(Passes(), CloseReason.UPSTREAM_STATUS)
 REFUSED = _passing(Ours(), CloseReason.UPSTREAM_REFUSED)
 BROKEN = _passing(Ours(), CloseReason.UPSTREAM_RESET)
+CONFLICT = replace(final(CloseReason.UPSTREAM_STATUS), again=MENDABLE.again)
 MUCH_LATER = Follows(
     Passes(),
     Passes(),
@@ -240,7 +241,12 @@ ANSWERS = (
         ),
     ),
     Answers(
-        "a status of `on_status`: 429, 500, 502, 503, 504 by default",
+        "409, which is in `on_status` by default",
+        CONFLICT,
+        (_plain("409 Conflict"),),
+    ),
+    Answers(
+        "another status of `on_status`: 429, 500, 502, 503, 504 by default",
         MENDABLE,
         (
             _plain("429 Too Many Requests"),

@@ -237,6 +237,9 @@ class Attempts:
     def read(self, blocks: bytes) -> bytes | None:
         return self.real.read(blocks)
 
+    def saw_event(self) -> None:
+        self.real.saw_event()
+
     def start(self, listener: Stream) -> None:
         assert not self.under_way
         self.under_way = True

@@ -113,6 +113,68 @@ async def test_a_request_with_a_body_is_never_sent_twice(method: str) -> None:
         assert len(upstream.connections) == 1
 
 
+CURSOR = "/events?topic=%41&lastEventId=5&x=&last%5Fevent_id"
+
+
+@on_each_loop
+async def test_a_cursor_in_the_query_is_renewed_after_an_event_and_otherwise_repeated() -> None:
+    lives: list[list[Step]] = [
+        [*SILENT, RESET],
+        [*SILENT, chunk(b":comment\n\n"), RESET],
+        [*SILENT, chunk(b"id: a+b &=%\xc3\xa9\ndata: 1\n\n"), LAST_CHUNK],
+        SILENT,
+    ]
+    async with (
+        RawUpstream(*lives) as upstream,
+        Instance(config(upstream, ALWAYS)) as proxy,
+        await proxy.event_source(CURSOR) as client,
+    ):
+        sent = await heads(upstream, 4)
+        assert sent[0] == sent[1] == sent[2]
+        assert sent[0].startswith(b"GET %b HTTP/1.1\r\n" % CURSOR.encode())
+        new = b"a%2Bb%20%26%3D%25%C3%A9"
+        assert sent[3].startswith(
+            b"GET /events?topic=%%41&lastEventId=%b&x=&last%%5Fevent_id=%b HTTP/1.1\r\n" % (new, new)
+        )
+        assert ids(sent[3]) == ["a+b &=%é".encode()]
+        assert client.ending is None
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        (CURSOR, b"data: no id\n\n"),
+        (CURSOR, b"id: 7\ndata: 1\n\nid:\ndata: 2\n\n"),
+        ("/events?cursor=5", b"id: 7\ndata: its form is unknown\n\n"),
+        ("/events?lastEventId=5&cursor=5", b"id: 7\ndata: 1\n\n"),
+    ],
+)
+async def test_a_cursor_that_cannot_be_renewed_is_not_sent_again_after_an_event(
+    target: str, body: bytes
+) -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(body), LAST_CHUNK], SILENT) as upstream,
+        Instance(config(upstream, ALWAYS)) as proxy,
+        await proxy.event_source(target) as client,
+    ):
+        await client.wait_end()
+        await proxy.until_closed("upstream_end")
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_a_route_can_say_that_cursor_carries_an_event_id() -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), LAST_CHUNK], SILENT) as upstream,
+        Instance(config(upstream, "reconnect: {delay: 10ms, cursors: [cursor]}")) as proxy,
+        await proxy.event_source("/events?lastEventId=5&cursor=5") as client,
+    ):
+        sent = await heads(upstream, 2)
+        assert sent[1].startswith(b"GET /events?lastEventId=5&cursor=7 HTTP/1.1\r\n")
+        assert client.ending is None
+
+
 # What the client sees.
 
 
@@ -400,6 +462,7 @@ async def test_an_internal_error_in_an_attempt_ends_that_stream_as_internal(
         (head(401), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
         (head(403), NotOpened(CloseReason.UNAUTHORIZED, False, 2)),
         (head(404), NotOpened(CloseReason.UPSTREAM_STATUS, False, 2)),
+        (head(409), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
         (head(503), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
         (head(503, (b"Retry-After", b"1")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 2)),
         (head(503, (b"Retry-After", b"7")), NotOpened(CloseReason.UPSTREAM_STATUS, True, 7)),
@@ -408,11 +471,18 @@ async def test_an_internal_error_in_an_attempt_ends_that_stream_as_internal(
 def test_an_answer_after_the_response_has_begun_has_the_right_meaning(
     answer: ResponseHead, meaning: NotOpened | None
 ) -> None:
-    assert no_stream(answer, Reconnect(), 2.0) == meaning
+    assert no_stream(answer, Reconnect(), 2.0, opened=True) == meaning
+
+
+def test_a_conflict_is_retried_only_if_upstream_had_opened_the_stream_before() -> None:
+    final = NotOpened(CloseReason.UPSTREAM_STATUS, again=False)
+    assert no_stream(head(409), Reconnect(), 0.0, opened=False) == final
+    retried = NotOpened(CloseReason.UPSTREAM_STATUS, again=True)
+    assert no_stream(head(503), Reconnect(), 0.0, opened=False) == retried
 
 
 def test_without_a_policy_no_answer_is_asked_for_again() -> None:
-    assert no_stream(head(503), None, 0.0) == NotOpened(CloseReason.UPSTREAM_STATUS, again=False)
+    assert no_stream(head(503), None, 0.0, opened=True) == NotOpened(CloseReason.UPSTREAM_STATUS, again=False)
 
 
 def test_every_fault_is_retried_and_a_broken_answer_differs_from_none() -> None:

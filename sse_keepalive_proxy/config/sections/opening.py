@@ -7,11 +7,12 @@ the rest of the proxy uses. Durations are in seconds. A concern that is off is N
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, Field, Strict, WithJsonSchema
 
 from sse_keepalive_proxy.config.types.fields import OFF, Fault, Section, refuse
-from sse_keepalive_proxy.config.types.shapes import Method
+from sse_keepalive_proxy.config.types.shapes import Method, QueryName
 from sse_keepalive_proxy.config.types.units import Duration, ShortDuration
 from sse_keepalive_proxy.stream import policy
 
@@ -87,9 +88,15 @@ class Reconnect(Section):
         "`give_up`.",
     )
     on_status: Annotated[tuple[_Failure, ...], Strict(False)] = Field(
-        default=(429, 500, 502, 503, 504),
-        description="The statuses of upstream that allow another attempt. Any other answer without an "
-        "event stream ends the stream.",
+        default=(409, 429, 500, 502, 503, 504),
+        description="The statuses of upstream that allow another attempt; 409 only for a stream that "
+        "upstream had opened before. Any other answer without an event stream ends the stream.",
+    )
+    cursors: Annotated[tuple[QueryName, ...], Strict(False)] = Field(
+        default=("last-event-id", "lastEventId", "last_event_id"),
+        description="Query parameters that carry an event id. When upstream is opened again, they get the "
+        "last id. Without an id, or with a parameter `cursor` that is not listed here, a stream is not opened "
+        "again after an event, because upstream would repeat events.",
     )
     announce: bool = Field(
         default=True,
@@ -109,5 +116,6 @@ class Reconnect(Section):
             max_delay=self.max_delay,
             give_up_after=self.give_up_after,
             on_status=frozenset(self.on_status),
+            cursors=frozenset(unquote_to_bytes(name) for name in self.cursors),
             announce=self.announce,
         )

@@ -30,6 +30,7 @@ __all__ = [
     "Origin",
     "PathPattern",
     "PlainLine",
+    "QueryName",
     "ServerName",
     "Word",
 ]
@@ -109,9 +110,18 @@ def _credential(value: object) -> str:
         raise refuse(Fault("not a place for a credential", "write query:NAME or header:name"))
     if place.lower() == "header":
         return f"header:{_token(name).lower()}"
+    return f"query:{_parameter(name, 'query:access_token')}"
+
+
+def _query_name(value: object) -> str:
+    return _parameter(_text(value), "lastEventId")
+
+
+def _parameter(name: str, example: str) -> str:
+    """Parse the name of a query parameter, written as in a URL."""
     if not re.fullmatch(r"[!-~]+", name) or set(name) & set("&=#?"):
-        raise refuse(Fault("not the name of a query parameter", "e.g. query:access_token"))
-    return f"query:{name}"
+        raise refuse(Fault("not the name of a query parameter", f"e.g. {example}"))
+    return name
 
 
 def _line(value: object) -> str:
@@ -194,6 +204,7 @@ ServerName = Annotated[str, _shape("host", _server_name)]
 CredentialPlace = Annotated[str, _shape("credential", _credential, r"^(query|header):.+$")]
 PlainLine = Annotated[str, _shape("text", _line)]
 EventName = Annotated[str, _shape("event name", _word)]
+QueryName = Annotated[str, _shape("parameter name", _query_name, r"^[^&=#?\s]+$")]
 Origin = Annotated[str, _shape("origin", _origin, r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+)$")]
 Algorithm = Annotated[str, _shape("algorithm", _algorithm, rf"^({'|'.join(ALGORITHMS)})$")]
 FilePath = Annotated[str, _shape("file", _file)]

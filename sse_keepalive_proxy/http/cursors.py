@@ -1,0 +1,51 @@
+"""Cursors: query parameters that carry the id of the last event that a client has seen.
+
+A client names it there if it cannot set `Last-Event-ID`. Sent again unchanged after more events, a cursor makes
+upstream repeat these events (behaviour.md#cursors).
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+__all__ = ["Cursors", "find_cursors"]
+
+_CURSOR = b"cursor"
+"""A position in upstream's own form, which may be no event id."""
+
+
+class Cursors:
+    """The cursors of one request. `renewable`: an event id can take the place of all of them."""
+
+    __slots__ = ("_pieces", "renewable")
+
+    def __init__(self, pieces: tuple[bytes, ...], *, renewable: bool) -> None:
+        self._pieces, self.renewable = pieces, renewable
+
+    def renewed(self, known: bytes) -> bytes:
+        """Return the request head with the event id `known`, percent-encoded, as the value of each cursor."""
+        return quote_from_bytes(known, safe="").encode().join(self._pieces)
+
+
+def find_cursors(head: bytes, names: frozenset[bytes]) -> Cursors | None:
+    """Return the parameters of `names`, and `cursor`, in the query of a request head. None if there are none.
+
+    `names` are percent-decoded.
+    """
+    begin, end = head.find(b"?") + 1, head.find(b" HTTP/1.1\r\n")
+    if not 0 < begin <= end:
+        return None
+    pieces: list[bytes] = []
+    renewable, kept_from, at = True, 0, begin
+    for part in head[begin:end].split(b"&"):
+        name = part.partition(b"=")[0]
+        decoded = unquote_to_bytes(name)
+        if decoded in names:
+            pieces.append(head[kept_from : at + len(name)] + b"=")
+            kept_from = at + len(part)
+        elif decoded == _CURSOR:
+            renewable = False
+        at += len(part) + 1
+    if not pieces and renewable:
+        return None
+    return Cursors((*pieces, head[kept_from:]), renewable=renewable)

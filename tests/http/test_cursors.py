@@ -1,0 +1,58 @@
+"""Where a query carries event ids, and how they are renewed."""
+
+from __future__ import annotations
+
+import pytest
+
+from sse_keepalive_proxy.http.cursors import find_cursors
+
+NAMES = frozenset({b"lastEventId", b"since[x]"})
+REST = b" HTTP/1.1\r\nHost: a\r\nReferer: /?lastEventId=1\r\n"
+
+
+def renewed(target: bytes) -> bytes | None:
+    """The target with the id 7 in the place of each cursor, or None if it has none that can be renewed."""
+    cursors = find_cursors(b"GET " + target + REST, NAMES)
+    if cursors is None or not cursors.renewable:
+        return None
+    head = cursors.renewed(b"7")
+    assert head.startswith(b"GET ")
+    assert head.endswith(REST)
+    return head[4 : -len(REST)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"/?lastEventId=5", b"/?lastEventId=7"),
+        (b"/?a&lastEventId=5=6&b=%20", b"/?a&lastEventId=7&b=%20"),
+        (b"/?lastEventId=5&lastEventId=&lastEventId", b"/?lastEventId=7&lastEventId=7&lastEventId=7"),
+        (b"/?lastEvent%49d=5&since%5bx%5D=6", b"/?lastEvent%49d=7&since%5bx%5D=7"),
+        (b"/?lastEventId=5?lastEventId=5", b"/?lastEventId=7"),
+    ],
+)
+def test_every_cursor_gets_the_id_and_all_else_stays(before: bytes, after: bytes) -> None:
+    assert renewed(before) == after
+
+
+@pytest.mark.parametrize(
+    "target", [b"/", b"/?", b"/lastEventId=5", b"/?lasteventid=5&mylastEventId=5&x=lastEventId", b"*"]
+)
+def test_other_parameters_are_no_cursors(target: bytes) -> None:
+    assert find_cursors(b"GET " + target + REST, NAMES) is None
+
+
+@pytest.mark.parametrize("target", [b"/?cursor=5", b"/?lastEventId=5&cursor", b"/?c%75rsor=5&lastEventId=5"])
+def test_a_parameter_called_cursor_cannot_be_renewed_unless_it_is_named(target: bytes) -> None:
+    cursors = find_cursors(b"GET " + target + REST, NAMES)
+    assert cursors is not None
+    assert not cursors.renewable
+    named = find_cursors(b"GET " + target + REST, NAMES | {b"cursor"})
+    assert named is not None
+    assert named.renewable
+
+
+def test_an_id_is_percent_encoded() -> None:
+    cursors = find_cursors(b"GET /?lastEventId=5" + REST, NAMES)
+    assert cursors is not None
+    assert cursors.renewed("é &=+#/%".encode()) == b"GET /?lastEventId=%C3%A9%20%26%3D%2B%23%2F%25" + REST
