@@ -1,7 +1,7 @@
 """Cursors: query parameters that carry the id of the last event that a client has seen.
 
-A client names it there if it cannot set `Last-Event-ID`. Sent again unchanged after more events, a cursor makes
-upstream repeat these events (behaviour.md#cursors).
+A client names it there if it cannot set `Last-Event-ID`. Sent again unchanged after more events, a cursor
+makes upstream repeat these events (behaviour.md#cursors).
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ class Reconnection:
     """
 
     __slots__ = (
-        "_always", "_bare", "_callbacks", "_cursors", "_fresh", "_known", "_policy", "_target", "_task", "wait",
+        "_always", "_bare", "_callbacks", "_cursors", "_fresh", "_known", "_policy", "_target", "_task",
+        "wait",
     )  # fmt: skip
 
     def __init__(

@@ -95,8 +95,8 @@ class Reconnect(Section):
     cursors: Annotated[tuple[QueryName, ...], Strict(False)] = Field(
         default=("last-event-id", "lastEventId", "last_event_id"),
         description="Query parameters that carry an event id. When upstream is opened again, they get the "
-        "last id. Without an id, or with a parameter `cursor` that is not listed here, a stream is not opened "
-        "again after an event, because upstream would repeat events.",
+        "last id. Without an id, or with a parameter `cursor` that is not listed here, a stream is not "
+        "opened again after an event, because upstream would repeat events.",
     )
     announce: bool = Field(
         default=True,
