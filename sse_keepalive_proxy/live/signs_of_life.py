@@ -39,8 +39,10 @@ class Inspection:
     def _counts(self, block: bytes) -> bool:
         """Return whether one block is a sign of life, if some events are ignored."""
         read = parse(block)
+        if read.comments and self.least < 2:
+            return True
         if not read.is_event:
-            return self.least < 2 and read.is_comment
+            return False
         if (read.name or b"message").decode("utf-8", "replace") in self._ignored_events:
             return False
         return not self._ignored_types or read.json_type not in self._ignored_types

@@ -49,7 +49,7 @@ _GAUGES = {
 }
 _SUMS = {
     "upstream_events": ("events", "Events from upstream."),
-    "upstream_comments": ("comments", "Comment-only blocks from upstream."),
+    "upstream_comments": ("comments", "Comment lines from upstream."),
     "upstream_bytes": ("upstream_bytes", "Bytes of stream bodies from upstream."),
 }
 

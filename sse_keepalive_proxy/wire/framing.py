@@ -1,15 +1,17 @@
 """Split a body into whole blocks.
 
 A block is all bytes up to and including a blank line. Lines end in CR, LF or CR LF, also mixed (WHATWG
-HTML 9.2.5). The framer returns only whole blocks, so a ping can be written between two results without
-breaking an event.
+HTML 9.2.5). A whole comment line in front of a block's first field leaves at once, like a block of its own:
+no event has begun there. The framer returns nothing else, so a ping can be written between two results
+without breaking an event.
 
 The framer holds the bytes of the unfinished block and nothing else. It searches each byte once: the held
-bytes contain no boundary, so only the last of them matters for the next bytes.
+bytes contain no boundary, so only the first and the last of them matter for the next bytes.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from sse_keepalive_proxy.errors import EventTooLarge
@@ -19,6 +21,10 @@ __all__ = ["Framer", "boundary_after"]
 _BOM: Final = b"\xef\xbb\xbf"
 _CR: Final = 0x0D
 _LF: Final = 0x0A
+_COLON: Final = 0x3A
+_LINE: Final = rb"[^\r\n]*+(?:\r\n?+|\n)"
+_COMMENTS = re.compile(b"(?::%b)*+" % _LINE)
+_REST_OF_COMMENT = re.compile(b"%b(?::%b)*+" % (_LINE, _LINE))
 # Every blank line contains one of these pairs or `\n\n`, and each of these pairs is a blank line.
 # `\r\n` is one line ending, so it is not among them.
 _CR_PAIRS = (b"\r\r", b"\n\r")
@@ -57,6 +63,22 @@ def _begins_blank(data: bytes, before: int) -> bool:
     return before == _CR and data.startswith(b"\r")
 
 
+def _leaves(data: bytes, held: bytes | bytearray) -> int:
+    """Return the number of bytes of `data` that leave with `held`, the unfinished block before them: whole
+    blocks, and the comment lines in front of the next one.
+    """
+    end = boundary_after(data, held[-1] if held else _LF)
+    if not end and held:
+        if held[0] != _COLON:
+            return 0
+        found = _REST_OF_COMMENT.match(data)
+    elif data[end : end + 1] == b":":
+        found = _COMMENTS.match(data, end)
+    else:
+        return end
+    return found.end() if found else end
+
+
 class Framer:
     """Split the body of one upstream response at block boundaries.
 
@@ -93,7 +115,7 @@ class Framer:
         if data[-2:] == b"\n\n" or data[-4:] == b"\r\n\r\n":  # faster than `endswith`
             self.after_cr = False
             return self._take(data, len(data)) if tail else data
-        end = boundary_after(data, tail[-1] if tail else _LF)
+        end = _leaves(data, tail)
         if not end:
             tail += data
             return b""
@@ -127,7 +149,7 @@ class Framer:
         waiting = bytes(self._tail) + data
         start = 0
         while len(waiting) - start > self._max_event:
-            end = boundary_after(waiting[start : start + self._max_event], _LF)
+            end = _leaves(waiting[start : start + self._max_event], b"")
             if not end:
                 self._tail.clear()
                 if start:

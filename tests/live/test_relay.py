@@ -18,6 +18,7 @@ from sse_keepalive_proxy.stream.policy import (
     KeepaliveForm,
     Reconnect,
     ReconnectWhen,
+    SignOfLife,
     Stall,
     StallAction,
     StreamPolicy,
@@ -145,6 +146,30 @@ def test_an_lf_of_upstream_that_was_given_already_is_no_empty_chunk_which_would_
     writes = len(stage.client.writes)
     stage.feed(b"\n")
     assert len(stage.client.writes) == writes
+
+
+# Comments.
+
+
+def test_heartbeats_that_end_in_one_newline_leave_at_once_count_and_are_signs_of_life() -> None:
+    stall = Stall(STALLED_AFTER, SignOfLife.COMMENTS, ignore_events=frozenset({"add"}))
+    stage = Stage(replace(POLICY, keepalive=None, stall=stall, max_event=20), form=None)
+    stage.feed(b"data: 1\n\n")
+    for _ in range(5):
+        stage.clock.advance(STALLED_AFTER - 1)
+        stage.feed(b": ping\n")
+    assert stage.body() == b"data: 1\n\n" + 5 * b": ping\n"
+    stage.feed(b"event: add\ndata: 2\n\n")
+    assert stage.body().endswith(b": ping\nevent: add\ndata: 2\n\n")
+    assert (stage.stream.flow.events, stage.stream.flow.comments, stage.stream.stalls) == (2, 5, 0)
+
+
+def test_a_frame_of_the_proxy_fits_between_a_comment_and_the_event_behind_it() -> None:
+    stage = Stage(form=None)
+    stage.feed(b": ping\r")
+    stage.clock.advance(INTERVAL)
+    stage.feed(b"\nid: 4\ndata: 1\n\n")
+    assert stage.body() == b": ping\r\n:our ping\n\nid: 4\ndata: 1\n\n"
 
 
 # Rewriting.

@@ -57,7 +57,7 @@ bodies = st.builds(
 """Bodies of every shape: mixed line endings, marks, junk, and often an unfinished end."""
 
 whole_bodies = bodies.map(lambda body: body[: released_by(body)])
-"""The same as far as they are whole blocks."""
+"""The same as far as they are whole blocks, and comment lines behind them."""
 
 
 @st.composite
@@ -70,27 +70,34 @@ def chunkings(draw: st.DrawFn, of: st.SearchStrategy[bytes] = bodies) -> list[by
     return [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
 
 
-def released_by(body: bytes) -> int:
-    """Where the last whole block of `body` ends. One byte at a time, to be obviously right."""
+def released_by(body: bytes, *, comments: bool = True) -> int:
+    """Where the last whole block of `body` ends, or the last comment line before the next block's first
+    field unless `comments` is false. One byte at a time, to be obviously right.
+    """
     end = line_begins = at = 0
+    has_field = False
     while at < len(body):
         if body[at] not in b"\r\n":
             at += 1
             continue
         is_blank = at == line_begins
+        is_comment = comments and body[line_begins : line_begins + 1] == b":"
         at += 2 if body[at : at + 2] == b"\r\n" else 1
         line_begins = at
-        if is_blank:
+        has_field = not is_blank and (has_field or not is_comment)
+        if not has_field:
             end = at
     return end
 
 
-def cut_blocks(body: bytes) -> Iterator[bytes]:
-    """The blocks of `body`, the last one perhaps unfinished: a byte is added until a block is whole."""
+def cut_blocks(body: bytes, *, comments: bool = False) -> Iterator[bytes]:
+    """The blocks of `body`, the last one perhaps unfinished: a byte is added until a block is whole. With
+    `comments`, a comment line before a block's first field stands alone, as it leaves.
+    """
     start = 0
     while start < len(body):
         end = start + 1
-        while end < len(body) and not released_by(body[start:end]):
+        while end < len(body) and not released_by(body[start:end], comments=comments):
             end += 1
         if body[end - 1 : end + 1] == b"\r\n":
             end += 1

@@ -123,7 +123,7 @@ def test_tally_counts_exactly(blocks: bytes) -> None:
     events, comments, plain = tally(blocks)
     meant = [reference(block) for block in split(blocks)]
     assert events == sum(len(block.events) for block in meant)
-    assert comments == sum(bool(block.comments and not block.events) for block in meant)
+    assert comments == sum(len(block.comments) for block in meant)
     if plain:
         assert len(list(split(blocks))) == events
         assert all(line.startswith(b"data:") or not line for line in blocks.splitlines())
@@ -143,15 +143,17 @@ def test_blocks_with_anything_but_data_are_not_plain(end: bytes, line: bytes) ->
     plain = b"data: x" + end + end
     for block in (line + end + plain, b"data: y" + end + line + end + end):
         for blocks in (block, plain + block, block + plain, plain + block + plain):
-            assert tally(blocks) == (blocks.count(b"data: "), 0, False)
+            assert tally(blocks) == (blocks.count(b"data: "), blocks.count(b":note"), False)
 
 
 @ENDINGS
-def test_a_comment_counts_where_it_stands_alone(end: bytes) -> None:
+def test_each_comment_line_counts_wherever_it_stands(end: bytes) -> None:
+    assert tally(b": ping" + end) == (0, 1, False)
     assert tally(b": ping" + end + end) == (0, 1, False)
-    assert tally(b": ping" + end + b": pong" + end + end) == (0, 1, False)
+    assert tally(b": ping" + end + b": pong" + end + end) == (0, 2, False)
     assert tally(b"event: a" + end + b":" + end + end) == (0, 1, False)
-    assert tally(b"data: 1" + end + end + b":" + end + end) == (1, 1, False)
+    assert tally(b"data: 1" + end + end + b":" + end) == (1, 1, False)
+    assert tally(b":" + end + b"data: 1" + end + b":" + end + end) == (1, 2, False)
 
 
 def test_the_lf_of_a_cr_lf_that_was_cut_counts_for_nothing() -> None:

@@ -103,6 +103,36 @@ def test_boundary_after_agrees_with_reading_one_byte_at_a_time(data: bytes, befo
     assert boundary_after(data, before) == max(expected, 0)
 
 
+# Comments.
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("step", [1, 2, 100])
+def test_a_comment_line_before_the_first_field_leaves_at_once(end: bytes, step: int) -> None:
+    body = b"data: 1" + end + end + b": ping" + end + b":" + end
+    framer = Framer(PLENTY)
+    assert b"".join(framer.feed(body[at : at + step]) for at in range(0, len(body), step)) == body
+    assert framer.pending == 0
+    assert framer.feed(b"data: 2" + end + end) == b"data: 2" + end + end
+
+
+def test_a_comment_line_behind_a_field_waits_for_the_end_of_its_block() -> None:
+    framer = Framer(PLENTY)
+    assert framer.feed(b": 1\nid: 4\n: 2\n") == b": 1\n"
+    assert framer.feed(b": 3\n") == b""
+    assert framer.feed(b"data: x\n\n: 4\n: 5") == b"id: 4\n: 2\n: 3\ndata: x\n\n: 4\n"
+    assert framer.feed(b"\r") == b": 5\r"
+
+
+def test_comment_lines_never_add_up_to_a_too_large_block() -> None:
+    framer = Framer(20)
+    for _ in range(10):
+        assert framer.feed(b": ping of upstream\n") == b": ping of upstream\n"
+    assert framer.feed(b"data: 1\n") == b""
+    with pytest.raises(EventTooLarge):
+        framer.feed(b": ping of upstream\n")
+
+
 # The byte order mark.
 
 
@@ -235,14 +265,16 @@ def test_the_lf_that_an_injection_brought_is_not_given_twice() -> None:
 
 
 def size(block: bytes) -> int:
-    """A block's size as `max_event` counts it: the LF of a CR LF at its very end is left out."""
-    return len(block) - block.endswith((b"\n\r\n", b"\r\r\n")) - (block == b"\r\n")
+    """The size of a block, or of a comment line, as `max_event` counts it: the LF of a CR LF at its very end
+    is left out.
+    """
+    return len(block) - (released_by(block.removesuffix(b"\n")) == len(block) - 1)
 
 
 def first_too_large(body: bytes, limit: int) -> bytes | None:
     """Everything before the first block of `body` that is larger than `limit`; None without one."""
     before = b""
-    for block in cut_blocks(body):
+    for block in cut_blocks(body, comments=True):
         if size(block) > limit:
             return before
         before += block
@@ -252,6 +284,7 @@ def first_too_large(body: bytes, limit: int) -> bytes | None:
 @given(chunkings(), st.integers(2, 40))
 @example([b"data: 1\r\n\r", b"\n", b"x" * 12], 11)
 @example([b"data: 1\r\n\r\n" + b"x" * 12], 11)
+@example([b":note 1\n:note 2\r\n:note 3\r", b"\ndata\n\n"], 8)
 def test_a_block_larger_than_the_limit_is_refused_however_the_body_is_cut(
     chunks: list[bytes], limit: int
 ) -> None:
@@ -309,10 +342,19 @@ def test_a_long_line_in_small_pieces_takes_linear_time() -> None:
     assert grows_no_faster_than_linear(line, 1 << 20)
 
 
-@pytest.mark.parametrize("block", [b"data: x\n\n", b"data: x\r\n\r\n", b"data: x\r\r"])
+@pytest.mark.parametrize("block", [b"data: x\n\n", b"data: x\r\n\r\n", b"data: x\r\r", b": note\n", b":\r"])
 def test_a_read_larger_than_the_limit_takes_linear_time(block: bytes) -> None:
     def read(blocks: int) -> None:
         framer = Framer(len(block) * blocks // 2)
         assert len(framer.feed(block * blocks)) == len(block) * blocks
+
+    assert grows_no_faster_than_linear(read, 20_000)
+
+
+@pytest.mark.parametrize("line", [b": note\n", b":\r", b":\r\n"])
+def test_many_comment_lines_before_an_unfinished_block_take_linear_time(line: bytes) -> None:
+    def read(lines: int) -> None:
+        framer = Framer(PLENTY)
+        assert framer.feed(line * lines + b"data") == line * lines
 
     assert grows_no_faster_than_linear(read, 20_000)
