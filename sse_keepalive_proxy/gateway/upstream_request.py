@@ -16,7 +16,11 @@ _NOTHING = [b""]
 
 
 def request_head(request: ClientRequest, address: UpstreamAddress, trust: Trust, *, stream: bool) -> bytes:
-    """Return the whole head with its blank line. `stream`: request an answer without content coding."""
+    """Return the whole head with its blank line. `stream`: request an answer without content coding.
+
+    It has no `Connection: close`, although the proxy closes the connection after the answer
+    (facts.md#connection-close-changes-the-framing).
+    """
     host = request.host or address.authority.encode()
     kept = end_to_end(request.headers, _REPLACED_FOR_STREAMS if stream else _REPLACED)
     headers: list[Header] = [(b"Host", host), *trust.forward(request.peer, request.scheme, host, kept)]
@@ -28,8 +32,6 @@ def request_head(request: ClientRequest, address: UpstreamAddress, trust: Trust,
         headers.append((b"Transfer-Encoding", b"chunked"))
     if request.upgrade:
         headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-    else:
-        headers.append((b"Connection", b"close"))
     prefix = "" if request.target == "*" else address.prefix
     return encode_head(f"{request.method} {prefix}{request.target} HTTP/1.1".encode("latin-1"), headers)
 

@@ -20,7 +20,7 @@ from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, announced_body
 from sse_keepalive_proxy.http.lingering import MOST_LINGERING, Lingering
 from sse_keepalive_proxy.http.responses import error_response, retry_after
-from sse_keepalive_proxy.net.tcp import has_left, has_unread, peer_address, reset
+from sse_keepalive_proxy.net.tcp import drop, has_left, has_unread, peer_address, reset
 
 if TYPE_CHECKING:
     from sse_keepalive_proxy.http.frontend import Frontend
@@ -161,7 +161,7 @@ class ClientConnection(web.RequestHandler):
     def cut(self) -> None:
         """Close now, and cancel the current answer."""
         if self.transport is not None:
-            self.transport.abort()
+            drop(self.transport, whole=self._answer_task is None or not self._began)
         if self._answer_task is not None:
             self._answer_task.cancel()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from sse_keepalive_proxy.net.tcp import untaken
+from sse_keepalive_proxy.net.tcp import drop, untaken
 
 if TYPE_CHECKING:
     from sse_keepalive_proxy.http.frontend import Frontend
@@ -58,7 +58,7 @@ class Lingering(asyncio.Protocol):
 
     def cut(self) -> None:
         """Close now."""
-        self.transport.abort()
+        drop(self.transport, whole=True)
 
     def wake(self) -> None:
         """Close, unless the client is still taking its answer."""
@@ -68,4 +68,4 @@ class Lingering(asyncio.Protocol):
             self._closes_at = now + _LINGERING
             timers.schedule(self, self._closes_at)
         else:
-            self.transport.abort()
+            drop(self.transport, whole=True)

@@ -11,12 +11,17 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk, size_line
-from sse_keepalive_proxy.net.tcp import reset, taken, watch
+from sse_keepalive_proxy.net.tcp import reset, taken, untaken, watch
 
 __all__ = ["Downstream", "DownstreamCallbacks", "TakeOver"]
 
 _HIGH_WATER = 1
 """Bytes that may wait before the transport reports it. With 0, asyncio's TLS reports when no bytes wait."""
+
+_LOOK = 0.05
+"""Seconds between two checks whether a client has taken its last bytes."""
+
+CallLater = Callable[[float, Callable[[], None]], object]
 
 TakeOver = Callable[[asyncio.Protocol], asyncio.Transport]
 """Gives the client's transport to a protocol. Raises ConnectionError if the client has left."""
@@ -88,14 +93,39 @@ class Downstream:
         if self._held:
             self._send(b"")
 
-    def end(self, *, whole: bool) -> None:
-        """End the response after the waiting bytes. If not `whole`, the body must not look complete."""
+    def end(self) -> None:
+        """Complete the response after the waiting bytes."""
         if self._transport.is_closing():  # asyncio's TLS transport must not be closed twice
             return
-        if self._chunked and whole:
+        if self._chunked:
             self._send(LAST_CHUNK)
         self.flush()
         self._transport.close()
+
+    def cut(self, call_later: CallLater) -> None:
+        """End the response after the waiting bytes, so that it does not look complete: without its last chunk
+        or, if it has no chunked coding, with a reset. `call_later` is that of the loop.
+        """
+        if self._transport.is_closing():
+            return
+        self.flush()
+        if self._chunked:
+            self._transport.close()
+        else:
+            self._reset_when_taken(call_later, -1)
+
+    def _reset_when_taken(self, call_later: CallLater, before: int) -> None:
+        """Reset when the client has taken everything: a reset destroys bytes on their way. `TCP_USER_TIMEOUT`
+        limits the wait. A TLS transport does not count all of its waiting bytes, so nothing may have moved
+        since the check before, when the client had taken `before` bytes.
+        """
+        if self._transport.is_closing():
+            return
+        now = self.taken
+        if untaken(self._transport) or now != before:
+            call_later(_LOOK, lambda: self._reset_when_taken(call_later, now))
+        else:
+            reset(self._transport)
 
     def _send(self, data: bytes) -> None:
         if self._held:
@@ -109,8 +139,8 @@ class Downstream:
         reset(self._transport)
 
     def abort(self) -> None:
-        """Close the connection now. Waiting bytes are lost."""
-        self._transport.abort()
+        """Close the connection now. Waiting bytes are lost, and the response does not look complete."""
+        self._transport.abort() if self._chunked else reset(self._transport)
 
     # asyncio's protocol.
 

@@ -53,15 +53,17 @@ class StreamRoute:
         self.inspection = Inspection(policy)
         self.ping_form = policy.keepalive.form if policy.keepalive is not None else None
 
-    def farewell(self, reason: CloseReason, form: ConfirmForm | None, late: tuple[int, str] | None) -> bytes:
-        """Return the last blocks of a stream. They are empty if the proxy did not cause the end, or if the
-        client cannot read them.
+    def farewell(
+        self, reason: CloseReason, form: ConfirmForm | None, late: tuple[int, str] | None
+    ) -> tuple[bytes, bool]:
+        """Return the last blocks of a stream, and whether its body is then whole. They are empty if the proxy
+        did not cause the end, or if the client cannot read them.
 
         `late`: the status and the text that came too late for the client.
         """
         error = b"" if late is None else self.frames.error(*late)
         if (reason in _NOT_OURS and not error) or form is not ConfirmForm.EVENT:
-            return error
+            return error, reason is CloseReason.UPSTREAM_END
         drained = math.ceil(self.registry.drain_rest(self.now()) * 1000)  # not during a drain
         retry = drained + random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)
-        return error + self.frames.closing(reason, retry)
+        return error + self.frames.closing(reason, retry), True

@@ -32,9 +32,6 @@ from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Stream"]
 
-_CUT = frozenset({CloseReason.UPSTREAM_RESET, CloseReason.CLIENT_STALLED, CloseReason.CLIENT_GONE})
-"""Ends without a last chunk: the body must not look complete, or the client has left."""
-
 _LATE = frozenset(
     {
         CloseReason.UPSTREAM_RESET,
@@ -369,12 +366,14 @@ class Stream:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
         late = self._late if reason in _LATE and self.life.opened_at is None else None
         if self.down is not None:
-            farewell = self.route.farewell(reason, self._form, late)
+            farewell, whole = self.route.farewell(reason, self._form, late)
             self.flow.inject(farewell)
             if reason is CloseReason.CLIENT_STALLED:
                 self.down.reset()
+            elif whole:
+                self.down.end()
             else:
-                self.down.end(whole=reason not in _CUT or bool(farewell))
+                self.down.cut(self._loop.call_later)
         early, self._early = self._early, None
         if early is not None and late is not None:
             early.refused()

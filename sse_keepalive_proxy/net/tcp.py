@@ -12,6 +12,7 @@ from asyncio import Transport
 from typing import Any, Final
 
 __all__ = [
+    "drop",
     "has_left",
     "has_unread",
     "keep_alive",
@@ -86,13 +87,21 @@ def _end_vanished(sock: socket.socket, after: float) -> None:
 
 def reset(transport: Transport) -> None:
     """Close a connection with RST. After a plain abort the kernel would keep unsent bytes, which can be
-    megabytes, for a client that does not read.
+    megabytes, for a client that does not read. A Unix socket cannot be reset: it is closed.
     """
     sock = _tcp(transport)
     if sock is not None:
         with contextlib.suppress(OSError):  # already closed
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def drop(transport: Transport, *, whole: bool) -> None:
+    """Close a connection now. It is reset if the last message on it is not `whole` or its bytes still wait in
+    the transport, where they are lost: after a normal close, a message whose end is the end of the connection
+    would look complete.
+    """
+    transport.abort() if whole and not transport.get_write_buffer_size() else reset(transport)
 
 
 def taken(transport: Transport, written: int) -> int:

@@ -40,8 +40,13 @@ def test_a_stream_is_asked_for_unencoded_whatever_the_client_accepts() -> None:
     assert [line for line in head if line.lower().startswith(b"accept-encoding")] == [
         b"Accept-Encoding: identity"
     ]
-    assert head[-1] == b"Connection: close"
     assert b"Accept-Encoding: gzip, br" in lines(asked(request, stream=False))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_upstream_is_not_asked_to_close_because_some_servers_frame_their_body_by_it(stream: bool) -> None:
+    head = asked(incoming((b"Connection", b"close")), stream=stream)
+    assert not [line for line in lines(head) if line.lower().startswith(b"connection")]
 
 
 @pytest.mark.parametrize(

@@ -498,7 +498,8 @@ The last column is a running stream that has lost its upstream. The proxy opens 
 
 - *As it is*: upstream's own answer, unchanged.
 - *502*, *504*: one line of the proxy with the name of the route.
-- *Ends*: after a `stream_closing` with the reason, if the confirm is an event; otherwise without a notice.
+- *Ends*: after a `stream_closing` with the reason, if the confirm is an event; otherwise with a cut, so that
+  the answer does not look complete.
 - *Repeated*: new attempts with growing random waits, never sooner than `Retry-After` and upstream's own
   `retry:` allow. If upstream then answers with a stream, the client gets this stream.
 """

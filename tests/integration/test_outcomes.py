@@ -274,12 +274,13 @@ class Scene:
         await client.wait_end(within=15)
         await proxy.until_closed(outcome.reason)
         await self.over(proxy)
-        assert client.response.complete == (outcome.told or outcome.reason is not CloseReason.UPSTREAM_RESET)
+        closes = self.asking.hears_events and (outcome.told or outcome.reason not in NOT_OURS)
+        assert client.response.complete == (closes or outcome.reason is CloseReason.UPSTREAM_END)
         about: list[dict[str, Any]] = []
         if outcome.told:
             status = self.way.told or self.way.status
             about.append({"type": "proxy_error", "status": status, "message": words_told(client)})
-        if self.asking.hears_events and (outcome.told or outcome.reason not in NOT_OURS):
+        if closes:
             about.append({"type": "stream_closing", "reason": outcome.reason.value})
         last = client.events[len(client.events) - len(about) :]
         assert [event.type for event in last] == [data["type"] for data in about]

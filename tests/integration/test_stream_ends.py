@@ -192,7 +192,8 @@ async def test_an_internal_error_ends_one_stream_and_no_other(
             await second.wait_for(b":ok")
             go.set()
             await second.wait_for(EVENT)
-            await first.wait_response()
+            await first.wait_end()
+            assert not first.response.complete
             assert first.body == b":ok\n\n" + EVENT
             assert second.ending is None
             await proxy.until_closed("internal")
@@ -200,7 +201,7 @@ async def test_an_internal_error_ends_one_stream_and_no_other(
 
 
 @on_each_loop
-async def test_the_end_is_silent_where_the_confirm_was_a_comment() -> None:
+async def test_the_end_is_a_cut_where_the_confirm_was_a_comment() -> None:
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream, COMMENT)) as proxy,
@@ -208,7 +209,8 @@ async def test_the_end_is_silent_where_the_confirm_was_a_comment() -> None:
     ):
         await client.wait_for(b":ok")
         await the_proxy_drains(proxy, client)
-        await client.wait_response()
+        await client.wait_end()
+        assert not client.response.complete
         assert client.body == b":ok\n\n"
         await proxy.until_closed("drain")
 
@@ -247,7 +249,8 @@ async def test_an_event_of_exactly_max_event_passes_and_one_of_a_byte_more_does_
         await client.wait_response()
         assert client.body == b":ok\n\n" + exact
         await proxy.until_closed("upstream_end")
-        await refused.wait_response()
+        await refused.wait_end()
+        assert not refused.response.complete
         assert refused.body == b":ok\n\n"
         await tighter.until_closed("event_too_large")
 

@@ -493,10 +493,12 @@ def check_end(stage: Stage) -> None:
     assert not any(stage.route.timers._sleepers.values())
     assert len(stage.streams) == 0
     left_first = reason in ("client_gone", "client_stalled")
-    if stage.chunked and not left_first:
-        assert (last == LAST_CHUNK) == (reason != "upstream_reset")
     closings = [event for event in sse_reference.parse(stage.body()).events if event.type == "stream_closing"]
     announced = stage.form is ConfirmForm.EVENT and reason not in NOT_OURS
+    if not left_first:
+        whole = announced or reason == "upstream_end"
+        assert (last == LAST_CHUNK) == (stage.chunked and whole)
+        assert stage.client.aborted or stage.chunked or whole
     assert [json.loads(event.data)["reason"] for event in closings] == [reason.value] * announced
 
 

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+import socket
+import struct
+from typing import Any, cast
 
 import pytest
 
+from sse_keepalive_proxy.live import downstream
 from sse_keepalive_proxy.live.downstream import Downstream
+from tests.support.clock import ManualClock
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+class Socket:
+    """A socket that notes whether its close will be a reset."""
+
+    family = socket.AF_INET
+
+    def __init__(self) -> None:
+        self.resets = False
+
+    def setsockopt(self, level: int, option: int, value: object) -> None:
+        self.resets = self.resets or (option == socket.SO_LINGER and value == struct.pack("ii", 1, 0))
 
 
 class Transport(asyncio.Transport):
@@ -20,6 +36,7 @@ class Transport(asyncio.Transport):
         self.writes: list[bytes] = []
         self.waiting = 0
         self.closed = self.aborted = False
+        self.socket: Socket | None = None
         self._broken = broken
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -40,6 +57,9 @@ class Transport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.closed
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.socket if name == "socket" else default
 
     def close(self) -> None:
         self.closed = True
@@ -82,7 +102,7 @@ def test_head_and_first_bytes_are_one_write_and_every_further_one_is_a_chunk() -
     down.flush()
     down.write(b"data: 1234567890\n\n")
     assert transport.written.endswith(b"12\r\ndata: 1234567890\n\n\r\n")
-    down.end(whole=True)
+    down.end()
     assert transport.written.endswith(b"\n\n\r\n0\r\n\r\n")
     assert transport.closed
 
@@ -106,7 +126,7 @@ def test_what_is_written_next_leaves_with_the_head() -> None:
 def test_a_head_that_nothing_follows_leaves_when_the_stream_ends() -> None:
     down, transport, _ = begun()
     down.write_head(HEAD, b":ok\n\n")
-    down.end(whole=False)
+    down.cut(ManualClock().call_later)
     assert transport.written == HEAD + b"5\r\n:ok\n\n\r\n"
     assert transport.closed
 
@@ -115,7 +135,7 @@ def test_a_client_of_http_1_0_gets_plain_bytes_and_the_end_of_the_connection() -
     down, transport, _ = begun(chunked=False)
     down.write_head(HEAD, b":ok\n\n")
     down.write(b"data: 1\n\n")
-    down.end(whole=True)
+    down.end()
     assert transport.written == HEAD + b":ok\n\ndata: 1\n\n"
     assert transport.closed
 
@@ -123,15 +143,64 @@ def test_a_client_of_http_1_0_gets_plain_bytes_and_the_end_of_the_connection() -
 def test_what_is_not_whole_has_no_last_chunk() -> None:
     down, transport, _ = begun()
     down.write_head(HEAD, b":ok\n\n")
-    down.end(whole=False)
+    down.cut(ManualClock().call_later)
     assert not transport.written.endswith(b"0\r\n\r\n")
     assert transport.closed
+
+
+@pytest.mark.parametrize(
+    ("waits", "has_taken", "looks"),
+    [
+        ([0, 0], [9, 9], 1),
+        ([7, 7, 0, 0], [2, 2, 9, 9], 3),
+        ([0, 0, 0], [2, 9, 9], 2),  # as with TLS, where not all of what waits is counted
+    ],
+)
+def test_without_chunked_coding_what_is_not_whole_ends_with_a_reset_once_it_was_taken(
+    waits: list[int], has_taken: list[int], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down, transport, _ = begun(chunked=False)
+    transport.socket = Socket()
+    monkeypatch.setattr(downstream, "untaken", lambda _: waits.pop(0))
+    monkeypatch.setattr(downstream, "taken", lambda *_: has_taken.pop(0))
+    down.write_head(HEAD, b":ok\n\n")
+    clock = ManualClock()
+    down.cut(clock.call_later)
+    assert transport.written == HEAD + b":ok\n\n"
+    for _ in range(looks):
+        assert not transport.closed
+        clock.advance(0.06)
+    assert transport.aborted
+    assert transport.socket.resets
+    assert clock.next_timer() is None
+
+
+def test_a_client_that_leaves_before_it_has_taken_its_last_bytes_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    down, transport, _ = begun(chunked=False)
+    monkeypatch.setattr(downstream, "untaken", lambda _: 7)
+    clock = ManualClock()
+    down.cut(clock.call_later)
+    transport.closed = True
+    clock.advance(1)
+    assert clock.next_timer() is None
+    assert not transport.aborted
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_aborted_body_does_not_look_whole(chunked: bool) -> None:
+    down, transport, _ = begun(chunked=chunked)
+    transport.socket = Socket()
+    down.abort()
+    assert transport.aborted
+    assert transport.socket.resets is not chunked
 
 
 def test_a_connection_that_is_closing_gets_no_last_chunk() -> None:
     down, transport, _ = begun()
     transport.close()
-    down.end(whole=True)
+    down.end()
     assert transport.written == b""
 
 
@@ -144,7 +213,7 @@ def test_taken_is_every_byte_that_does_not_wait_the_last_chunk_among_them(chunke
     transport.waiting = 7
     assert down.waiting == 7
     assert down.taken == len(transport.written) - 7
-    down.end(whole=True)
+    down.end()
     assert down.taken == len(transport.written) - 7
 
 
