@@ -105,25 +105,22 @@ def _nanoseconds(step: Callable[[], object]) -> float:
 async def _main() -> None:
     upstream, exchange, stream = _stream()
     flow, loop = stream.flow, asyncio.get_running_loop()
-    down, parser, pieces = flow.down, exchange._parser, exchange._pieces  # noqa: SLF001 (it is taken apart here)
-    if down is None or parser is None:
+    down, decoder = flow.down, exchange._decoder  # noqa: SLF001 (it is taken apart here)
+    if down is None or decoder is None:
         raise AssertionError("the stream above has begun")
     framer, transport = flow._framer, down._transport  # noqa: SLF001
 
-    def parse() -> None:
-        parser.feed_data(_CHUNK)
-        pieces.clear()
-
     whole = _nanoseconds(lambda: upstream.ready(1))
-    parsed, framed = _nanoseconds(parse), _nanoseconds(lambda: framer.feed(_EVENT))
+    decoded = _nanoseconds(lambda: decoder.only_chunk(_CHUNK))
+    framed = _nanoseconds(lambda: framer.feed(_EVENT))
     tallied = _nanoseconds(lambda: tally(_EVENT))
     received = _nanoseconds(lambda: flow.life.received(loop.time(), True))
     sent = _nanoseconds(lambda: transport.write(_CHUNK))
     written = _nanoseconds(lambda: down.write(_EVENT))
     relayed = _nanoseconds(lambda: flow.data(_EVENT))
     steps = {
-        "SocketTransport.ready, Exchange.data_received": whole - relayed - parsed,
-        "httptools: the chunked coding off": parsed,
+        "SocketTransport.ready, Exchange.data_received": whole - relayed - decoded,
+        "ChunkedDecoder: the chunked coding off": decoded,
         "Framer.feed": framed,
         "tally": tallied,
         "the time, Lifecycle.received": received,

@@ -6,6 +6,7 @@
     ├── AnswerCut               a response has begun and cannot be completed; also a ConnectionError
     ├── EncodingError           text that would break a frame of an event stream
     ├── EventTooLarge           an upstream event exceeds `max_event`
+    ├── CodingInvalid           the chunked coding of a body is broken
     ├── RequestInvalid          a client's bytes are not an HTTP request
     ├── RequestBodyError        a request body cannot be forwarded
     │   ├── BodyTooLarge        it exceeds `limits.max_request_body`
@@ -31,6 +32,7 @@ __all__ = [
     "BodyTooLarge",
     "BodyTooLate",
     "CannotListen",
+    "CodingInvalid",
     "ConfigurationError",
     "EncodingError",
     "EventTooLarge",
@@ -101,6 +103,16 @@ class EventTooLarge(ProxyError):
         self.blocks = blocks
 
 
+class CodingInvalid(ProxyError):
+    """The chunked coding of a body is broken. The message goes on after the name of the body. `found` holds
+    the data before the fault.
+    """
+
+    def __init__(self, text: str, found: bytes) -> None:
+        super().__init__(text)
+        self.found = found
+
+
 class RequestInvalid(ProxyError):
     """A client's bytes are no request that is taken. `status` and the message are the answer to it."""
 
@@ -130,7 +142,11 @@ class UpstreamError(ProxyError):
 
 
 class UpstreamRefused(UpstreamError):
-    """No connection to upstream could be made."""
+    """No connection to upstream could be made. The message names its address; `text` is for the client."""
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class UpstreamTimeout(UpstreamError):
@@ -138,8 +154,10 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamReset(UpstreamError):
-    """The connection to upstream broke before its message was complete."""
+    """The connection to upstream broke before its message was complete. The client reads the message, too: it
+    holds no input of a peer.
+    """
 
 
 class UpstreamInvalid(UpstreamError):
-    """The bytes from upstream are not HTTP/1.1."""
+    """The bytes from upstream are not HTTP/1.1. The client reads the message, too: see `UpstreamReset`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sse_keepalive_proxy.config import UpstreamAddress
-from sse_keepalive_proxy.errors import UpstreamError, UpstreamTimeout
+from sse_keepalive_proxy.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
 from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
@@ -91,7 +91,11 @@ def _close(attempt: asyncio.Task[Answer]) -> None:
 
 
 def status_of(error: UpstreamError) -> tuple[int, str]:
-    """Return the status for an error of upstream, and one line of text without any input of a peer."""
-    if isinstance(error, UpstreamTimeout):
-        return 504, "upstream took too long"
-    return 502, "upstream cannot be reached"
+    """Return the status for an error of upstream, and what it was: one line without any input of a peer."""
+    match error:
+        case UpstreamTimeout():
+            return 504, "upstream took too long"
+        case UpstreamRefused():
+            return 502, error.text
+        case _:
+            return 502, str(error)

@@ -1,25 +1,54 @@
-"""Chunked coding (RFC 9112 7.1): encoding for both sides, and decoding of a client's body."""
+"""Chunked coding (RFC 9112 7.1): encoding for both sides, and decoding.
+
+A client's body is decoded strictly, upstream's as nginx does it (behaviour.md#lenient-towards-upstream).
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
-from sse_keepalive_proxy.errors import BodyInvalid
+from sse_keepalive_proxy.errors import CodingInvalid
 
-__all__ = ["LAST_CHUNK", "ChunkedDecoder", "chunk", "size_line"]
+__all__ = ["LAST_CHUNK", "LENIENT", "STRICT", "ChunkedDecoder", "chunk", "size_line"]
 
 LAST_CHUNK = b"0\r\n\r\n"
 
 _SIZES: Final = [b"%x\r\n" % size for size in range(2048)]
 """The size lines of most events. A look-up takes half as long as formatting."""
 
-_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_UNFINISHED_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}(?:\r|;[\t\x20-\x7e\x80-\xff]*\r?)?")
-_TRAILER: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
+_KNOWN: Final = {digits: size for size in range(1, 2048) for digits in (b"%x" % size, b"%X" % size)}
+"""The sizes of most chunks. A look-up is the quickest way to read one."""
+
 _NO_TRAILERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _CODING_PER_BYTE: Final = 16
 """Bytes of coding allowed per byte of data. Endless chunk extensions and trailers are an attack."""
+
+
+class Grammar(NamedTuple):
+    """What a decoder accepts. A line includes its LF. `unfinished`: a size line whose end has not arrived."""
+
+    size_line: re.Pattern[bytes]
+    unfinished: re.Pattern[bytes]
+    trailer: re.Pattern[bytes]
+    line_ends: tuple[bytes, ...]
+
+
+STRICT: Final = Grammar(
+    re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n"),
+    re.compile(rb"[0-9A-Fa-f]{1,15}(?:\r|;[\t\x20-\x7e\x80-\xff]*\r?)?"),
+    re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[\t\x20-\x7e\x80-\xff]*\r\n"),
+    (b"\r\n",),
+)
+"""No bare CR or LF, no blanks around a size."""
+
+LENIENT: Final = Grammar(
+    re.compile(rb"0*([0-9A-Fa-f]{1,15})(?:[ \t;\r][^\n]*)?\n"),
+    re.compile(rb"[0-9A-Fa-f]+(?:[ \t;\r][^\n]*)?"),
+    re.compile(rb"([^\n]+)\n"),
+    (b"\r\n", b"\n"),
+)
+"""Lines may end in a bare LF. A size may be followed by anything after a blank. Any line is a trailer."""
 
 
 def size_line(size: int) -> bytes:
@@ -33,69 +62,87 @@ def chunk(data: bytes) -> bytes:
 
 
 class ChunkedDecoder:
-    """Decode one chunked body strictly: no bare CR or LF, no blanks around a size.
+    """Decode one chunked body.
 
-    Extensions and trailers are checked and dropped. They may take `allowance` bytes, and 16 more for each
-    byte of data. `complete` is true after the end of the body.
+    Extensions and trailers are dropped. They may take `allowance` bytes, and 16 more for each byte of data.
+    `complete` is true after the end of the body.
     """
 
-    __slots__ = ("_coding", "_in_trailers", "_left", "_line", "complete")
+    __slots__ = ("_between", "_coding", "_grammar", "_in_trailers", "_left", "_line", "complete")
 
-    def __init__(self, allowance: int) -> None:
+    def __init__(self, allowance: int, grammar: Grammar = STRICT) -> None:
         self._coding = allowance  # bytes of coding that may still come
+        self._grammar = grammar
         self._line = b""  # an unfinished line
-        self._left = 0  # remaining bytes of the chunk and its CRLF
+        self._left = 0  # remaining bytes of the chunk, and one more for its line end
         self._in_trailers = self.complete = False
+        self._between = True  # the next byte begins a chunk
+
+    def only_chunk(self, data: bytes) -> bytes:
+        """Return what is in `data` if it is exactly one chunk in its usual form, as most reads are, otherwise
+        `b""`. Then nothing has changed, and `feed` decodes the same bytes.
+        """
+        if self._between:
+            digits, _, rest = data.partition(b"\r\n")
+            if _KNOWN.get(digits, 0) == len(rest) - 2 and rest.endswith(b"\r\n"):
+                return rest[:-2]
+        return b""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Decode the next bytes. Return the data in them, and the bytes after the end of the body.
 
-        Raises `BodyInvalid`.
+        Raises `CodingInvalid`.
         """
         found: list[bytes] = []
-        at = 0
-        while at < len(data) and not self.complete:
-            if self._left > 2:
-                piece = data[at : at + self._left - 2]
+        at, size = 0, len(data)
+        while at < size and not self.complete:
+            end = data.find(b"\n", at) + 1 if self._left <= 1 else 0
+            stop = end + _KNOWN.get(data[at : end - 2], 0) if self._between else 0
+            if stop > end and data[end - 2 : end] == data[stop : stop + 2] == b"\r\n":
+                found.append(data[end:stop])  # a whole chunk in its usual form: it pays for its own coding
+                at = stop + 2
+            elif self._left > 1:
+                piece = data[at : at + self._left - 1]
                 self._left -= len(piece)
                 self._coding += _CODING_PER_BYTE * len(piece)
                 at += len(piece)
                 found.append(piece)
             else:
-                end = data.find(b"\n", at) + 1 or len(data)
+                end = end or size
                 self._line += data[at:end]
                 self._coding -= end - at
                 at = end
                 if self._coding < 0:
-                    raise BodyInvalid("the request's body has more chunked coding than data")
-                if self._line.endswith(b"\n"):
-                    line, self._line = self._line, b""
-                    self._read_line(line)
-                elif not self._in_trailers and not self._may_become_good():
-                    raise BodyInvalid("the request's body is not valid")
+                    raise CodingInvalid("has more chunked coding than data", b"".join(found))
+                if not self._accepts_line():
+                    raise CodingInvalid("is not valid", b"".join(found))
+                self._between = not (self._left or self._line or self._in_trailers)
         return b"".join(found), data[at:]
 
-    def _may_become_good(self) -> bool:
-        """Return whether the unfinished line can still become valid. If not, the error is raised at once, and
-        not when the rest of the line arrives.
-        """
-        if self._left:
-            return b"\r\n".startswith(self._line)
-        return _UNFINISHED_SIZE.fullmatch(self._line) is not None
+    def _accepts_line(self) -> bool:
+        """Take the current line, if it is whole. Return whether it is valid, or can still become valid.
 
-    def _read_line(self, line: bytes) -> None:
+        So an error is raised at once, and not when the rest of the line arrives.
+        """
+        line, grammar = self._line, self._grammar
+        whole = line.endswith(b"\n")
+        if whole:
+            self._line = b""
         if self._left:
-            self._left = 0
-            if line == b"\r\n":
-                return
-        elif self._in_trailers:
-            self.complete = line == b"\r\n"
-            trailer = _TRAILER.fullmatch(line)
-            if self.complete or (trailer is not None and trailer[1].lower() not in _NO_TRAILERS):
-                return
-        elif (found := _SIZE_LINE.fullmatch(line)) is not None:
-            size = int(found[1], 16)
-            self._in_trailers = not size
-            self._left = size + 2 if size else 0
-            return
-        raise BodyInvalid("the request's body is not valid")
+            self._left = 0 if whole else 1
+            return line in grammar.line_ends or line == b"\r"
+        if self._in_trailers:
+            if not whole:
+                return True
+            self.complete = line in grammar.line_ends
+            trailer = grammar.trailer.fullmatch(line)
+            return self.complete or (trailer is not None and trailer[1].lower() not in _NO_TRAILERS)
+        if not whole:
+            return grammar.unfinished.fullmatch(line) is not None
+        found = grammar.size_line.fullmatch(line)
+        if found is None:
+            return False
+        size = int(found[1], 16)
+        self._in_trailers = not size
+        self._left = size + 1 if size else 0
+        return True

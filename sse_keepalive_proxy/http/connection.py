@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from sse_keepalive_proxy.errors import AnswerCut, BodyInvalid, BodyTooLate, RequestBodyError, RequestInvalid
+from sse_keepalive_proxy.errors import (
+    AnswerCut,
+    BodyInvalid,
+    BodyTooLate,
+    CodingInvalid,
+    RequestBodyError,
+    RequestInvalid,
+)
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, announced_body
 from sse_keepalive_proxy.http.lingering import MOST_LINGERING, Lingering
@@ -261,8 +268,8 @@ class ClientConnection(web.RequestHandler):
         else:
             try:
                 piece, rest = self._decoder.feed(data)
-            except BodyInvalid as error:
-                self._fail_body(error)
+            except CodingInvalid as error:
+                self._fail_body(BodyInvalid(f"the request's body {error}"))
                 return b""
             piece = chunk(piece) if piece else b""
             if self._decoder.complete:

@@ -15,7 +15,7 @@ from typing import cast
 from sse_keepalive_proxy.config.types.address import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamRefused, UpstreamTimeout
 from sse_keepalive_proxy.http.exchange import Exchange
-from sse_keepalive_proxy.http.failures import in_words
+from sse_keepalive_proxy.http.failures import in_words, is_of_tls
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.connect import Resolver, connect_tcp, connect_unix
 from sse_keepalive_proxy.net.poller import Poller
@@ -61,7 +61,10 @@ class Dialer:
         except TimeoutError:
             raise UpstreamTimeout(f"no connection to {address} within {within:g} s") from None
         except (OSError, UnicodeError) as error:
-            raise UpstreamRefused(f"cannot connect to {address}: {in_words(error)}") from error
+            text = "upstream cannot be reached"
+            if is_of_tls(error):
+                text = "the TLS handshake with upstream failed"
+            raise UpstreamRefused(f"cannot connect to {address}: {in_words(error)}", text) from error
         self.open_connections += 1
         made.when_closed(self._closed)
         return made

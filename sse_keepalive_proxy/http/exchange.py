@@ -1,8 +1,8 @@
 """One request to upstream, and its response pushed into a sink.
 
-httptools (llhttp) parses the response. The bytes of the body go to the sink in the same turn of the loop in
-which they were read, one call per read, without a task, a queue or a timer. `http.dialer` opens the
-connections.
+`http.response_head` reads the head, `http.chunked` decodes the body. The bytes of the body go to the sink in
+the same turn of the loop in which they were read, one call per read, without a task, a queue or a timer.
+`http.dialer` opens the connections.
 
 A connection carries one request. This costs one connect per plain request. In return no request is sent on a
 connection that upstream has just closed, and no request gets the answer to another one.
@@ -14,19 +14,24 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-import httptools
-
-from sse_keepalive_proxy.errors import ProxyError, UpstreamInvalid, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.errors import (
+    CodingInvalid,
+    ProxyError,
+    UpstreamInvalid,
+    UpstreamReset,
+    UpstreamTimeout,
+)
+from sse_keepalive_proxy.http.chunked import LENIENT, ChunkedDecoder
 from sse_keepalive_proxy.http.failures import in_words
-from sse_keepalive_proxy.http.response import SWITCHING_PROTOCOLS, Header, ResponseHead, fault
+from sse_keepalive_proxy.http.response import SWITCHING_PROTOCOLS, ResponseHead
+from sse_keepalive_proxy.http.response_head import CHUNKED, UNTIL_CLOSE, ResponseReader, body_size, invalid
 from sse_keepalive_proxy.net.tcp import keep_alive
 
 __all__ = ["Exchange", "Sink"]
 
 _READ_SIZE = 64 * 1024
-_MAX_HEAD: Final = 256 * 1024
+_MAX_CODING: Final = 64 * 1024
 _MAX_EARLY = 64 * 1024
-_NO_HEADERS: list[Header] = []
 
 
 class Sink(Protocol):
@@ -49,49 +54,38 @@ class Exchange:
     """
 
     __slots__ = (
-        "_bodyless_method",
         "_complete",
+        "_decoder",
         "_drained",
         "_early",
-        "_framed",
-        "_has_head",
         "_head",
-        "_head_size",
-        "_headers",
+        "_head_only",
         "_interim",
+        "_left",
         "_lost",
-        "_message_end",
         "_on_close",
-        "_parser",
-        "_pieces",
-        "_reason",
+        "_reader",
         "_sink",
         "_switched",
         "_transport",
-        "on_body",
         "surplus",
     )
 
     def __init__(self, *, head_only: bool, interim: Callable[[ResponseHead], None] | None = None) -> None:
-        self._bodyless_method = head_only
+        self._head_only = head_only
         self._interim = interim
         self._transport: asyncio.Transport | None = None
         self._on_close: Callable[[], None] | None = None
-        self._headers: list[Header] = []
-        self._reason = b""
-        self._head_size = 0
         self._head: asyncio.Future[ResponseHead] | None = asyncio.get_running_loop().create_future()
-        self._has_head = self._switched = self._framed = self._complete = False
-        self._message_end = 0
+        self._reader: ResponseReader | None = ResponseReader()  # None: the head is whole
+        self._decoder: ChunkedDecoder | None = None  # None: the body is not chunked
+        self._left = UNTIL_CLOSE  # remaining bytes of a body with Content-Length
+        self._switched = self._complete = False
         self._lost: ProxyError | None = None
         self._sink: Sink | None = None
         self._early: bytearray | None = None
-        self._pieces: list[bytes] = []
         self._drained: asyncio.Future[None] | None = None
         self.surplus = b""
-        # httptools looks up its callbacks once. A list's `append` needs no Python frame.
-        self.on_body = self._pieces.append
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     # Called by the proxy.
 
@@ -153,7 +147,6 @@ class Exchange:
     def close(self) -> None:
         """Close the connection now. The sink gets no more calls."""
         self._sink = None
-        self._parser = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -165,7 +158,7 @@ class Exchange:
         if transport is None:
             raise self._lost or UpstreamReset("upstream closed the connection after its 101")
         transport.set_protocol(protocol)
-        self._transport = self._parser = None
+        self._transport = None
         return transport
 
     # asyncio's protocol.
@@ -177,56 +170,32 @@ class Exchange:
         keep_alive(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
-            return
-        if not self._has_head:
-            self._head_size += len(data)
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._switched:
-                self.surplus = data[upgrade.args[0] :]
-                self.pause()  # until `splice`
+        decoder = self._decoder
+        if decoder is not None:
+            sink, found = self._sink, decoder.only_chunk(data)
+            if found and sink is not None:  # the hot path
+                sink.data(found)
                 return
-        except httptools.HttpParserError as error:
-            if not self._complete:  # bytes after a complete message are ignored
-                self._pass_on()
-                self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {error}"))
-                return
-        pieces, sink = self._pieces, self._sink
-        if len(pieces) == 1 and sink is not None and not self._complete:  # one chunk per read: the hot path
-            self._head_size = 0
-            sink.data(pieces.pop())
-            return
-        if self._complete:
-            del pieces[self._message_end :]  # ignore a second message
-        if pieces:
-            self._head_size = 0
-            self._pass_on()
-        elif self._has_head:
-            self._head_size += len(data)  # trailers, or the size line of a chunk
-        if self._complete:
-            self._parser = None
-            self._finish()
-        elif self._head_size > _MAX_HEAD:
-            what = "chunked coding" if self._has_head else "response head"
-            self.fail(UpstreamInvalid(f"upstream's {what} is larger than {_MAX_HEAD} bytes"))
+        if self._reader is not None:
+            data = self._read_head(self._reader, data)
+        if self._switched:
+            self.surplus += data
+        elif data and not self._complete and self._lost is None:  # bytes after a complete answer are ignored
+            self._read_body(data)
 
     def eof_received(self) -> None:
-        if self._has_head and not self._framed:
+        if self._reader is None and self._decoder is None and self._left == UNTIL_CLOSE:
             self._complete = True
             self._finish()
         else:
-            self.fail(UpstreamReset("upstream closed the connection before its answer was whole"))
+            self.fail(UpstreamReset(f"upstream closed the connection {self._progress}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if not self._complete:
             detail = f": {in_words(exc)}" if isinstance(exc, OSError) else ""
-            self.fail(UpstreamReset(f"upstream's connection broke{detail}"))
+            self.fail(UpstreamReset(f"upstream's connection broke {self._progress}{detail}"))
         self.resume_writing()
-        self._parser = None
         self.closed()
 
     def pause_writing(self) -> None:
@@ -237,53 +206,68 @@ class Exchange:
         if drained is not None and not drained.done():
             drained.set_result(None)
 
-    # httptools' callbacks.
-
-    def on_status(self, reason: bytes) -> None:
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._has_head:
-            self._headers.append((name, value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        assert parser is not None  # noqa: S101 (the parser calls this)
-        if self._has_head or self._lost is not None:
-            return  # ignore a second message
-        status = parser.get_status_code()
-        head = ResponseHead(status, self._reason, self._headers)
-        self._headers, self._reason = [], b""
-        if wrong := fault(head, parser):
-            self.fail(UpstreamInvalid(f"upstream does not speak HTTP/1.1: {wrong}"))
-            return
-        if status < 200 and status != SWITCHING_PROTOCOLS:
-            if self._interim is not None:
-                self._interim(head)
-            return
-        if self._head is not None:
-            self._has_head = True
-            self._headers = _NO_HEADERS  # a stream lives long: release the list
-            self._switched = status == SWITCHING_PROTOCOLS
-            self._framed = bool(head.get(b"content-length") or head.get(b"transfer-encoding"))
-            self._complete = self._bodyless_method  # the parser knows 204 and 304
-            if not self._head.done():
-                self._head.set_result(head)
-
-    def on_message_complete(self) -> None:
-        if self._has_head and not self._complete:
-            self._complete = True
-            self._message_end = len(self._pieces)
-
     # Inside.
 
-    def _pass_on(self) -> None:
-        """Pass all bytes of one read to the sink in one call."""
-        pieces = self._pieces
-        if not pieces:
-            return
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+    @property
+    def _progress(self) -> str:
+        """How far the answer has come."""
+        if self._reader is None:
+            return "before its answer was whole"
+        return "before it answered" if self._reader.is_empty else "in the middle of its response head"
+
+    def _read_head(self, reader: ResponseReader, data: bytes) -> bytes:
+        """Read heads from `data`. Return the bytes after the final one, or `b""` if it is not whole."""
+        try:
+            while (head := reader.feed(data)) is not None:
+                data = reader.rest
+                if head.status >= 200 or head.status == SWITCHING_PROTOCOLS:
+                    self._begin(head)
+                    return data
+                if self._interim is not None:
+                    self._interim(head)
+        except UpstreamInvalid as error:
+            self.fail(error)
+        return b""
+
+    def _begin(self, head: ResponseHead) -> None:
+        """Note where the body of `head` ends, and return `head` to the caller of `response`."""
+        self._reader = None
+        if head.status == SWITCHING_PROTOCOLS:
+            self._switched = True
+            self.pause()  # until `splice`
+        else:
+            size = 0 if self._head_only else body_size(head)
+            if size == CHUNKED:
+                self._decoder = ChunkedDecoder(_MAX_CODING, LENIENT)
+            else:
+                self._left, self._complete = size, size == 0
+        if self._head is not None and not self._head.done():
+            self._head.set_result(head)
+        if self._complete:
+            self._finish()
+
+    def _read_body(self, data: bytes) -> None:
+        """Pass on what `data` holds of the body, in one call."""
+        decoder = self._decoder
+        error: UpstreamInvalid | None = None
+        if decoder is not None:
+            try:
+                data, _ = decoder.feed(data)
+                self._complete = decoder.complete
+            except CodingInvalid as broken:
+                data, error = broken.found, invalid(f"its chunked body {broken}")
+        elif self._left >= 0:
+            data = data[: self._left]
+            self._left -= len(data)
+            self._complete = not self._left
+        if data:
+            self._pass_on(data)
+        if error is not None:
+            self.fail(error)
+        elif self._complete:
+            self._finish()
+
+    def _pass_on(self, data: bytes) -> None:
         if self._sink is not None:
             self._sink.data(data)
             return

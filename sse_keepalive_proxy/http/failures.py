@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 
-__all__ = ["in_words"]
+__all__ = ["in_words", "is_of_tls"]
 
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
@@ -53,6 +53,11 @@ def in_words(error: Exception) -> str:
             return _LEFT  # raised by asyncio during a handshake
         case _:
             return str(error) or type(error).__name__
+
+
+def is_of_tls(error: Exception) -> bool:
+    """Return whether a connection was there, and its TLS handshake failed."""
+    return isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.errno)
 
 
 def _unverified(error: ssl.SSLCertVerificationError) -> str:

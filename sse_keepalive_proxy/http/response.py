@@ -1,17 +1,14 @@
-"""A response head of upstream, and checks that the parser does not do."""
+"""A response head of upstream, and what it says. `http.response_head` reads it."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-import httptools
-
-__all__ = ["EVENT_STREAM", "SWITCHING_PROTOCOLS", "Header", "ResponseHead", "by_name", "fault"]
+__all__ = ["EVENT_STREAM", "SWITCHING_PROTOCOLS", "Header", "ResponseHead", "by_name"]
 
 Header = tuple[bytes, bytes]
 
@@ -19,7 +16,6 @@ EVENT_STREAM = b"text/event-stream"
 SWITCHING_PROTOCOLS = 101
 _NOTHING = [b""]
 _MOST_DIGITS = 9
-_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 def by_name(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
@@ -32,7 +28,7 @@ def by_name(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
 
 @dataclass(slots=True)
 class ResponseHead:
-    """A response head as upstream sent it: raw names and values, in order, with repetitions."""
+    """A response head of upstream: raw names and values, in order, with repetitions."""
 
     status: int
     reason: bytes
@@ -76,16 +72,3 @@ class ResponseHead:
     def get_all(self, name: bytes) -> list[bytes]:
         """Return every value of `name` (lower case), in order."""
         return self._named.get(name, [])
-
-
-def fault(head: ResponseHead, parser: httptools.HttpResponseParser) -> str:
-    """Return a fault of `head` that `parser` accepts, or an empty string."""
-    if parser.get_http_version() not in ("1.0", "1.1") or head.status < 100:
-        return "its status line is of another protocol"
-    if not _REASON.fullmatch(head.reason):
-        return "its reason phrase holds a control character"
-    if [coding for coding in head.get_all(b"transfer-encoding") if coding.lower() != b"chunked"]:
-        return "it uses a transfer coding that was not asked for"
-    if head.status == SWITCHING_PROTOCOLS and not parser.should_upgrade():
-        return "it switches protocols and names none"
-    return ""

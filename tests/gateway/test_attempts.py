@@ -279,7 +279,7 @@ class Refusing:
         self.hook()
         self.given.append(within)
         self.at.append(asyncio.get_running_loop().time())
-        raise UpstreamRefused(f"attempt {len(self.given)}")
+        raise UpstreamRefused(f"attempt {len(self.given)}", "")
 
     async def asked(self, policy: Reconnect, leaving: asyncio.Event | None = None) -> str:
         """Ask until the end of the window; the error that counts."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import time
+from errno import ECONNRESET
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import (
+    CLOSE,
     GOT_REQUEST,
     LAST_CHUNK,
     RESET,
@@ -55,6 +58,8 @@ def closed(reason: str) -> tuple[str, Any]:
 
 
 ANSWERED = "upstream answered with status"
+INVALID = "upstream's answer is not valid HTTP"
+BROKE = "upstream's connection broke"
 OTHER_TYPE = "but not with an event stream"
 ENCODED = "but encoded its event stream despite `Accept-Encoding: identity`"
 
@@ -183,8 +188,9 @@ async def test_a_fast_refusal_is_passed_on_as_such() -> None:
             error(200, f"{ANSWERED} 200, {ENCODED}"),
             "upstream_status",
         ),
-        ([b"SSH-2.0-x\r\n\r\n"], error(502, "upstream cannot be reached"), "upstream_refused"),
-        ([RESET], error(502, "upstream cannot be reached"), "upstream_reset"),
+        ([b"SSH-2.0-x\r\n\r\n"], error(502, f"{INVALID}: it does not begin with HTTP/"), "upstream_refused"),
+        ([CLOSE], error(502, "upstream closed the connection before it answered"), "upstream_reset"),
+        ([RESET], error(502, f"{BROKE} before it answered: {os.strerror(ECONNRESET)}"), "upstream_reset"),
         ([], error(504, "upstream took too long"), "upstream_refused"),
     ],
 )

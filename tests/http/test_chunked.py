@@ -1,4 +1,7 @@
-"""Chunked coding, taken off strictly: what is accepted, llhttp reads in the same way."""
+"""Chunked coding, taken off strictly from a client, and leniently from upstream.
+
+What is accepted strictly, llhttp reads in the same way.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.errors import BodyInvalid
-from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk, size_line
+from sse_keepalive_proxy.errors import CodingInvalid
+from sse_keepalive_proxy.http.chunked import LAST_CHUNK, LENIENT, ChunkedDecoder, chunk, size_line
 
 ALLOWANCE = 4096
 WHOLE = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: r\r\n\r\n"
@@ -38,7 +41,7 @@ class Llhttp:
 
 def decode(pieces: list[bytes], allowance: int = ALLOWANCE) -> tuple[bytes, bytes, bool]:
     """The data in `pieces`, what was not judged (it follows the body, or is an unfinished line), and whether
-    the body is whole. Raises `BodyInvalid`.
+    the body is whole. Raises `CodingInvalid`.
     """
     decoder, data = ChunkedDecoder(allowance), b""
     for at, piece in enumerate(pieces):
@@ -76,11 +79,53 @@ pieces_of_coding = st.lists(st.one_of(st.sampled_from(CODING), st.binary(max_siz
 def test_what_is_accepted_is_what_llhttp_reads_however_it_is_cut(body: bytes, places: list[int]) -> None:
     try:
         data, rest, complete = decode(cut(body, places))
-    except BodyInvalid:
+    except CodingInvalid:
         return
     reference = Llhttp()
     reference.feed(body[: len(body) - len(rest)])  # what llhttp refuses would fail here
     assert (reference.data, reference.complete) == (data, complete)
+
+
+def leniently(pieces: list[bytes]) -> tuple[bytes, bytes | None, bool]:
+    """The data in `pieces`, the bytes after the body (None: it is broken), and whether the body is whole. As
+    upstream's exchange decodes them.
+    """
+    decoder, data = ChunkedDecoder(ALLOWANCE, LENIENT), b""
+    for at, piece in enumerate(pieces):
+        if found := decoder.only_chunk(piece):
+            data += found
+            continue
+        try:
+            found, rest = decoder.feed(piece)
+        except CodingInvalid as error:
+            return data + error.found, None, False
+        data += found
+        if decoder.complete:
+            return data, rest + b"".join(pieces[at + 1 :]), True
+    return data, b"", False
+
+
+@given(pieces_of_coding, st.lists(st.integers(0, 300), max_size=6))
+@example(b"3\r\nabc\r\n3\r\nabc\r\n", [8])
+@example(b"3\r\nabc\n3 \nabc\r\n", [1, 2, 3, 6, 7])
+def test_leniently_it_does_not_matter_where_the_coding_is_cut(body: bytes, places: list[int]) -> None:
+    assert leniently(cut(body, places)) == leniently([body])
+
+
+@given(pieces_of_coding)
+def test_what_is_accepted_strictly_is_read_in_the_same_way_leniently(body: bytes) -> None:
+    try:
+        data, rest, complete = decode([body])
+    except CodingInvalid:
+        return
+    assert leniently([body]) == (data, rest if complete else b"", complete)
+
+
+@pytest.mark.parametrize(
+    "bad", [b" 3\r\n", b"0x3\r\n", b"-3\r\n", b"+3\r\n", b"\r\n", b"x", b"3x", b"3\r\nabcd"]
+)
+def test_also_leniently_a_size_begins_with_its_digits_and_data_ends_with_a_line_end(bad: bytes) -> None:
+    assert leniently([b"2\nhi\n", bad]) == (b"hi" + (b"abc" if b"abc" in bad else b""), None, False)
 
 
 @given(
@@ -133,7 +178,7 @@ def test_a_size_line_is_the_size_in_hexadecimal(size: int) -> None:
 )
 def test_what_could_be_read_in_two_ways_is_refused(body: bytes) -> None:
     for pieces in ([body], [body[at : at + 1] for at in range(len(body))]):
-        with pytest.raises(BodyInvalid, match="is not valid"):
+        with pytest.raises(CodingInvalid, match="is not valid"):
             decode(pieces)
 
 
@@ -148,7 +193,7 @@ def test_what_could_be_read_in_two_ways_is_refused(body: bytes) -> None:
     ],
 )
 def test_coding_is_bounded_by_its_data(coding: bytes) -> None:
-    with pytest.raises(BodyInvalid):
+    with pytest.raises(CodingInvalid):
         decode([coding] * ALLOWANCE)
 
 
@@ -157,7 +202,7 @@ def test_a_byte_may_cost_sixteen_and_a_body_as_much_as_it_is_allowed() -> None:
     assert decode([cheap] * ALLOWANCE + [LAST_CHUNK]) == (b"a" * ALLOWANCE, b"", True)
     padded = b"1;" + b"x" * 40 + b"\r\na\r\n"  # 46
     assert decode([padded] * 10 + [LAST_CHUNK]) == (b"a" * 10, b"", True)
-    with pytest.raises(BodyInvalid, match="more chunked coding than data"):
+    with pytest.raises(CodingInvalid, match="more chunked coding than data"):
         decode([padded] * ALLOWANCE)
 
 

@@ -237,7 +237,8 @@ async def test_a_certificate_that_is_not_trusted_is_answered_502_and_logged(
 ) -> None:
     async with RawUpstream(HELLO, ssl=authority.server("127.0.0.1")) as upstream:
         async with Running(plain(upstream.url)) as proxy:
-            assert await answer_of(proxy) == (502, b'route "all": upstream cannot be reached\n')
+            said = b'route "all": the TLS handshake with upstream failed\n'
+            assert await answer_of(proxy) == (502, said)
             assert proxy.metric("sse_proxy_upstream_errors_total", route="all", kind="refused") == 1
         (said,) = [record.getMessage() for record in caplog.records if record.name.endswith(".gateway")]
         assert f"cannot connect to {upstream.url}: its certificate is not trusted: " in said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -310,9 +311,10 @@ async def test_a_broken_chunk_fails_after_the_whole_ones() -> None:
 @in_loop
 async def test_trailers_are_not_kept() -> None:
     exchange, sink = fed(CHUNKED + chunk(b"hello") + b"0\r\n", *[b"Trailer: 1\r\n"] * 100)
-    assert (sink.body, sink.ends, exchange._headers) == (b"hello", 0, [])
+    assert (sink.body, sink.ends) == (b"hello", 0)
     exchange.data_received(b"\r\n")
-    assert sink.ends == 1
+    assert (sink.body, sink.ends) == (b"hello", 1)
+    assert len((await exchange.response(None)).headers) == 1
 
 
 @on_each_loop
@@ -334,23 +336,10 @@ GARBAGE = {
     "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
     "a page without a head": b"<html></html>\r\n\r\n",
     "TLS": b"\x15\x03\x03\x00\x02\x02\x50",
-    "HTTP/0.9's relative": b"ICY 200 OK\r\n\r\n",
-    "HTTP/2 by name": b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
-    "a status below 100": b"HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n",
-    "a status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
     "no status": b"HTTP/1.1 OK\r\nContent-Length: 0\r\n\r\n",
-    "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
-    "bare CR in a value": b"HTTP/1.1 200 OK\r\nA: b\rc\r\nContent-Length: 0\r\n\r\n",
-    "NUL in a value": b"HTTP/1.1 200 OK\r\nA: b\x00c\r\nContent-Length: 0\r\n\r\n",
-    "folded value": b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n",
-    "space before a colon": b"HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 0\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    "an empty length": b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nab",
-    "length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     "a transfer coding nobody asked for": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab",
-    "two transfer codings": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "a switch that names no protocol": b"HTTP/1.1 101 Switching Protocols\r\n\r\nab",
-    "a switch without Connection": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nab",
 }
 
 
@@ -360,6 +349,7 @@ async def test_what_is_no_http_1_1_is_no_answer() -> None:
         for pieces in ([raw], [raw[at : at + 1] for at in range(len(raw))]):
             exchange, sink = fed(*pieces)
             assert [type(error) for error in sink.errors] == [UpstreamInvalid], name
+            assert str(sink.errors[0]).startswith("upstream's answer is not valid HTTP: "), name
             with pytest.raises(UpstreamInvalid):
                 await exchange.response(5.0)
             assert sink.body == b"", name
@@ -379,9 +369,10 @@ async def test_no_answer_closes_the_connection_at_once() -> None:
         (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 100),
         (b"HTTP/1.1 200 OK\r\nA: ", b"x" * 1000),
         (b"HTTP/1.1 200 ", b"x" * 1000),
+        (b"", b"\r\n" * 1000),
         (b"", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"),
     ],
-    ids=["fields", "value", "reason", "interim heads"],
+    ids=["fields", "value", "reason", "blank lines", "interim heads"],
 )
 @in_loop
 async def test_a_head_without_an_end_is_given_up(begin: bytes, piece: bytes) -> None:
@@ -389,13 +380,14 @@ async def test_a_head_without_an_end_is_given_up(begin: bytes, piece: bytes) -> 
     for _ in range(300_000 // len(piece)):
         exchange.data_received(piece)
     assert isinstance(sink.errors[0], UpstreamInvalid)
-    assert "larger than" in str(sink.errors[0])
+    assert re.search("its head is larger than|it has more than 1000 interim heads", str(sink.errors[0]))
 
 
 @in_loop
 async def test_a_large_head_is_taken() -> None:
-    exchange, sink = fed(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + HELLO.partition(b"\r\n")[2])
-    assert len((await exchange.response(None)).headers) == 20_001
+    fields = b"A: %b\r\n" % (b"b" * 250) * 999
+    exchange, sink = fed(b"HTTP/1.1 200 OK\r\n" + fields + HELLO.partition(b"\r\n")[2])
+    assert len((await exchange.response(None)).headers) == 1000
     assert sink.body == b"hello"
 
 
@@ -406,6 +398,29 @@ async def test_a_connection_that_breaks_before_the_head_is_a_reset(end: Any) -> 
         async with asked([sent, end] if sent else [end]) as it:
             with pytest.raises(UpstreamReset):
                 await it.exchange.response(5.0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "progress"),
+    [
+        (b"", "before it answered"),
+        (b"HTTP/1.1 200 OK\r\nA:", "in the middle of its response head"),
+        (CHUNKED + chunk(b"hello"), "before its answer was whole"),
+    ],
+)
+@on_each_loop
+async def test_a_reset_says_how_far_the_answer_had_come(sent: bytes, progress: str) -> None:
+    for end, said in ((CLOSE, "upstream closed the connection"), (RESET, "upstream's connection broke")):
+        go_on = asyncio.Event()
+        async with asked([sent, go_on, end] if sent else [go_on, end]) as it:
+            sink = Heard()
+            it.exchange.attach(sink)
+            await soon(
+                lambda it=it: it.exchange._reader is None or it.exchange._reader.is_empty != bool(sent)
+            )
+            go_on.set()
+            await sink.over()
+            assert str(sink.errors[0]).startswith(f"{said} {progress}")
 
 
 @on_each_loop

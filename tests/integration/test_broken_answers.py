@@ -6,11 +6,13 @@ Connections that cannot be made are in `tests/http/test_dialer.py`.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from typing import Any
 
-import httptools
 import pytest
 
+from sse_keepalive_proxy.http import dialer
 from tests.support.http1 import LAST_CHUNK, chunk, response
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import (
@@ -28,6 +30,11 @@ from tests.support.sockets import Ending
 OK = response("200 OK", b"ok")
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\n"
+TWO_LENGTHS = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"
+ENDLESS = b"HTTP/1.1 200 OK\r\n" + b"A: bcdefgh\r\n" * 30_000
+RESET_EARLY = f"upstream's connection broke before it answered: {os.strerror(errno.ECONNRESET)}"
+HALF_A_HEAD = "upstream closed the connection in the middle of its response head"
+INVALID = "upstream's answer is not valid HTTP: "
 
 
 async def name_the_target(connection: UpstreamConnection) -> None:
@@ -50,22 +57,27 @@ def one_line(client: RawClient, status: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "kind"),
+    ("script", "kind", "why"),
     [
-        ([GOT_REQUEST, CLOSE], "reset"),
-        ([GOT_REQUEST, RESET], "reset"),
-        ([RESET], "reset"),
-        ([GOT_REQUEST, b"HTTP/1.1 200 OK\r\nContent-Le", CLOSE], "reset"),
-        ([GOT_REQUEST, b"SSH-2.0-OpenSSH_9.2\r\n", HOLD], "invalid"),
-        ([GOT_REQUEST, b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", HOLD], "invalid"),
-        ([GOT_REQUEST, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"], "invalid"),
-        ([GOT_REQUEST, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"], "invalid"),
-        ([GOT_REQUEST, b"HTTP/1.1 200 OK\r\n" + b"A: bcdefgh\r\n" * 30_000, HOLD], "invalid"),
+        ([GOT_REQUEST, CLOSE], "reset", "upstream closed the connection before it answered"),
+        ([GOT_REQUEST, RESET], "reset", RESET_EARLY),
+        ([RESET], "reset", RESET_EARLY),
+        ([GOT_REQUEST, b"HTTP/1.1 200 OK\r\nContent-Le", CLOSE], "reset", HALF_A_HEAD),
+        (
+            [GOT_REQUEST, b"SSH-2.0-OpenSSH_9.2\r\n", HOLD],
+            "invalid",
+            f"{INVALID}it does not begin with HTTP/",
+        ),
+        ([GOT_REQUEST, TWO_LENGTHS, HOLD], "invalid", f"{INVALID}it has two different lengths"),
+        ([GOT_REQUEST, ENDLESS, HOLD], "invalid", f"{INVALID}its head is larger than 262144 bytes"),
+        ([GOT_REQUEST, b"\r\n" * 200_000, HOLD], "invalid", f"{INVALID}its head is larger than 262144 bytes"),
     ],
-    ids=["close", "reset", "reset at once", "half a head", "SSH", "fold", "two lengths", "gzip", "endless"],
+    ids=["close", "reset", "reset at once", "half a head", "SSH", "two lengths", "endless", "blank lines"],
 )
 @on_each_loop
-async def test_no_answer_is_502_and_the_connection_goes_on(script: Script, kind: str) -> None:
+async def test_no_answer_is_502_that_says_why_and_the_connection_goes_on(
+    script: Script, kind: str, why: str
+) -> None:
     async with (
         RawUpstream(script, name_the_target) as upstream,
         Running(plain(upstream.url)) as proxy,
@@ -73,7 +85,7 @@ async def test_no_answer_is_502_and_the_connection_goes_on(script: Script, kind:
     ):
         client.request("/x")
         await client.wait_response()
-        one_line(client, 502, "upstream cannot be reached")
+        one_line(client, 502, why)
         assert proxy.metric("sse_proxy_upstream_errors_total", route="all", kind=kind) == 1
         client.request("/next")
         await client.wait_for(b"GET /next")
@@ -166,7 +178,7 @@ async def test_a_fault_of_our_own_is_500_in_one_line_and_leaves_the_others_alone
 
     async with RawUpstream(name_the_target) as upstream, Running(plain(upstream.url)) as proxy:
         with monkeypatch.context() as patched:
-            patched.setattr(httptools, "HttpResponseParser", breaks)
+            patched.setattr(dialer, "Exchange", breaks)
             async with await proxy.client() as client:
                 client.request("/x")
                 await client.wait_end()
