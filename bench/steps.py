@@ -20,12 +20,12 @@ import uvloop
 from sse_keepalive_proxy.config import load
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.live.backlog import Backlog
-from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.net.transport import SocketTransport
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
-from sse_keepalive_proxy.stream.policy import ConfirmForm
+from sse_keepalive_proxy.stream.policy import Family, Terminator
 from sse_keepalive_proxy.wire.block import tally
 
 _EVENT = b"data: " + b"x" * 180 + b"\n\n"
@@ -84,15 +84,16 @@ def _stream() -> tuple[SocketTransport, Exchange, Stream]:
         raise AssertionError("the configuration above has a stream")
     streams = Registry(10, None)
     metrics = Metrics(streams, asyncio.get_running_loop().time)
-    shared = StreamRoute(
+    routes = StreamRoutes(
         route.name, route.stream.policy, metrics.route(route.name), streams, Backlog(1 << 28)
     )
+    shared = routes.for_client(Family.HTTP, Terminator.AUTO)
     stream = Stream(shared, stream_id="1", client="127.0.0.1", target="/")
     streams.add(stream)
     exchange = Exchange(head_only=False)
     upstream = _transport(_CHUNK, exchange)
     exchange.data_received(_HEAD)
-    stream.begin(lambda protocol: _transport(b"", protocol), ConfirmForm.COMMENT, chunked=True)
+    stream.begin(lambda protocol: _transport(b"", protocol), chunked=True)
     stream.commit(b"HTTP/1.1 200 OK\r\n\r\n", exchange)
     return upstream, exchange, stream
 

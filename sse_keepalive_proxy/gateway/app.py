@@ -23,7 +23,7 @@ from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend
 from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.backlog import Backlog
-from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tasks import in_slices
 from sse_keepalive_proxy.net.tcp import peer_address, scheme
@@ -118,7 +118,7 @@ class Proxy:
         metrics = process.metrics.route(route.name)
         stream = None
         if policy is not None:
-            stream = StreamRoute(route.name, policy, metrics, process.streams, process.backlog)
+            stream = StreamRoutes(route.name, policy, metrics, process.streams, process.backlog)
         timeout = upstream.response_timeout if policy is None else policy.open_timeout
         return ReadyRoute(
             name=route.name,

@@ -14,7 +14,7 @@ from sse_keepalive_proxy.gateway.routes import RouteTable
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.live.backlog import Backlog
-from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
@@ -30,7 +30,7 @@ class ReadyRoute:
     match: Match
     target: Target
     metrics: RouteMetrics
-    stream: StreamRoute | None
+    stream: StreamRoutes | None
     cors: Cors | None = None
     identifier: Identifier | None = None
 

@@ -25,10 +25,10 @@ from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
 from sse_keepalive_proxy.http.responses import retry_after
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
 from sse_keepalive_proxy.live.reconnect import Reconnection
-from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.observe.line import redact_target
-from sse_keepalive_proxy.stream.frames import confirm_form
+from sse_keepalive_proxy.stream.families import Family, recognise, terminator_for
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ReconnectWhen
 
@@ -63,11 +63,15 @@ class StreamRequest:
         connection: ClientConnection,
         request: ClientRequest,
         route: ReadyRoute,
-        stream_route: StreamRoute,
+        streams: StreamRoutes,
         client: str,
     ) -> None:
         self._process, self._connection, self._request = process, connection, request
-        self._route, self._stream_route, self._client = route, stream_route, client
+        self._route, self._client = route, client
+        family = streams.policy.client
+        if family is Family.AUTO:
+            family = recognise(request.method, has_body=request.has_body, named=request.named)
+        self._stream_route = streams.for_client(family, terminator_for(family, request.named))
         self._stream: Stream | None = None
         self._has_begun = False  # then the stream removes itself from the registry
 
@@ -115,23 +119,22 @@ class StreamRequest:
     def _reconnection(self, head: bytes) -> Reconnection | None:
         """Return how to reconnect to upstream, or None. Requests with a body are never sent again."""
         policy, request = self._stream_route.policy.reconnect, self._request
-        always = policy is not None and policy.when is ReconnectWhen.ALWAYS
-        plain_get = request.method == "GET" and not request.has_body and not request.upgrade
-        if policy is not None and plain_get and (always or request.is_event_source):
+        if policy is not None and request.is_repeatable:
             bare, known = without_id(head), own_id(request)
             cursors = find_cursors(bare, policy.cursors)
+            always = policy.when is ReconnectWhen.ALWAYS
             return Reconnection(self._route.target, policy, bare, known, cursors, always=always)
         return Reconnection(self._route.target, policy, always=False) if self._may_commit_early() else None
 
     # The first opening.
 
     async def open(self, attempt: Attempt) -> Answer:
-        """Return upstream's answer. Retry for an EventSource, which stops for ever after an error status.
+        """Return upstream's answer. Retry for a browser, which stops for ever after an error status.
 
         Raises `UpstreamError`.
         """
         policy = self._stream_route.policy.reconnect
-        if policy is None or policy.first_within is None or not self._request.is_event_source:
+        if policy is None or policy.first_within is None or not self._request.is_repeatable:
             return await attempt.make()
         return await first_answer(
             attempt, policy, failed=self._failed_once, leaving=self._process.streams.leaving
@@ -197,13 +200,12 @@ class StreamRequest:
 
     def _begin(self) -> Stream | None:
         """Give the client's connection to the stream. Return the stream, or None if the client has left."""
-        stream, connection, request = self._stream, self._connection, self._request
+        stream, connection = self._stream, self._connection
         if stream is None or self._has_begun:
             raise AssertionError("a stream begins once, after `reserve`")
         self._has_begun = True
-        form = confirm_form(self._stream_route.policy.confirm, event_source=request.is_event_source)
-        chunked = not request.http10
-        if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], form, chunked=chunked):
+        chunked = not self._request.http10
+        if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], chunked=chunked):
             return None
         self._process.streams.begun(stream)
         return stream

@@ -59,10 +59,9 @@ class ClientRequest:
         return self.target.partition("?")[0]
 
     @property
-    def is_event_source(self) -> bool:
-        """Whether a browser's EventSource probably sent it: only that has exactly this `Accept`."""
-        accepts = self.named.get(b"accept")
-        return self.method == "GET" and not self.has_body and accepts == [b"text/event-stream"]
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again: a GET without a body and without an upgrade."""
+        return self.method == "GET" and not self.has_body and not self.upgrade
 
 
 def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> ClientRequest | Refusal:

@@ -1,4 +1,4 @@
-"""State shared by all streams of a route: the prepared policy, and the last blocks of a stream."""
+"""State shared by the streams of a route: the policy and the frames, prepared for each client family."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from sse_keepalive_proxy.net.timers import TimerWheel
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.departures import Departures
+from sse_keepalive_proxy.stream.families import Treatment, treated, treatment
 from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm, StreamPolicy
+from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, StreamPolicy, Terminator
 
-__all__ = ["StreamRoute"]
+__all__ = ["StreamRoute", "StreamRoutes"]
 
 _RETRY_MS = (1000, 5000)
 """Milliseconds: the range of a random `retry` for each client that the proxy disconnects."""
@@ -32,37 +33,75 @@ _NOT_OURS = frozenset(
 """Ends caused by the client or upstream. All others are announced with `stream_closing`."""
 
 
-class StreamRoute:
-    """The policy of a route, with its frames, metrics and timers, and what all streams share: their registry,
-    and the bytes that they hold.
+class StreamRoutes:
+    """The streams of a route: its metrics, its timers, a `StreamRoute` for each client family, and what all
+    streams share: their registry, and the bytes that they hold.
+
+    `policy` is the policy of the route, before it is treated for a family.
     """
 
     __slots__ = (
-        "backlog", "departures", "frames", "inspection", "metrics", "name", "now", "ping_form", "policy",
-        "registry", "timers",
-    )  # fmt: skip
+        "_prepared",
+        "backlog",
+        "departures",
+        "inspection",
+        "metrics",
+        "name",
+        "now",
+        "policy",
+        "registry",
+        "timers",
+    )
 
     def __init__(
         self, name: str, policy: StreamPolicy, metrics: RouteMetrics, registry: Registry, backlog: Backlog
     ) -> None:
         self.name, self.policy, self.metrics, self.registry = name, policy, metrics, registry
         self.backlog, self.departures = backlog, Departures()
-        self.frames = Frames(policy, name)
         self.timers = TimerWheel()
         self.now = asyncio.get_running_loop().time
         self.inspection = Inspection(policy)
-        self.ping_form = policy.keepalive.form if policy.keepalive is not None else None
+        self._prepared: dict[tuple[Family, Terminator], StreamRoute] = {}
 
-    def farewell(
-        self, reason: CloseReason, form: ConfirmForm | None, late: tuple[int, str] | None
-    ) -> tuple[bytes, bool]:
+    def for_client(self, family: Family, terminator: Terminator) -> StreamRoute:
+        """Return the route for clients of `family` whose comments end with `terminator`.
+
+        It is made for the first of these clients.
+        """
+        found = self._prepared.get((family, terminator))
+        if found is None:
+            gets = treatment(self.policy, family, terminator)
+            found = self._prepared[family, terminator] = StreamRoute(self, family, gets)
+        return found
+
+
+class StreamRoute:
+    """What the streams of one client family on a route share.
+
+    `gets` is the treatment of the family, `policy` the policy of the route for it. The rest is the route's.
+    """
+
+    __slots__ = (
+        "backlog", "departures", "family", "frames", "gets", "inspection", "metrics", "name", "now", "policy",
+        "registry", "timers",
+    )  # fmt: skip
+
+    def __init__(self, shared: StreamRoutes, family: Family, gets: Treatment) -> None:
+        self.name, self.metrics, self.registry = shared.name, shared.metrics, shared.registry
+        self.timers, self.now, self.inspection = shared.timers, shared.now, shared.inspection
+        self.backlog, self.departures = shared.backlog, shared.departures
+        self.family, self.gets = family, gets
+        self.policy = policy = treated(shared.policy, gets)
+        self.frames = Frames(policy, shared.name, gets)
+
+    def farewell(self, reason: CloseReason, late: tuple[int, str] | None) -> tuple[bytes, bool]:
         """Return the last blocks of a stream, and whether its body is then whole. They are empty if the proxy
         did not cause the end, or if the client cannot read them.
 
         `late`: the status and the text that came too late for the client.
         """
         error = b"" if late is None else self.frames.error(*late)
-        if (reason in _NOT_OURS and not error) or form is not ConfirmForm.EVENT:
+        if (reason in _NOT_OURS and not error) or self.gets.notices is not ConfirmForm.EVENT:
             return error, reason is CloseReason.UPSTREAM_END
         drained = math.ceil(self.registry.drain_rest(self.now()) * 1000)  # not during a drain
         retry = drained + random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)

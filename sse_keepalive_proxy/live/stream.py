@@ -24,10 +24,9 @@ from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.line import now_rfc3339
 from sse_keepalive_proxy.stream import messages
-from sse_keepalive_proxy.stream.frames import OK
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm, StallAction
+from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StallAction
 from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Stream"]
@@ -53,9 +52,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_early", "_events_before", "_exchange", "_form", "_head", "_late", "_loop", "_paused",
-        "_reconnection", "_wakes_at", "claims", "client", "down", "flow", "life", "opened_at", "ping_form",
-        "pings", "reconnects", "route", "route_name", "stalls", "stream_id", "target",
+        "_early", "_events_before", "_exchange", "_head", "_late", "_loop", "_paused", "_reconnection",
+        "_wakes_at", "claims", "client", "down", "flow", "life", "opened_at", "pings", "reconnects", "route",
+        "route_name", "stalls", "stream_id", "target",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +67,7 @@ class Stream:
         reconnection: Reconnection | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.route, self.route_name, self.ping_form = route, route.name, route.ping_form
+        self.route, self.route_name = route, route.name
         self.stream_id, self.client, self.target = stream_id, client, target
         self.opened_at = self._loop.time()
         self.life = Lifecycle(route.policy, self.opened_at, random.random)
@@ -81,21 +80,31 @@ class Stream:
         self._late: LateStatus | None = None
         self.claims: Mapping[str, Any] | None = None
         self._wakes_at: float | None = None
-        self._form: ConfirmForm | None = None
         self._paused = False
         self._events_before = self.pings = self.stalls = self.reconnects = 0
 
+    @property
+    def family(self) -> Family:
+        """The family of the client."""
+        return self.route.family
+
+    @property
+    def ping_form(self) -> KeepaliveForm | None:
+        """The form of the client's pings, None if it gets none."""
+        keepalive = self.route.policy.keepalive
+        return None if keepalive is None else keepalive.form
+
     # The beginning.
 
-    def begin(self, take_over: TakeOver, form: ConfirmForm | None, *, chunked: bool) -> bool:
-        """Take the client's connection over. Return False if the client has left or this fails. `form` is the
-        form of the confirm. `chunked`: whether the body needs chunked coding.
+    def begin(self, take_over: TakeOver, *, chunked: bool) -> bool:
+        """Take the client's connection over. Return False if the client has left or this fails. `chunked`:
+        whether the body needs chunked coding.
         """
-        self._form, policy = form, self.route.policy
+        policy = self.route.policy
         try:
             self.down = Downstream(self, take_over, chunked=chunked, write_timeout=policy.write_timeout)
         except Exception as error:  # noqa: BLE001 (it is logged)
-            self.route.metrics.streams_opened += 1
+            self.route.metrics.streams_opened[self.family] += 1
             self.route.metrics.confirm_failures += 1
             self.client_lost(None) if isinstance(error, ConnectionError) else self.fail(error)
             return False
@@ -129,7 +138,7 @@ class Stream:
         if self.life.opened_at is None:
             self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
         self._exchange, self._events_before = exchange, self.flow.events
-        wait = policy.confirm.wait if policy.confirm and self._form is ConfirmForm.EVENT else 0.0
+        wait = policy.confirm.wait if policy.confirm and self._confirms_by_event else 0.0
         self._do(self.life.handle(messages.Opened(wait, resumed), now))
         exchange.attach(self.flow, paused=self._paused)
         self.flow.flush()
@@ -322,19 +331,24 @@ class Stream:
     def _commit(self, *, confirm: bool) -> None:
         """Write the response head with the first bytes of the body."""
         head, self._head = self._head, b""
-        self.route.metrics.streams_opened += 1
-        frames, form, first = self.route.frames, self._form, OK
+        self.route.metrics.streams_opened[self.family] += 1
+        frames, form = self.route.frames, self.route.gets.confirm
+        first = frames.ok
         if confirm and form is ConfirmForm.EVENT:
             first = frames.confirm(claims=self.claims, **self._moment())
-        self.flow.begin_with(head, frames.first(form, first))
+        self.flow.begin_with(head, frames.first(first))
         if confirm:
             self.claims = None
         if form is not None and (confirm or form is ConfirmForm.COMMENT):
             self.route.metrics.confirms_sent[form] += 1
         stream_log.opened(self)
 
+    @property
+    def _confirms_by_event(self) -> bool:
+        return self.route.gets.confirm is ConfirmForm.EVENT
+
     def _confirm(self) -> None:
-        if self._form is ConfirmForm.EVENT:
+        if self._confirms_by_event:
             self.flow.inject(self.route.frames.confirm(claims=self.claims, **self._moment()))
             self.route.metrics.confirms_sent[ConfirmForm.EVENT] += 1
         self.claims = None
@@ -344,7 +358,6 @@ class Stream:
         policy = self.route.policy.reconnect
         if policy is not None and policy.announce:
             frame = self.route.frames.recovered(
-                event=self._form is ConfirmForm.EVENT,
                 reason=back.reason,
                 gap=back.gap,
                 resumed=back.resumed,
@@ -357,8 +370,8 @@ class Stream:
         stream_log.stalled(self, silent_for)
         policy = self.route.policy.stall
         if policy is not None and policy.action is StallAction.NOTIFY:
-            event, after_id = self._form is ConfirmForm.EVENT, self.flow.id_seen
-            self.flow.inject(self.route.frames.stalled(event=event, silent_for=silent_for, after_id=after_id))
+            notice = self.route.frames.stalled(silent_for=silent_for, after_id=self.flow.id_seen)
+            self.flow.inject(notice)
 
     def _close(self, reason: CloseReason) -> None:
         self._close_exchange()
@@ -366,7 +379,7 @@ class Stream:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
         late = self._late if reason in _LATE and self.life.opened_at is None else None
         if self.down is not None:
-            farewell, whole = self.route.farewell(reason, self._form, late)
+            farewell, whole = self.route.farewell(reason, late)
             self.flow.inject(farewell)
             if reason is CloseReason.CLIENT_STALLED:
                 self.down.reset()

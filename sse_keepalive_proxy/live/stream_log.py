@@ -27,7 +27,7 @@ class LoggedStream(OpenStream, Protocol):
 
 def opened(stream: LoggedStream) -> None:
     """Log that the response head and the first bytes were written."""
-    log_line("stream open", _fields(stream))
+    log_line("stream open", {**_fields(stream), "family": stream.family.value})
 
 
 def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStatus | None) -> None:

@@ -19,7 +19,6 @@ from sse_keepalive_proxy.stream.states import State
 __all__ = ["Collected"]
 
 _COUNTERS = {
-    "streams_opened": "Streams whose client got a response head.",
     "confirm_failures": "Streams whose client left before the confirm.",
     "upstream_stalls": "Stalls of upstream streams.",
     "upstream_stall_recoveries": "Stalls that ended with a sign of life.",
@@ -28,6 +27,7 @@ _COUNTERS = {
     "quick_tunnel_requests": "GET requests for streams through *.trycloudflare.com, which holds them back.",
 }
 _LABELLED = {
+    "streams_opened": ("family", "Streams whose client got a response head, by family of the client."),
     "streams_closed": ("reason", "Ended streams, by close reason."),
     "streams_rejected": ("reason", "Streams refused because of a limit."),
     "confirms_sent": ("form", "Confirms written to clients."),

@@ -16,6 +16,7 @@ _COLUMNS = (
     ("route", "route"),
     ("id", "stream"),
     ("client", "client"),
+    ("family", "family"),
     ("age_s", "age"),
     ("since_upstream_byte_s", "last upstream byte"),
     ("since_upstream_event_s", "last upstream event"),
@@ -34,7 +35,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding
 h1{font-size:1.3rem;margin:0}p{margin:.3rem 0 1.2rem;color:var(--soft)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line)}
-th{font-weight:600;color:var(--soft)}td:nth-child(n+5),th:nth-child(n+5){text-align:right}
+th{font-weight:600;color:var(--soft)}td:nth-child(n+6),th:nth-child(n+6){text-align:right}
 .chip{display:inline-block;padding:0 .6rem;border-radius:1rem;border:1px solid var(--line);margin-right:.4rem}
 .flowing{color:#1a7f37}.idle{color:#57606a}.stalled{color:#cf222e;font-weight:600}.waiting{color:#9a6700}
 div{overflow-x:auto}a{color:inherit}

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import KeepaliveForm
+from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm
 
 __all__ = ["Flow", "OpenStream", "Registry", "snapshot"]
 
@@ -38,13 +38,20 @@ class OpenStream(Protocol):
 
     stream_id: str
     route_name: str
-    ping_form: KeepaliveForm | None
     client: str
     life: Lifecycle
     opened_at: float
     pings: int
     stalls: int
     reconnects: int
+
+    @property
+    def family(self) -> Family:
+        """The family of its client."""
+
+    @property
+    def ping_form(self) -> KeepaliveForm | None:
+        """The form of its pings, None if it gets none."""
 
     @property
     def flow(self) -> Flow:
@@ -65,6 +72,7 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
         "route": stream.route_name,
         "state": stream.life.state.value,
         "client": stream.client,
+        "family": stream.family.value,
         "age_s": round(now - stream.opened_at, 3),
         "since_upstream_byte_s": round(now - stream.life.upstream_at, 3) if flow.upstream_bytes else None,
         "since_upstream_event_s": None if flow.event_at is None else round(now - flow.event_at, 3),

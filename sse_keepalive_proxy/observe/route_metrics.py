@@ -17,6 +17,7 @@ from sse_keepalive_proxy.errors import (
     UpstreamTimeout,
 )
 from sse_keepalive_proxy.observe.registry import OpenStream
+from sse_keepalive_proxy.stream.families import TREATMENTS
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
 from sse_keepalive_proxy.stream.states import ReconnectResult
@@ -94,7 +95,7 @@ class RouteMetrics:
         self._wall_time = wall_time
         self.requests_in_flight = 0
         self.request_duration_seconds = Histogram(_SECONDS)
-        self.streams_opened = 0
+        self.streams_opened = dict.fromkeys(TREATMENTS, 0)
         self.streams_closed = dict.fromkeys(CloseReason, 0)
         self.streams_rejected = dict.fromkeys(_REJECTIONS, 0)
         self.stream_duration_seconds = Histogram(_LIVES)

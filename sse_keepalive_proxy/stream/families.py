@@ -1,20 +1,37 @@
 """Client families: who sent a request, and what such a client gets.
 
 `recognise` decides by the request alone. `TREATMENTS` is the only table of what each family gets
-(behaviour.md#client-families has the rules, facts.md#client-families the evidence). A route can name the
-family of all its clients and can override single frames; this module does not know routes.
+(behaviour.md#client-families has the rules, facts.md#client-families the evidence). `treatment` and
+`treated` combine a row of it with the settings of a route, once for each family and not for each stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
-from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, Terminator
+from sse_keepalive_proxy.stream.policy import (
+    ConfirmForm,
+    Family,
+    KeepaliveForm,
+    Reconnect,
+    ReconnectWhen,
+    StreamPolicy,
+    Terminator,
+)
 
-__all__ = ["TREATMENTS", "Family", "LateError", "Treatment", "recognise", "terminator_for"]
+__all__ = [
+    "TREATMENTS",
+    "Family",
+    "LateError",
+    "Treatment",
+    "recognise",
+    "terminator_for",
+    "treated",
+    "treatment",
+]
 
 _STREAM = b"text/event-stream"
 _BOTH_TYPES = frozenset({b"application/json", _STREAM})
@@ -42,8 +59,9 @@ class Treatment:
     every comment; for `auto` see `terminator_for`. `notices`: the form of the notices of a gap, of a stall
     and of an end by the proxy. None means that nothing is sent. Where notices are events, the event
     `stream_closing` is the whole end of a stream; for all others an end by the proxy is a cut.
-    `early_commit`: whether they may get a 200 before upstream has answered. `reopens_after_end`: whether
-    upstream may be opened again after a clean end, because the client itself would come back.
+    `early_commit`: whether they may get a 200 before upstream has answered. `comes_back`: whether the client
+    itself reconnects after every end, so that `reconnect.when: resumable` applies to it. Any other client
+    reads a stream to its end.
     """
 
     confirm: ConfirmForm | None
@@ -52,7 +70,7 @@ class Treatment:
     notices: ConfirmForm | None
     error: LateError
     early_commit: bool = True
-    reopens_after_end: bool = False
+    comes_back: bool = False
 
 
 _EVENT, _COMMENT = ConfirmForm.EVENT, ConfirmForm.COMMENT
@@ -65,9 +83,7 @@ TREATMENTS: Mapping[Family, Treatment] = MappingProxyType(
         Family.GEMINI: Treatment(_COMMENT, True, _BLANK, _COMMENT, LateError.GOOGLE),
         Family.ANTHROPIC: Treatment(_COMMENT, True, _NEWLINE, _COMMENT, LateError.API_ERROR),
         Family.OPENAI: Treatment(_COMMENT, True, _AUTO, _COMMENT, LateError.API_ERROR),
-        Family.BROWSER: Treatment(
-            _EVENT, True, _NEWLINE, _EVENT, LateError.PROXY_ERROR, reopens_after_end=True
-        ),
+        Family.BROWSER: Treatment(_EVENT, True, _NEWLINE, _EVENT, LateError.PROXY_ERROR, comes_back=True),
         Family.HTTP: Treatment(_COMMENT, True, _AUTO, _COMMENT, LateError.PROXY_ERROR),
     }
 )
@@ -102,6 +118,43 @@ def terminator_for(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> Te
         return terminator
     lines = _STREAM in _types(named.get(b"accept", _NOTHING)) or _any_begins(named, b"x-stainless-")
     return Terminator.NEWLINE if lines else Terminator.AUTO
+
+
+def treatment(policy: StreamPolicy, family: Family, terminator: Terminator) -> Treatment:
+    """Return what the clients of `family` get on a route with `policy`. `terminator`: see `terminator_for`.
+
+    A terminator and a form of the confirm that the route names override the table. The notices have the form
+    of such a confirm.
+    """
+    gets, named = TREATMENTS[family], ConfirmForm.AUTO
+    if policy.confirm is None:
+        gets = replace(gets, confirm=None)
+    else:
+        named = policy.confirm.form
+    if named is not ConfirmForm.AUTO:
+        gets = replace(gets, confirm=named, notices=named)
+    if policy.keepalive is not None and policy.keepalive.terminator is not Terminator.AUTO:
+        terminator = policy.keepalive.terminator
+    return replace(gets, terminator=terminator)
+
+
+def treated(policy: StreamPolicy, gets: Treatment) -> StreamPolicy:
+    """Return `policy` without the concerns that are not for clients with this treatment."""
+    keepalive, early_commit = policy.keepalive, policy.early_commit
+    if keepalive is not None and keepalive.form is KeepaliveForm.COMMENT and not gets.pings:
+        keepalive = None
+    return replace(
+        policy,
+        keepalive=keepalive,
+        early_commit=early_commit if gets.early_commit else None,
+        reconnect=policy.reconnect if gets.comes_back else _only_always(policy.reconnect),
+    )
+
+
+def _only_always(reconnect: Reconnect | None) -> Reconnect | None:
+    if reconnect is None or reconnect.when is not ReconnectWhen.ALWAYS:
+        return None
+    return replace(reconnect, first_within=None)  # such a client gets the truth at once
 
 
 def _any_begins(names: Iterable[bytes], prefix: bytes) -> bool:

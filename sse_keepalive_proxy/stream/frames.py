@@ -1,8 +1,8 @@
 """The frames that the proxy itself writes on a stream: confirm, ping, notices, the last block.
 
-A route prepares them once. No frame has an `id`, and only the last frame of a stream has a `retry`
-(behaviour.md#injections-between-blocks). Every frame is whole blocks, except a comment that ends in one
-newline: it is a whole line between two blocks.
+A route prepares them once for each client family. No frame has an `id`, and only the last frame of a stream
+has a `retry` (behaviour.md#injections-between-blocks). Every frame is whole blocks, except a comment that
+ends in one newline: it is a whole line between two blocks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sse_keepalive_proxy.stream import claims as claims_
+from sse_keepalive_proxy.stream.families import Treatment
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
@@ -22,58 +23,50 @@ from sse_keepalive_proxy.stream.policy import (
 )
 from sse_keepalive_proxy.wire import encode
 
-__all__ = ["OK", "Frames", "confirm_form"]
-
-OK = encode.comment("ok")
-"""The confirm as a comment."""
+__all__ = ["Frames"]
 
 _PADDING_LINE = 1024
 
 
-def confirm_form(confirm: Confirm | None, *, event_source: bool) -> ConfirmForm | None:
-    """Return the form of the confirm for one request: EVENT, COMMENT, or None if it is off.
-
-    `event_source`: the request is a GET without a body that accepts only `text/event-stream`, as from a
-    browser. Other clients get the comment (facts.md#named-events).
-    """
-    if confirm is None:
-        return None
-    if confirm.form is ConfirmForm.AUTO:
-        return ConfirmForm.EVENT if event_source else ConfirmForm.COMMENT
-    return confirm.form
-
-
 class Frames:
-    """The frames of one route."""
+    """The frames of one route for clients that get `gets`.
+
+    `ok` is the confirm as a comment.
+    """
 
     __slots__ = (
         "_confirm_claims",
         "_confirm_data",
         "_confirm_name",
+        "_gets",
         "_keepalive",
         "_padding",
         "_ping",
         "_ping_data",
         "_ping_newline",
+        "ok",
     )
 
-    def __init__(self, policy: StreamPolicy, route: str) -> None:
+    def __init__(self, policy: StreamPolicy, route: str, gets: Treatment) -> None:
+        self._gets = gets
         confirm = policy.confirm or Confirm()
+        blank = self._ends_blank(after_id=False)
+        self.ok = encode.comment("ok", blank=blank)
         self._confirm_name = confirm.event
         self._confirm_data = _template(confirm.data, route)
         self._confirm_claims = claims_.names(confirm.data)
-        self._padding = _padding(confirm.padding)
+        self._padding = _padding(confirm.padding, blank=blank)
         self._keepalive = keepalive = policy.keepalive or Keepalive()
         self._ping = encode.comment(keepalive.text)
         self._ping_newline = encode.comment(keepalive.text, blank=False)
         self._ping_data = _template(keepalive.data, route)
 
-    def first(self, form: ConfirmForm | None, confirm: bytes = OK) -> bytes:
+    def first(self, confirm: bytes) -> bytes:
         """Return the body bytes that are sent with the response head: the padding, then `confirm`.
 
-        `confirm` is the confirm event, or `:ok` if there is no event or it comes later.
+        `confirm` is the confirm event, or `ok` if there is no event or it comes later.
         """
-        return b"" if form is None else self._padding + confirm
+        return b"" if self._gets.confirm is None else self._padding + confirm
 
     def confirm(self, stream_id: str, now: str, claims: Mapping[str, Any] | None = None) -> bytes:
         """Return the confirm event. `now` is RFC 3339 text; `claims` are those of the client's token."""
@@ -92,35 +85,38 @@ class Frames:
         keepalive = self._keepalive
         if keepalive.form is KeepaliveForm.EVENT:
             return encode.event(keepalive.event, _fill(self._ping_data, stream_id, now))
-        blank = _ends_blank(keepalive, after_id)
+        blank = self._ends_blank(after_id)
         if keepalive.report_idle:
             return encode.comment(f"{keepalive.text} upstream_idle={idle_for:.0f}s", blank=blank)
         return self._ping if blank else self._ping_newline
 
-    def stalled(self, *, event: bool, silent_for: float, after_id: bool) -> bytes:
+    def stalled(self, *, silent_for: float, after_id: bool) -> bytes:
         """Return the notice that upstream has given no sign of life for `silent_for` seconds.
 
         It is an event, or a comment that ends like a ping comment. `after_id` as for `ping`.
         """
-        if not event:
-            blank = _ends_blank(self._keepalive, after_id)
-            return encode.comment(f"stalled silent_for={silent_for:.0f}s", blank=blank)
-        data = {"type": "stalled", "silent_ms": round(silent_for * 1000)}
-        return encode.event("stalled", encode.json_line(data))
+        if self._gets.notices is ConfirmForm.EVENT:
+            data = {"type": "stalled", "silent_ms": round(silent_for * 1000)}
+            return encode.event("stalled", encode.json_line(data))
+        return self._comment(f"stalled silent_for={silent_for:.0f}s", after_id)
 
-    def recovered(
-        self, *, event: bool, reason: CloseReason, gap: float, resumed: bool, after_id: bool
-    ) -> bytes:
+    def recovered(self, *, reason: CloseReason, gap: float, resumed: bool, after_id: bool) -> bytes:
         """Return the notice that upstream was lost for `gap` seconds, because of `reason`.
 
         Events of the gap are missing, unless `resumed` and upstream sends them now. It is an event or a
         comment; `after_id` as for `ping`.
         """
         data = {"reason": reason.value, "gap_ms": round(gap * 1000), "resumed": resumed}
-        if event:
+        if self._gets.notices is ConfirmForm.EVENT:
             return encode.event("stream_recovered", encode.json_line(data))
         text = " ".join(f"{name}={encode.json_line(value).strip(chr(34))}" for name, value in data.items())
-        return encode.comment(f"stream_recovered {text}", blank=_ends_blank(self._keepalive, after_id))
+        return self._comment(f"stream_recovered {text}", after_id)
+
+    def _comment(self, text: str, after_id: bool) -> bytes:
+        """Return a notice as a comment, or nothing for a family that gets no notices."""
+        if self._gets.notices is None:
+            return b""
+        return encode.comment(text, blank=self._ends_blank(after_id))
 
     def error(self, status: int, message: str) -> bytes:
         """Return the `proxy_error` event for a client that got 200 before upstream answered.
@@ -139,15 +135,15 @@ class Frames:
         data = {"type": "stream_closing", "reason": reason.value}
         return encode.event("stream_closing", encode.json_line(data), retry=retry)
 
-
-def _ends_blank(keepalive: Keepalive, after_id: bool) -> bool:
-    match keepalive.terminator:
-        case Terminator.AUTO:
-            return not after_id
-        case Terminator.BLANK:
-            return True
-        case Terminator.NEWLINE:
-            return False
+    def _ends_blank(self, after_id: bool) -> bool:
+        """Return whether a comment ends in a blank line now."""
+        match self._gets.terminator:
+            case Terminator.AUTO:
+                return not after_id
+            case Terminator.BLANK:
+                return True
+            case Terminator.NEWLINE:
+                return False
 
 
 def _template(data: Mapping[str, Any], route: str) -> str:
@@ -162,17 +158,18 @@ def _fill(template: str, stream_id: str, now: str) -> str:
     return template.replace("{stream_id}", stream_id).replace("{now}", now)
 
 
-def _padding(size: int) -> bytes:
-    """Return comment lines of `size` bytes in total (at least 3) that end in a blank line.
+def _padding(size: int, *, blank: bool) -> bytes:
+    """Return comment lines of `size` bytes in total (at least 2), with a final blank line if `blank`.
 
     They fill the buffer of a hop, so that it forwards the first bytes.
     """
     if not size:
         return b""
+    end = b"\n" if blank else b""
     lines = []
-    left = max(size - 1, 2)
+    left = max(size - len(end), 2)
     while left:
         length = left if left < _PADDING_LINE + 2 else _PADDING_LINE
         lines.append(b":" + b" " * (length - 2) + b"\n")
         left -= length
-    return b"".join(lines) + b"\n"
+    return b"".join(lines) + end

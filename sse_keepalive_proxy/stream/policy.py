@@ -62,7 +62,7 @@ class KeepaliveForm(StrEnum):
 
 
 class Terminator(StrEnum):
-    """How a ping comment ends. `auto`: a blank line until upstream has sent an id."""
+    """How a comment ends. `auto`: a blank line until upstream has sent an id, for the families that fit."""
 
     AUTO = "auto"
     BLANK = "blank"
@@ -88,7 +88,7 @@ class StallAction(StrEnum):
 class ReconnectWhen(StrEnum):
     """The streams whose lost upstream may be opened again. A request with a body is never repeated.
 
-    `resumable`: a stream of an EventSource with a last event ID. `always`: every GET.
+    `resumable`: a stream of the family `browser` with a last event ID. `always`: every GET.
     """
 
     RESUMABLE = "resumable"

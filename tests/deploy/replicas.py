@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.support.instance import EVENT_SOURCE
 from tests.support.programs import free_port, require, running
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import RawUpstream, UpstreamConnection, response, stream_head
@@ -105,7 +106,7 @@ class Clients:
         """One more stream, with a token in its query or without one; it has been confirmed."""
         client = await self._stack.enter_async_context(await RawClient.connect(self._url))
         query = "" if token is None else f"?access_token={token}"
-        client.request(f"/events{query}", "Accept: text/event-stream")
+        client.request(f"/events{query}", EVENT_SOURCE)
         assert (await client.wait_head()).status == 200, client.received
         await client.wait_for(b"connection_confirmed")
         return client

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from sse_keepalive_proxy.cli import build_parser
+from tests.support.instance import EVENT_SOURCE
 from tests.support.looping import in_loop
 from tests.support.programs import free_port, require, running
 from tests.support.raw_client import RawClient
@@ -106,7 +107,7 @@ async def test_behind_the_proxy_nothing_is_held_back_from_it(hop, file: str, tmp
     async with healing(tmp_path, mode="healthy") as (notify, _):
         with hop(tmp_path, file, notify_server=notify.url) as behind:
             async with await RawClient.connect(behind) as client:
-                client.request(new_user(notify)[1], "Accept: text/event-stream")
+                client.request(new_user(notify)[1], EVENT_SOURCE)
                 await client.wait_for(b"connection_confirmed")  # upstream's own: at once, through the hop
                 say(notify, "hi")
                 await client.wait_for(b"new_message")

@@ -49,7 +49,7 @@ async def test_an_event_source_outlasts_an_upstream_that_is_not_up_yet() -> None
             await client.wait_for(b"connection_confirmed")
             assert client.response.status == 200
         assert len(upstream.connections) == 1
-        assert proxy.metric("streams_opened_total") == 1
+        assert proxy.opened() == 1
 
 
 FAULTS: dict[str, list[Step]] = {
@@ -145,7 +145,7 @@ async def test_after_the_window_the_last_real_answer_counts_with_its_body() -> N
         assert int(client.body) == len(upstream.connections) > 1
         await upstream.wait_all_closed()
         assert proxy.metric("requests_total", method="GET", code="503") == 1
-        assert proxy.metric("streams_opened_total") == 0
+        assert proxy.opened() == 0
 
 
 @on_each_loop

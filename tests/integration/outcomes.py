@@ -11,6 +11,7 @@ from enum import Enum, StrEnum, auto
 
 from sse_keepalive_proxy.stream.messages import CloseReason
 from tests.support.http1 import LAST_CHUNK, chunk, response, stream_head
+from tests.support.instance import EVENT_SOURCE
 from tests.support.raw_upstream import CLOSE, HOLD, RESET, Step
 
 __all__ = [
@@ -398,7 +399,7 @@ class Who:
     always: Again
     blocks: bytes = b"data: 1\n\n"
     sends: str = ""
-    headers: tuple[str, ...] = ("Accept: text/event-stream",)
+    headers: tuple[str, ...] = (EVENT_SOURCE,)
     method: str = "GET"
     body: bytes = b""
     off: Again = Again.NOT
@@ -416,14 +417,14 @@ WHO = (
         Again.FROM_ID,
         Again.FROM_ID,
         sends="own",
-        headers=("Accept: text/event-stream", _OWN_ID),
+        headers=(EVENT_SOURCE, _OWN_ID),
     ),
     Who(
         "EventSource whose latest id is empty",
         Again.NOT,
         Again.FROM_NOW,
         _WITH_ID + b"id\ndata: 2\n\n",
-        headers=("Accept: text/event-stream", _OWN_ID),
+        headers=(EVENT_SOURCE, _OWN_ID),
     ),
     Who(
         "EventSource whose latest id has a control character, which a header cannot contain",
@@ -459,7 +460,7 @@ every status, media type and fault, before it has an answer and during its strea
 `reconnect` and `early_commit` in the [configuration](configuration.md). The reasons are the values of
 `reason` in `sse_proxy_streams_closed_total`, in the log line `stream closed` and in `stream_closing`.
 
-An *EventSource* is a `GET` without a body and with exactly `Accept: text/event-stream`, as from a browser.
+An *EventSource* is a client of the family `browser` ([client families](behaviour.md#client-families)).
 """
 
 _WHO = """\

@@ -99,7 +99,7 @@ async def test_past_max_buffer_upstream_is_paused_and_in_the_end_everything_is_d
         await client.wait_for(lambda client: len(client.received) > len(body) / 2, within=20)
         assert stream.flow.upstream_bytes > came
         await client.wait_response(within=20)
-        assert client.body == b":ok\n\n" + body
+        assert client.body == b":ok\n" + body
         await proxy.until_closed("upstream_end")
 
 
@@ -160,9 +160,9 @@ async def test_no_ping_is_written_after_bytes_that_still_wait() -> None:
         await passing(0.3, proxy)
         assert stream.pings == before
         client.resume()
-        await client.wait_for(lambda client: client.response.body.endswith(b":ping\n\n"), within=20)
+        await client.wait_for(lambda client: client.response.body.endswith(b":ping\n"), within=20)
         assert body in client.body  # in one piece
-        assert client.body.replace(body, b"").replace(b":ping\n\n", b"") == b":ok\n\n"
+        assert client.body.replace(body, b"").replace(b":ping\n", b"") == b":ok\n"
 
 
 @on_each_loop
@@ -175,7 +175,7 @@ async def test_a_slow_client_harms_no_other() -> None:
             await connection.send(chunk(piece))
 
     def pinged(client: RawClient) -> bool:
-        return client.responses[0].body.endswith(b"x\n\n" + 2 * b":ping\n\n")
+        return client.responses[0].body.endswith(b"x\n\n" + 2 * b":ping\n")
 
     section = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 64KiB"
     async with (
@@ -188,12 +188,12 @@ async def test_a_slow_client_harms_no_other() -> None:
         async with await proxy.event_source() as fast:
             await fast.wait_head()
             await fast.wait_for(pinged, within=20)
-            assert fast.body.replace(b":ping\n\n", b"") == b":ok\n\n" + body
+            assert fast.body.replace(b":ping\n", b"") == b":ok\n" + body
             assert stream._paused
             assert waiting(stream) <= 64 * 1024 + READ
         slow.resume()
         await slow.wait_for(pinged, within=20)
-        assert slow.body.replace(b":ping\n\n", b"") == b":ok\n\n" + body
+        assert slow.body.replace(b":ping\n", b"") == b":ok\n" + body
 
 
 @on_each_loop
@@ -221,7 +221,7 @@ async def test_slow_clients_together_hold_at_most_max_buffered_and_one_that_read
         async with await proxy.event_source() as fast:
             await fast.wait_head()
             await fast.wait_for(everything, within=20)
-            assert fast.body == b":ok\n\n" + body
+            assert fast.body == b":ok\n" + body
         assert sum(map(waiting, streams(proxy))) <= limit
         assert proxy.metric("streams_closed_total", reason="client_gone") <= 1
 
@@ -272,7 +272,7 @@ async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_th
         assert proxy.closed() == {}
         client.resume()
         await client.wait_response(within=20)
-        assert client.body == b":ok\n\n" + body
+        assert client.body == b":ok\n" + body
 
 
 @on_each_loop

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sse_keepalive_proxy.demo.knobs import Gzip, Knobs
+from tests.support.instance import EVENT_SOURCE
 from tests.support.looping import in_loop
 from tests.support.programs import Program, require, running
 from tests.support.running import soon
@@ -79,8 +80,8 @@ async def test_curl_prints_confirm_pings_and_events_as_they_come(tmp_path: Path,
 @in_loop
 async def test_curl_that_asks_as_an_event_source_does_gets_the_confirm_event(tmp_path: Path) -> None:
     async with healing(tmp_path) as (notify, proxy):
-        accept = "Accept: text/event-stream"
-        with curl(tmp_path, "--compressed", "-H", accept, proxy.url + new_user(notify)[1]) as client:
+        headers = [part for line in EVENT_SOURCE.split("\r\n") for part in ("-H", line)]
+        with curl(tmp_path, "--compressed", *headers, proxy.url + new_user(notify)[1]) as client:
             await soon(lambda: client.stream.events, lambda: str(client.body))
             assert '"type":"connection_confirmed"' in client.stream.events[0].data
             assert client.stream.comments == []

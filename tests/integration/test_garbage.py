@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from tests.support.instance import Instance, config
+from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import (
     GOT_REQUEST,
@@ -18,7 +18,7 @@ from tests.support.raw_upstream import (
 )
 from tests.support.running import on_each_loop, soon
 
-EVENTS = b"GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
+EVENTS = f"GET /events HTTP/1.1\r\nHost: a\r\n{EVENT_SOURCE}\r\n\r\n".encode()
 PLAIN = b"GET /plain HTTP/1.1\r\nHost: a\r\n\r\n"
 UPLOAD = b"POST /plain HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 

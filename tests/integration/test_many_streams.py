@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.instance import config
+from tests.support.instance import EVENT_SOURCE, config
 from tests.support.looping import run
 from tests.support.proxy_process import ProxyProcess, running_proxy
 from tests.support.raw_client import RawClient
@@ -36,7 +36,7 @@ def descriptors(count: int) -> Iterator[None]:
 
 async def a_client(proxy: ProxyProcess) -> RawClient:
     client = await RawClient.connect(proxy.url)
-    client.request("/events", "Accept: text/event-stream")
+    client.request("/events", EVENT_SOURCE)
     await client.wait_for(b"connection_confirmed", within=30)
     return client
 

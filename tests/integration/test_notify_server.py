@@ -13,6 +13,7 @@ import pytest
 
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from tests.support.instance import EVENT_SOURCE
 from tests.support.looping import in_loop, run
 from tests.support.proxy_process import ProxyProcess
 from tests.support.raw_client import RawClient
@@ -151,7 +152,7 @@ async def test_slow_pools_of_upstream_do_not_keep_the_client_from_its_head(tmp_p
         healing(tmp_path, knobs=knobs, early_commit_after="200ms") as (notify, proxy),
         await event_source(proxy.url, notify) as client,
     ):
-        await client.wait_for(b":ok\n\n")
+        await client.wait_for(b":ok\n")
         assert notify.hub.opened_total == 0
         assert client.response.status == 200
         assert said(client) == []  # only upstream's answer confirms (behaviour.md#first-byte-with-the-head)
@@ -181,10 +182,10 @@ def test_two_pages_of_one_user_take_the_slot_from_each_other_ever_more_slowly_an
             _, target = new_user(notify)
             async with await RawClient.connect(proxy.url) as one, await RawClient.connect(proxy.url) as two:
                 for client in (one, two):
-                    client.request(target, "Accept: text/event-stream")
+                    client.request(target, EVENT_SOURCE)
                 # Delays that did not grow would leave neither a whole second without a gap announced.
                 for client in (one, two):
-                    await client.wait_for(lambda client: b":ping\n\n" in client.body, within=20)
+                    await client.wait_for(lambda client: b":ping\n" in client.body, within=20)
                 assert gaps(one)
                 assert gaps(two)
                 assert notify.hub.opened_total < 40

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_many_streams import descriptors
-from tests.support.instance import Instance, config
+from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.looping import run
 from tests.support.proxy_process import ProxyProcess, running_proxy
 from tests.support.raw_client import RawClient
@@ -38,7 +38,7 @@ RECOVERED = b"event: stream_recovered\n"
 
 async def a_client(proxy: ProxyProcess, target: str) -> RawClient:
     client = await RawClient.connect(proxy.url)
-    client.request(target, "Accept: text/event-stream")
+    client.request(target, EVENT_SOURCE)
     await client.wait_for(b"connection_confirmed", within=30)
     return client
 

@@ -23,7 +23,7 @@ from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.reconnect import Reconnection
-from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
@@ -31,6 +31,7 @@ from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
     ConfirmForm,
+    Family,
     Keepalive,
     KeepaliveForm,
     SignOfLife,
@@ -281,9 +282,11 @@ class Stage:
         reconnection = cast(Any, attempts)
         with running(self.clock):
             self.upstream = UpstreamSide(early)
-            self.route = StreamRoute(
-                "events", policy, self.metrics.route("events"), self.streams, self.backlog
+            routes = StreamRoutes(
+                "events", confirming(policy, form), self.metrics.route("events"), self.streams, self.backlog
             )
+            family = Family.HTTP if form is None else Family.BROWSER
+            self.route = routes.for_client(family, Terminator.AUTO)
             self.stream = Stream(
                 self.route, stream_id="1", client="127.0.0.1", target="/events", reconnection=reconnection
             )
@@ -296,7 +299,7 @@ class Stage:
             self.client.set_protocol(protocol)
             return self.client
 
-        if self.stream.begin(take_over, form, chunked=chunked):
+        if self.stream.begin(take_over, chunked=chunked):
             self.stream.commit(HEAD, self.upstream.exchange)
 
     @property
@@ -410,6 +413,12 @@ class Stage:
         assert coding.ended == raw.endswith(LAST_CHUNK)
         assert coding.rest == b""
         return body
+
+
+def confirming(policy: StreamPolicy, form: ConfirmForm | None) -> StreamPolicy:
+    """`policy` with a confirm of this form, whatever the family; None: without one."""
+    confirm = None if form is None else replace(policy.confirm or Confirm(), form=form)
+    return replace(policy, confirm=confirm)
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def test_a_client_that_left_while_upstream_was_asked_is_opened_and_closed_and_no
     assert stage.client.writes == []
     assert len(stage.streams) == 0
     value = stage.metrics.registry.get_sample_value
-    assert value("sse_proxy_streams_opened_total", {"route": "events"}) == 1
+    assert value("sse_proxy_streams_opened_total", {"route": "events", "family": "browser"}) == 1
     assert value("sse_proxy_confirm_failures_total", {"route": "events"}) == 1
     assert value("sse_proxy_confirms_sent_total", {"route": "events", "form": "event"}) == 0
 

@@ -101,6 +101,7 @@ async def test_streams_are_json_with_every_open_stream() -> None:
         shown: list[dict[str, Any]] = json.loads(answer.body)["streams"]
         assert {stream["client"] for stream in shown} == {"203.0.113.7", "127.0.0.1"}
         mine = next(stream for stream in shown if stream["client"] == "203.0.113.7")
+        assert mine["family"] == "browser"
         assert mine["id"] == json.loads(client.events[0].data)["stream_id"]
         assert (mine["route"], mine["state"]) in {("events", "idle"), ("events", "flowing")}
         assert (mine["events"], mine["comments"], mine["stalls"]) == (1, 1, 0)

@@ -8,7 +8,7 @@ from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Fault
-from sse_keepalive_proxy.stream.policy import KeepaliveForm, StreamPolicy
+from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm, StreamPolicy
 from sse_keepalive_proxy.stream.states import ReconnectResult
 from tests.support.clock import ManualClock
 
@@ -24,7 +24,8 @@ class Passed:
 class Stream:
     """An open stream that nobody relays."""
 
-    stream_id, client, stalls, reconnects = "0011223344556677", "203.0.113.7", 0, 0
+    stream_id, client, family = "0011223344556677", "203.0.113.7", Family.HTTP
+    stalls = reconnects = 0
 
     def __init__(self, form: KeepaliveForm | None, pings: int = 0, route_name: str = "events") -> None:
         self.ping_form, self.pings, self.route_name = form, pings, route_name

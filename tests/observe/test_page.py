@@ -75,6 +75,7 @@ def test_each_stream_is_a_row_with_its_state_its_times_and_its_counts() -> None:
         "route": "events",
         "stream": "0011223344556677",
         "client": "203.0.113.7",
+        "family": "browser",
         "age": "3.0\u00a0s",
         "last upstream byte": "12.3\u00a0s\u00a0ago",
         "last upstream event": "never",

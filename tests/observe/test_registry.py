@@ -7,7 +7,7 @@ import random
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Opened
-from sse_keepalive_proxy.stream.policy import KeepaliveForm, StreamPolicy
+from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm, StreamPolicy
 
 
 class Passed:
@@ -20,7 +20,7 @@ class Passed:
 class Stream:
     """An open stream that nobody relays."""
 
-    stream_id, ping_form = "0011223344556677", KeepaliveForm.COMMENT
+    stream_id, family, ping_form = "0011223344556677", Family.BROWSER, KeepaliveForm.COMMENT
     pings = stalls = reconnects = 0
 
     def __init__(
@@ -159,6 +159,7 @@ def test_a_stream_without_upstream_bytes_shows_never() -> None:
         "route": "events",
         "state": "connecting",
         "client": "203.0.113.7",
+        "family": "browser",
         "age_s": 1.235,
         "since_upstream_byte_s": None,
         "since_upstream_event_s": None,

@@ -98,7 +98,7 @@ def test_every_family_has_a_treatment() -> None:
 def test_only_a_browser_gets_events_of_ours_and_is_reopened_after_a_clean_end() -> None:
     events = {family for family, gets in TREATMENTS.items() if gets.confirm is ConfirmForm.EVENT}
     notices = {family for family, gets in TREATMENTS.items() if gets.notices is ConfirmForm.EVENT}
-    reopened = {family for family, gets in TREATMENTS.items() if gets.reopens_after_end}
+    reopened = {family for family, gets in TREATMENTS.items() if gets.comes_back}
     assert events == notices == reopened == {Family.BROWSER}
 
 

@@ -10,11 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import EncodingError
-from sse_keepalive_proxy.stream.frames import OK, Frames, confirm_form
+from sse_keepalive_proxy.stream.families import TREATMENTS, treatment
+from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
     ConfirmForm,
+    Family,
     Keepalive,
     KeepaliveForm,
     StreamPolicy,
@@ -27,8 +29,16 @@ NOW = "2025-06-27T02:45:46.782Z"
 MOMENT = {"stream_id": "00c0ffee00c0ffee", "now": NOW}
 
 
-def frames(confirm: Confirm | None = None, keepalive: Keepalive | None = None) -> Frames:
-    return Frames(StreamPolicy(confirm=confirm, keepalive=keepalive), "events")
+def frames(
+    confirm: Confirm | None = None,
+    keepalive: Keepalive | None = None,
+    *,
+    family: Family = Family.BROWSER,
+    terminator: Terminator = Terminator.AUTO,
+) -> Frames:
+    """The frames for a client of `family`. `keepalive` may override the `terminator` of its comments."""
+    policy = StreamPolicy(confirm=confirm, keepalive=keepalive)
+    return Frames(policy, "events", treatment(policy, family, terminator))
 
 
 def ping(keepalive: Keepalive, *, after_id: bool = False, idle_for: float = 0.0) -> bytes:
@@ -70,23 +80,26 @@ keepalives = st.builds(
     data=json_data,
     report_idle=st.booleans(),
 )
-forms = st.sampled_from([ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
 
 
 @st.composite
 def spoken(draw: st.DrawFn) -> bytes:
     """Any frame but the last one of a stream."""
-    said = frames(draw(confirms), draw(keepalives))
+    said = frames(
+        draw(confirms),
+        draw(keepalives),
+        family=draw(st.sampled_from(list(TREATMENTS))),
+        terminator=draw(st.sampled_from(Terminator)),
+    )
     after_id, seconds = draw(st.booleans()), draw(st.floats(0, 1e6))
     return draw(
         st.sampled_from(
             [
-                said.first(draw(forms), draw(st.sampled_from([OK, said.confirm(**MOMENT)]))),
+                said.first(draw(st.sampled_from([said.ok, said.confirm(**MOMENT)]))),
                 said.confirm(**MOMENT),
                 said.ping(after_id=after_id, idle_for=seconds, **MOMENT),
-                said.stalled(event=draw(st.booleans()), silent_for=seconds, after_id=after_id),
+                said.stalled(silent_for=seconds, after_id=after_id),
                 said.recovered(
-                    event=draw(st.booleans()),
                     reason=draw(st.sampled_from(CloseReason)),
                     gap=seconds,
                     resumed=draw(st.booleans()),
@@ -152,22 +165,23 @@ def filled(data: Any) -> Any:
 # The confirm.
 
 
-@pytest.mark.parametrize("event_source", [True, False])
-def test_the_form_is_decided_per_request_only_where_it_is_auto(event_source: bool) -> None:
-    auto = ConfirmForm.EVENT if event_source else ConfirmForm.COMMENT
-    assert confirm_form(Confirm(), event_source=event_source) is auto
-    assert confirm_form(Confirm(form=ConfirmForm.AUTO), event_source=event_source) is auto
-    for form in (ConfirmForm.EVENT, ConfirmForm.COMMENT):
-        assert confirm_form(Confirm(form=form), event_source=event_source) is form
-    assert confirm_form(None, event_source=event_source) is None
-
-
-def test_the_first_bytes_are_the_confirm_in_its_form() -> None:
-    said = frames(Confirm())
+@pytest.mark.parametrize(
+    ("terminator", "ok"),
+    [(Terminator.AUTO, b":ok\n\n"), (Terminator.BLANK, b":ok\n\n"), (Terminator.NEWLINE, b":ok\n")],
+)
+def test_the_first_bytes_are_the_confirm_or_a_comment_that_ends_like_every_other(
+    terminator: Terminator, ok: bytes
+) -> None:
+    said = frames(Confirm(), terminator=terminator)
     event = said.confirm(**MOMENT)
-    assert said.first(ConfirmForm.EVENT, event) == event
-    assert said.first(ConfirmForm.COMMENT) == OK == b":ok\n\n"
-    assert said.first(None) == b""
+    assert said.first(event) == event
+    assert said.first(said.ok) == said.ok == ok
+
+
+@pytest.mark.parametrize("terminator", [Terminator.BLANK, Terminator.NEWLINE])
+def test_a_terminator_of_the_route_is_for_the_confirm_too(terminator: Terminator) -> None:
+    named = frames(Confirm(), Keepalive(terminator=terminator))
+    assert named.ok == frames(Confirm(), terminator=terminator).ok
 
 
 def test_the_confirm_event_is_byte_for_byte_what_the_contract_says() -> None:
@@ -201,8 +215,8 @@ def test_onmessage_receives_a_confirm_without_a_name() -> None:
 @example(2050)
 def test_padding_is_a_comment_of_exactly_its_size(size: int) -> None:
     said = frames(Confirm(padding=size))
-    for bare in (said.confirm(**MOMENT), OK):
-        first = said.first(ConfirmForm.EVENT, bare)
+    for bare in (said.confirm(**MOMENT), said.ok):
+        first = said.first(bare)
         padding = first.removesuffix(bare)
         assert len(padding) == len(first) - len(bare) == size
         assert released_by(padding) == size
@@ -213,11 +227,22 @@ def test_padding_is_a_comment_of_exactly_its_size(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_padding_is_never_less_than_an_empty_comment(size: int) -> None:
-    assert frames(Confirm(padding=size)).first(ConfirmForm.COMMENT) == b":\n\n" + OK
+    said = frames(Confirm(padding=size))
+    assert said.first(said.ok) == b":\n\n:ok\n\n"
+
+
+@given(st.integers(2, 5000))
+def test_padding_has_no_blank_line_for_a_client_to_which_that_is_an_event(size: int) -> None:
+    said = frames(Confirm(padding=size), terminator=Terminator.NEWLINE)
+    first = said.first(said.ok)
+    assert len(first) == size + len(b":ok\n")
+    assert all(line.startswith(b":") for line in first.splitlines())
 
 
 def test_without_a_confirm_there_is_no_padding_either() -> None:
-    assert frames(Confirm(padding=100)).first(None) == b""
+    assert frames(None).first(b":ok\n\n") == b""
+    nothing = frames(Confirm(padding=100), family=Family.GEMINI_PYTHON)
+    assert nothing.first(nothing.ok) == b""
 
 
 # The claims of a client's token.
@@ -286,7 +311,7 @@ def test_a_ping_event_is_a_whole_event_whatever_the_terminator(after_id: bool) -
 
 
 def test_the_notice_of_a_stall_is_an_event_with_milliseconds() -> None:
-    frame = frames().stalled(event=True, silent_for=61.2504, after_id=False)
+    frame = frames().stalled(silent_for=61.2504, after_id=False)
     assert frame == b'event: stalled\ndata: {"type":"stalled","silent_ms":61250}\n\n'
 
 
@@ -294,10 +319,10 @@ def test_the_notice_of_a_stall_is_an_event_with_milliseconds() -> None:
 def test_where_no_event_is_wanted_a_stall_is_a_comment_that_ends_like_a_ping(
     after_id: bool, end: bytes
 ) -> None:
-    frame = frames().stalled(event=False, silent_for=61.2, after_id=after_id)
+    frame = frames(family=Family.HTTP).stalled(silent_for=61.2, after_id=after_id)
     assert frame == b":stalled silent_for=61s" + end
-    newline = frames(keepalive=Keepalive(terminator=Terminator.NEWLINE))
-    assert newline.stalled(event=False, silent_for=61.2, after_id=after_id) == b":stalled silent_for=61s\n"
+    newline = frames(keepalive=Keepalive(terminator=Terminator.NEWLINE), family=Family.HTTP)
+    assert newline.stalled(silent_for=61.2, after_id=after_id) == b":stalled silent_for=61s\n"
 
 
 @pytest.mark.parametrize("after_id", [True, False])
@@ -307,9 +332,7 @@ def test_the_notice_of_a_gap_is_an_event_with_milliseconds(
     reason: CloseReason, resumed: str, after_id: bool
 ) -> None:
     said = frames(keepalive=Keepalive(terminator=Terminator.NEWLINE))
-    frame = said.recovered(
-        event=True, reason=reason, gap=1.23449, resumed=resumed == "true", after_id=after_id
-    )
+    frame = said.recovered(reason=reason, gap=1.23449, resumed=resumed == "true", after_id=after_id)
     data = f'{{"reason":"{reason}","gap_ms":1234,"resumed":{resumed}}}'
     assert frame == f"event: stream_recovered\ndata: {data}\n\n".encode()
 
@@ -319,8 +342,8 @@ def test_the_notice_of_a_gap_is_an_event_with_milliseconds(
 def test_where_no_event_is_wanted_a_gap_is_a_comment_that_ends_like_a_ping(
     resumed: bool, after_id: bool, end: bytes
 ) -> None:
-    frame = frames().recovered(
-        event=False, reason=CloseReason.UPSTREAM_RESET, gap=61.2, resumed=resumed, after_id=after_id
+    frame = frames(family=Family.HTTP).recovered(
+        reason=CloseReason.UPSTREAM_RESET, gap=61.2, resumed=resumed, after_id=after_id
     )
     told = b":stream_recovered reason=upstream_reset gap_ms=61200 resumed="
     assert frame == told + (b"true" if resumed else b"false") + end

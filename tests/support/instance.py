@@ -15,13 +15,15 @@ from collections.abc import Callable
 from textwrap import dedent, indent
 from typing import Any
 
+from sse_keepalive_proxy.stream.families import TREATMENTS
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import RawUpstream
 from tests.support.running import Running, soon
 
 __all__ = ["EVENT_SOURCE", "Instance", "config"]
 
-EVENT_SOURCE = "Accept: text/event-stream"  # what a browser's EventSource sends, and nothing beside it
+# The two fields by which a browser's EventSource is known, and nothing beside them.
+EVENT_SOURCE = "Accept: text/event-stream\r\nCache-Control: no-cache"
 
 
 def config(upstream: RawUpstream | str, stream: str = "", *, before: str = "", routes: str = "") -> str:
@@ -63,6 +65,10 @@ class Instance(Running):
             found = value(f"sse_proxy_{name}", labels)
         assert found is not None, f"there is no {name} {labels}"
         return found
+
+    def opened(self, route: str = "events") -> float:
+        """The streams opened so far, of every family."""
+        return sum(self.metric("streams_opened_total", route=route, family=family) for family in TREATMENTS)
 
     def closed(self) -> dict[str, float]:
         """The close reasons that occurred on `events`, and how often."""

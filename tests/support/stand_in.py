@@ -28,6 +28,7 @@ from sse_keepalive_proxy.demo.hub import Outcome
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.tokens import Hs256Tokens
+from tests.support.instance import EVENT_SOURCE
 from tests.support.programs import free_port
 from tests.support.proxy_process import ProxyProcess, running_proxy
 from tests.support.raw_client import RawClient
@@ -107,7 +108,7 @@ def new_user(notify: NotifyServer) -> tuple[int, str]:
 async def event_source(url: str, notify: NotifyServer, *headers: str) -> RawClient:
     """A client that has asked for the stream of a new user as a browser does."""
     client = await RawClient.connect(url)
-    client.request(new_user(notify)[1], "Accept: text/event-stream", *headers)
+    client.request(new_user(notify)[1], EVENT_SOURCE, *headers)
     return client
 
 

@@ -32,9 +32,9 @@ class Confirm(Section):
     form: Annotated[_ConfirmForm | None, OFF] = Field(
         default=policy.ConfirmForm.AUTO,
         description="The form of the first bytes: an event, which scripts can receive, or a comment, which "
-        "they cannot. `auto` sends the event to a GET without a body and with exactly `Accept: "
-        "text/event-stream`. Other clients get the comment `:ok`, because an unexpected event breaks "
-        "clients of language models.",
+        "they cannot. `auto` sends the event to an EventSource and the comment to others, because an "
+        "unexpected event breaks clients of language models. `event` and `comment` are for every family of "
+        "clients, and also for the notices of a gap, a stall and an end.",
     )
     event: PlainLine = Field(
         default="connection_confirmed",
@@ -85,9 +85,9 @@ class Keepalive(Section):
     )
     terminator: _Terminator = Field(
         default=policy.Terminator.AUTO,
-        description="The end of the ping comment: a blank line or a single newline. `auto` uses a blank "
-        "line until upstream has sent an event id, and a newline after that. Some libraries turn an id and "
-        "a blank line into an empty event.",
+        description="The end of every comment of the proxy: a blank line or a single newline. `auto` chooses "
+        "what the family of the client needs. To some libraries a blank line is an empty event; others lose "
+        "an event behind a single newline.",
     )
     event: PlainLine = Field(
         default="ping",
