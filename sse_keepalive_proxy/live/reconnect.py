@@ -11,7 +11,7 @@ import re
 from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
-from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, status_of
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, abandon, status_of
 from sse_keepalive_proxy.http.cursors import Cursors
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
@@ -118,13 +118,24 @@ class Reconnection:
         self._task, self._callbacks = attempt, callbacks
         attempt.add_done_callback(self._over)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is under way."""
+        return self._task is not None
+
     def cancel(self) -> bool:
         """Cancel the current attempt. Return whether there was one."""
-        return self._task is not None and self._task.cancel()
+        attempt, self._task, self._callbacks = self._task, None, None
+        if attempt is None:
+            return False
+        abandon(attempt)
+        return True
 
     def _over(self, attempt: asyncio.Task[Answer]) -> None:
+        if attempt is not self._task:
+            return  # it was cancelled
         callbacks, self._callbacks, self._task = self._callbacks, None, None
-        if attempt.cancelled() or callbacks is None:
+        if callbacks is None or attempt.cancelled():
             return
         error = attempt.exception()
         if isinstance(error, UpstreamError):

@@ -148,21 +148,28 @@ class Stream:
 
     def upstream_ended(self) -> None:
         """Handle the end of upstream's body."""
-        if self.flow.events - self._events_before == 1:
+        if self.flow.events - self._events_before == 1 and not self._asking:
             self.route.metrics.upstream_eof_after_first_event += 1
         self._lost(CloseReason.UPSTREAM_END)
 
     def upstream_failed(self, error: ProxyError) -> None:
         """Handle that upstream's body broke off."""
-        if isinstance(error, UpstreamError):
+        if isinstance(error, UpstreamError) and not self._asking:
             self.route.metrics.upstream_error(error)
         self._lost(CloseReason.UPSTREAM_RESET)
+
+    @property
+    def _asking(self) -> bool:
+        """Whether upstream is asked for another stream. A server with one place for each user ends the old
+        one for it.
+        """
+        return self._reconnection is not None and self._reconnection.busy
 
     def _lost(self, reason: CloseReason) -> None:
         self._exchange = None
         self._handle(messages.UpstreamLost(reason, self.life.retry))
         if self.life.state is State.RECONNECTING:
-            self._start_over(reason)
+            self._start_over(CloseReason.STALLED if self._asking else reason)
 
     def _close_exchange(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -180,11 +187,11 @@ class Stream:
 
     def reopened(self, answer: Answer) -> None:
         """Handle a stream from upstream after an early commit or a reconnection."""
-        if self.life.state is State.DRAINING:
-            answer.exchange.close()
-            return
-        again = self.life.state is State.RECONNECTING
+        again = self.life.state is not State.CONNECTING
         try:
+            if self._exchange is not None:  # stalled, and replaced now
+                self._close_exchange()
+                self.flow.start_over()
             self._exchange, self._late = answer.exchange, None
             early, self._early = self._early, None  # a stream lives long: release its request
             if early is not None:
@@ -203,7 +210,7 @@ class Stream:
         """Handle an error of upstream, or an answer without a stream."""
         stream_log.not_reopened(self, cause, late[1], repeated=late == self._late)
         self._late = late
-        again = self.life.state is State.RECONNECTING
+        again = self.life.state is not State.CONNECTING
         self._handle(failed)
         if again:
             result = ReconnectResult.FAILED if self.life.close_reason is None else ReconnectResult.ENDED
@@ -301,12 +308,12 @@ class Stream:
                     flow.inject(route.frames.ping(idle_for=idle_for, after_id=flow.id_seen, **self._moment()))
                 case messages.Confirm():
                     self._confirm()
-                case messages.Drop():
-                    self._close_exchange()
-                    self._start_over(CloseReason.STALLED)
                 case messages.Reopen():
                     if self._reconnection is not None:
                         self._reconnection.start(self)
+                case messages.Abandon():
+                    if self._reconnection is not None:
+                        self._reconnection.cancel()
                 case messages.Announce():
                     self._announce(command)
                 case messages.Stalled(silent_for=silent_for):

@@ -41,6 +41,7 @@ class Backoff:
 
 class Outage:
     """The reason and the times of a lost upstream: the loss, the next attempt, the end of all attempts.
+    For a stalled upstream, which is still there, the loss is the decision to replace it.
 
     The stream keeps it after upstream is back. The waits of the next outage go on growing unless
     `alive_at`, the time of upstream's last sign of life, has moved.
@@ -61,6 +62,10 @@ class Outage:
         if alive_at != self.alive_at:
             self._backoff.start_over()
         self.reason, self.alive_at, self.began_at = reason, alive_at, now
+        self.gives_up_at = now + self._give_up_after
+
+    def go_on(self, now: float) -> None:
+        """Record that the stream which the current attempt was to replace is lost at `now`."""
         self.gives_up_at = now + self._give_up_after
 
     def ask_again(self, at_least: float, now: float) -> bool:

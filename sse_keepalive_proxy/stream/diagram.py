@@ -20,11 +20,16 @@ _INTRODUCTION = """\
 `stream/lifecycle.py` takes events with their times and returns commands. It reads no clock and owns no timer:
 `next_deadline` says when it must be called again.
 
-When upstream ends, breaks off or is dropped as stalled, the client's stream goes on if `reopens` allows a
-reconnect. The stream is then `reconnecting`: pings continue, and the unfinished block is discarded.
-`stream/backoff.py` sets the time of the next attempt. The wait is the time that upstream demands (`retry`,
-`Retry-After`) plus a random part of a ceiling. The ceiling doubles with every attempt and is reset only by a
-sign of life. After every reconnect the client gets a notice of the gap.
+When upstream ends or breaks off, the client's stream goes on if `reopens` allows a reconnect. The stream is
+then `reconnecting`: pings continue, and the unfinished block is discarded. `stream/backoff.py` sets the time
+of the next attempt. The wait is the time that upstream demands (`retry`, `Retry-After`) plus a random part of
+a ceiling. The ceiling doubles with every attempt and is reset only by a sign of life. After every reconnect
+the client gets a notice of the gap.
+
+With `stall.action: reconnect`, upstream is asked for a new stream while its `stalled` one is kept, with the
+same waits. If a new stream is accepted, the old one is closed. If an attempt fails, the old stream stays. A
+sign of life from the old stream ends the attempt. If the old stream ends meanwhile, this is a reconnect like
+any other.
 
 A stream that must end (drain, `max_age`, an expired token) ends between two blocks. In the middle of a block
 it waits up to one second for the end of the block.
@@ -59,14 +64,14 @@ _CLOCKS = (
     ),
     _Clock(
         "`began_at` of the outage",
-        "each loss of upstream",
+        "each loss of upstream; the decision to replace a stalled one",
         "the end after `reconnect.give_up_after`: `give_up`",
         "failed attempts; waits that upstream demands",
     ),
     _Clock(
         "`opened_at`",
         "each answer of upstream with an event stream",
-        "a reconnect after `stall.after`, if the stream is `stalled` (`stall.action: reconnect`)",
+        "an attempt to replace it after `stall.after`, if it is `stalled` (`stall.action: reconnect`)",
         "bytes from upstream. It stops while the proxy has paused upstream",
     ),
 )

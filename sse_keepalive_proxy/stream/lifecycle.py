@@ -8,6 +8,8 @@ It follows the rules of `docs/reference/behaviour.md`:
   upstream clock, so it cannot hide a dead upstream (behaviour.md#pings-never-pretend).
 - The upstream clocks stop while the proxy has paused upstream.
 - A lost upstream is opened again if `reopens` allows it. The waits grow until upstream gives a sign of life.
+- A stalled upstream that is to be replaced keeps its stream until a new one is accepted. Only then is the old
+  one closed; a sign of life from it ends the attempt (behaviour.md#a-reopening-kills-no-living-stream).
 - A stream has one close reason, the first. After it the client has `write_timeout` to accept waiting bytes.
 
 The lifecycle holds no bytes, no socket and no timer. It takes events with their times and returns commands.
@@ -23,7 +25,7 @@ from typing import Final
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.backoff import Outage
 from sse_keepalive_proxy.stream.messages import CloseReason, Command
-from sse_keepalive_proxy.stream.policy import StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.policy import Reconnect, StallAction, StreamPolicy
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 
 __all__ = ["Lifecycle"]
@@ -45,9 +47,9 @@ class Lifecycle:
 
     __slots__ = (
         "_aborted", "_checked_at", "_committed", "_draw", "_leave_at", "_leave_by",
-        "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_taken", "alive_at",
-        "blocked", "close_reason", "confirm_at", "opened_at", "reopens", "retry", "stalled_since", "state",
-        "upstream_at", "written_at",
+        "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_replacing",
+        "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "opened_at", "reopens", "retry",
+        "stalled_since", "state", "upstream_at", "written_at",
     )  # fmt: skip
 
     def __init__(self, policy: StreamPolicy, now: float, draw: Callable[[], float] = lambda: 0.5) -> None:
@@ -69,6 +71,7 @@ class Lifecycle:
         self._leave_reason = CloseReason.DRAIN
         self._paused_at: float | None = None
         self._outage: Outage | None = None
+        self._replacing = False  # upstream is asked for a new stream while its stalled one is kept
 
     @property
     def stuck_since(self) -> float | None:
@@ -108,6 +111,7 @@ class Lifecycle:
             if self.stalled_since is not None:
                 commands.append(messages.Recovered(upstream_now - self.alive_at))
                 self.stalled_since = None
+                commands += self._keep()
             self.alive_at = upstream_now
         self.upstream_at = upstream_now
         if self.stalled_since is None and self.state is not State.FLOWING:
@@ -138,6 +142,7 @@ class Lifecycle:
             case messages.Paused():
                 if self._paused_at is None and self.state is not State.RECONNECTING:
                     self._paused_at = now
+                    return self._keep()
             case messages.Resumed():
                 self._resumed(now)
             case messages.LeaveAt(at=at, reason=reason):
@@ -154,7 +159,7 @@ class Lifecycle:
     def _opened(self, wait: float, resumed: bool, now: float) -> tuple[Command, ...]:
         again, outage = self.opened_at is not None, self._outage
         self._enter(State.WAITING if self.stalled_since is None else State.STALLED)
-        self.opened_at = self._upstream_time(now)
+        self.opened_at, self._replacing = self._upstream_time(now), False
         if outage is None:
             self.upstream_at = self.alive_at = self.opened_at
         if again and outage is not None:
@@ -169,17 +174,35 @@ class Lifecycle:
         """Upstream is lost: schedule a reconnect, or end the stream with `reason`."""
         if not self.reopens or self._policy.reconnect is None:
             return self._close(reason, now)
-        outage = self._outage = self._outage or Outage(self._policy.reconnect, self._draw)
-        outage.begin(reason, self.alive_at, now)
+        outage, replacing, self._replacing = self._outage, self._replacing, False
         self._enter(State.RECONNECTING)
-        return self._ask_again(outage, at_least, now)
+        if replacing and outage is not None and outage.reopens_at is None:
+            outage.go_on(now)  # the attempt is under way, and may be the reason for the loss
+            return _NOTHING
+        return self._ask_again(self._begin_outage(self._policy.reconnect, reason, now), at_least, now)
+
+    def _begin_outage(self, policy: Reconnect, reason: CloseReason, now: float) -> Outage:
+        outage = self._outage = self._outage or Outage(policy, self._draw)
+        outage.begin(reason, self.alive_at, now)
+        return outage
 
     def _not_opened(self, failed: messages.NotOpened, now: float) -> tuple[Command, ...]:
+        if self._replacing and self._outage is not None:
+            patience = 0.0 if failed.again or self._policy.stall is None else self._policy.stall.after
+            self._outage.ask_again(max(failed.at_least, patience), now)
+            return _NOTHING
         if not failed.again:
             return self._close(failed.reason, now)
         if self.state is State.RECONNECTING and self._outage is not None:
             return self._ask_again(self._outage, failed.at_least, now)
         return self._lost(failed.reason, failed.at_least, now)
+
+    def _keep(self) -> tuple[Command, ...]:
+        """Keep upstream's stream: it is not replaced now."""
+        if not self._replacing:
+            return _NOTHING
+        self._replacing = False
+        return (messages.Abandon(),)
 
     def _ask_again(self, outage: Outage, at_least: float, now: float) -> tuple[Command, ...]:
         return _NOTHING if outage.ask_again(at_least, now) else self._close(CloseReason.GIVE_UP, now)
@@ -265,17 +288,18 @@ class Lifecycle:
         return None if stall.close_after is None else self.stalled_since + stall.close_after
 
     def _replaces_at(self) -> float | None:
-        """Return the time to replace a stalled upstream, which first gets `stall.after` for a sign of life.
-
-        None if its `retry` is too long for another attempt.
+        """Return the time to ask for a new stream in the place of a stalled one, which first gets
+        `stall.after` for a sign of life. None during an attempt, or if there is to be none.
         """
-        stall, again = self._policy.stall, self._policy.reconnect
-        if stall is None or stall.action is not StallAction.RECONNECT or again is None or not self.reopens:
-            return None
-        if self.state is not State.STALLED or self.retry >= again.give_up_after:
+        stall = self._policy.stall
+        if stall is None or stall.action is not StallAction.RECONNECT or self._policy.reconnect is None:
             return None
         if self.stalled_since is None or self.opened_at is None:
             return None
+        if self.state is not State.STALLED or not self.reopens:
+            return None
+        if self._replacing and self._outage is not None:
+            return self._outage.reopens_at
         return max(self.stalled_since, self.opened_at + stall.after)
 
     def handle_timer(self, now: float, taken: int = 0, *, unfinished: bool = False) -> tuple[Command, ...]:
@@ -321,16 +345,18 @@ class Lifecycle:
                 commands.extend(self._close(CloseReason.STALLED, now))
                 return
             self._stall(now, commands)
-        replaces_at, outage = self._replaces_at(), self._outage
-        if replaces_at is not None and now >= replaces_at:
-            commands.append(messages.Drop())
-            commands.extend(self._lost(CloseReason.STALLED, self.retry, now))
-        elif self.state is State.RECONNECTING and outage is not None:
-            if now >= outage.gives_up_at:
-                commands.extend(self._close(CloseReason.GIVE_UP, now))
-            elif outage.reopens_at is not None and now >= outage.reopens_at:
-                outage.reopens_at = None
-                commands.append(messages.Reopen())
+        replaces_at, policy = self._replaces_at(), self._policy.reconnect
+        if replaces_at is not None and now >= replaces_at and policy is not None and not self._replacing:
+            self._replacing = True
+            self._begin_outage(policy, CloseReason.STALLED, now).ask_again(self.retry, now)
+        outage = self._outage
+        if outage is None or not (self._replacing or self.state is State.RECONNECTING):
+            return
+        if self.state is State.RECONNECTING and now >= outage.gives_up_at:
+            commands.extend(self._close(CloseReason.GIVE_UP, now))
+        elif self.reopens and outage.reopens_at is not None and now >= outage.reopens_at:
+            outage.reopens_at = None
+            commands.append(messages.Reopen())
 
     def _stall(self, now: float, commands: list[Command]) -> None:
         self.stalled_since = now

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sse_keepalive_proxy.stream.states import CloseReason
 
 __all__ = [
+    "Abandon",
     "Abort",
     "Announce",
     "Blocked",
@@ -20,7 +21,6 @@ __all__ = [
     "Commit",
     "CommitEarly",
     "Confirm",
-    "Drop",
     "Event",
     "Fault",
     "LeaveAt",
@@ -155,13 +155,13 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
-    """Close the upstream connection and discard its unfinished block. A new attempt will follow."""
+class Abandon:
+    """Give up the attempt under way, if there is one: upstream's old stream stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reopen:
-    """Open upstream again, now."""
+    """Open upstream again, now. If its stream is still there, keep it until a new one is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,5 +220,5 @@ class Abort:
 
 
 Command = (
-    Commit | Confirm | Drop | Reopen | Announce | Ping | Stalled | Recovered | SilenceEnded | Close | Abort
+    Commit | Confirm | Reopen | Abandon | Announce | Ping | Stalled | Recovered | SilenceEnded | Close | Abort
 )

@@ -91,7 +91,8 @@ TRANSITIONS: dict[State, dict[State, str]] = {
     },
     State.STALLED: {
         State.FLOWING: "a sign of life",
-        State.RECONNECTING: "upstream ends or breaks, or stall.action replaces it",
+        State.STALLED: "stall.action: a new stream was accepted in the place of the old one",
+        State.RECONNECTING: _LOST,
         State.DRAINING: _CLOSED,
     },
     State.RECONNECTING: {

@@ -246,6 +246,10 @@ class Attempts:
         self.under_way = True
         self.started += 1
 
+    @property
+    def busy(self) -> bool:
+        return self.under_way
+
     def cancel(self) -> bool:
         was, self.under_way = self.under_way, False
         return was

@@ -6,19 +6,22 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from sse_keepalive_proxy.errors import UpstreamInvalid, UpstreamRefused, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.http.attempts import Answer, Target
 from sse_keepalive_proxy.http.response import ResponseHead
-from sse_keepalive_proxy.live.reconnect import no_answer, no_stream
+from sse_keepalive_proxy.live.reconnect import Reconnection, no_answer, no_stream
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import Reconnect
 from sse_keepalive_proxy.stream.states import State
 from tests.http.test_response import STREAM, head
+from tests.live.stage import UpstreamSide
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
+from tests.support.looping import in_loop
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import (
     CLOSE,
@@ -299,6 +302,79 @@ async def test_an_upstream_that_went_away_is_found_where_it_comes_back() -> None
         await upstream.start()
         await client.wait_for(b"stream_recovered")
         assert proxy.metric("streams_active", state="reconnecting") == 0
+
+
+# A stalled upstream is replaced (behaviour.md#a-reopening-kills-no-living-stream).
+
+REPLACED = FAST + "stall: {after: 300ms, sign_of_life: events, action: reconnect}"
+
+
+@on_each_loop
+async def test_a_refusal_does_not_end_a_quiet_stream_that_lives() -> None:
+    speak = asyncio.Event()
+    refusal = [GOT_REQUEST, response("401 Unauthorized", b"expired")]
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), speak, chunk(b"data: 2\n\n")], refusal, refusal) as upstream,
+        Instance(config(upstream, REPLACED)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await proxy.until(lambda: proxy.metric("upstream_reconnects_total", result="failed") == 2)
+        assert behind_confirm(client) == EVENT
+        assert proxy.metric("upstream_stalled_streams") == 1
+        speak.set()
+        await client.wait_for(b"data: 2\n\n")
+        assert behind_confirm(client) == EVENT + b"data: 2\n\n"
+        assert proxy.closed() == {}
+
+
+@on_each_loop
+async def test_the_old_stream_is_closed_once_the_new_one_is_accepted() -> None:
+    async with (
+        RawUpstream(
+            [*SILENT, chunk(EVENT + b"data: ha")], [GOT_REQUEST, go := asyncio.Event(), stream_head()]
+        ) as up,
+        Instance(config(up, REPLACED)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        old, new = await up.connection(), await up.connection(1)
+        await new.request()
+        assert not old.lost
+        go.set()
+        await client.wait_for(b"stream_recovered")
+        await old.wait_closed()
+        assert re.fullmatch(EVENT + RECOVERED, behind_confirm(client))
+        assert json.loads(client.events[-1].data)["reason"] == "stalled"
+        await up.wait_connections(1)
+
+
+@on_each_loop
+async def test_an_attempt_that_a_sign_of_life_ends_is_closed() -> None:
+    speak = asyncio.Event()
+    async with (
+        RawUpstream([*SILENT, chunk(EVENT), speak, chunk(b"data: 2\n\n")], [GOT_REQUEST]) as upstream,
+        Instance(config(upstream, REPLACED)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        attempt = await upstream.connection(1)
+        await attempt.request()
+        speak.set()
+        await attempt.wait_closed()
+        assert behind_confirm(client) == EVENT + b"data: 2\n\n"
+        assert client.ending is None
+
+
+@in_loop
+async def test_an_answer_in_the_moment_of_a_cancellation_is_closed() -> None:
+    attempts = Reconnection(cast(Target, None), Reconnect(), b"GET / HTTP/1.1\r\n", always=True)
+    upstream = UpstreamSide()
+    attempt = asyncio.get_running_loop().create_future()
+    attempts.await_answer(cast(Any, attempt), cast(Any, None))
+    attempt.set_result(Answer(upstream.exchange, head(200, STREAM)))
+    assert attempts.busy
+    assert attempts.cancel()
+    assert not attempts.cancel()
+    await asyncio.sleep(0)
+    assert upstream.closed
 
 
 # Slow clients.

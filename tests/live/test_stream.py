@@ -533,19 +533,6 @@ def test_a_client_that_leaves_while_upstream_is_lost_ends_the_attempts(asked: bo
     check_end(stage)
 
 
-def test_an_answer_that_comes_too_late_is_closed() -> None:
-    stage = reopenable()
-    stage.lose()
-    assert stage.ask()
-    stage.stream.cut()
-    assert stage.attempts is not None
-    stage.attempts.under_way = True  # it was answered in the very same moment
-    stage.reopen()
-    stage.clock.advance(0)
-    assert stage.closed == {"drain": 1}
-    assert stage.upstream.closed
-
-
 def test_upstream_is_paused_again_when_it_is_back_for_a_client_that_still_takes_nothing() -> None:
     stage = reopenable(again=PATIENT)
     stage.client.takes = False
@@ -586,22 +573,69 @@ def test_an_upstream_lost_while_it_was_paused_does_not_leave_the_next_one_paused
     assert stage.body().endswith(b"data: 2\n\n")
 
 
-def test_a_stalled_upstream_is_dropped_with_the_block_it_has_not_finished_and_the_stall_goes_on() -> None:
-    stall = Stall(STALLED_AFTER, action=StallAction.RECONNECT)
+# A stalled upstream is replaced (behaviour.md#a-reopening-kills-no-living-stream).
+
+
+def stalled(body: bytes = b"data: 1\n\ndata: ha") -> Stage:
+    """A stage whose upstream has stalled after `body`, and is asked for another stream."""
+    stall = Stall(STALLED_AFTER, ignore_types=frozenset({"beat"}), action=StallAction.RECONNECT)
     stage = reopenable(replace(POLICY, stall=stall), again=PATIENT, form=None)
-    stage.feed(b"data: 1\n\ndata: ha")
-    first = stage.upstream
+    stage.feed(body)
     stage.clock.advance(STALLED_AFTER)
-    assert first.closed
+    assert stage.ask()
+    return stage
+
+
+def test_a_stalled_upstream_stays_until_another_is_accepted_and_the_stall_goes_on() -> None:
+    stage = stalled()
+    first = stage.upstream
+    assert not first.closed
+    stage.feed(b'lf\n\ndata: {"type":"beat"}\n\ndata: {"type":"beat"}\n')
+    assert stage.body().endswith(b'data: half\n\ndata: {"type":"beat"}\n\n')  # a second of them is unfinished
+    assert stage.attempts is not None
+    assert not stage.attempts.under_way  # `half` was a sign of life
+    stage.clock.advance(STALLED_AFTER)
     assert stage.ask()
     stage.reopen()
+    assert first.closed
     assert stage.stream.life.state is State.STALLED
     assert b":stream_recovered reason=stalled " in stage.body()
     stage.feed(b"data: 2\n\n")
     assert stage.stream.life.state is State.FLOWING
-    assert (stage.stream.stalls, stage.stream.reconnects) == (1, 1)
+    assert (stage.stream.stalls, stage.stream.reconnects) == (2, 1)
     value = stage.metrics.registry.get_sample_value
-    assert value("sse_proxy_upstream_stall_recoveries_total", {"route": "events"}) == 1
+    assert value("sse_proxy_upstream_stall_recoveries_total", {"route": "events"}) == 2
+    check_meaning(stage)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_attempt_that_fails_keeps_the_stalled_upstream_and_is_told_to_nobody(again: bool) -> None:
+    stage = stalled()
+    before = stage.body()
+    stage.fail(NotOpened(CloseReason.UNAUTHORIZED, again=again))
+    assert stage.body() == before
+    assert stage.closed == {}
+    value = stage.metrics.registry.get_sample_value
+    labels = {"route": "events", "result": "failed"}
+    assert value("sse_proxy_upstream_reconnects_total", labels) == 1
+    assert stage.ask()
+    stage.fail(FAILED)
+    stage.feed(b"lf\n\ndata: 2\n\n")
+    assert stage.body().endswith(b"data: half\n\ndata: 2\n\n")
+    assert stage.stream.life.state is State.FLOWING
+    check_meaning(stage)
+
+
+def test_a_server_with_one_place_ends_the_old_stream_for_the_new_one_and_that_is_no_loss() -> None:
+    stage = stalled(b"data: 1\n\n")
+    stage.lose("upstream ends")
+    assert stage.stream.life.state is State.RECONNECTING
+    assert stage.attempts is not None
+    assert stage.attempts.started == 1
+    stage.reopen(b"data: 2\n\n")
+    assert b":stream_recovered reason=stalled " in stage.body()
+    value = stage.metrics.registry.get_sample_value
+    assert value("sse_proxy_upstream_eof_after_first_event_total", {"route": "events"}) == 0
     check_meaning(stage)
 
 

@@ -211,9 +211,9 @@ class LifeOfAStream(RuleBasedStateMachine):
         step has passed.
         """
         witness = self.witness
-        before = (witness.closed, witness.upstream)
+        before = (witness.closed, witness.upstream, witness.beside)
         witness.pass_time(witness.now + delay)
-        if before == (witness.closed, witness.upstream):
+        if before == (witness.closed, witness.upstream, witness.beside):
             witness.take(step)
 
     def is_committed(self) -> bool:
@@ -223,14 +223,17 @@ class LifeOfAStream(RuleBasedStateMachine):
         return self.witness.upstream is Upstream.OPEN and not self.witness.closed
 
     def is_away(self) -> bool:
-        return self.witness.upstream is not Upstream.OPEN and not self.witness.closed
+        """Whether upstream has no stream, or is to replace a stalled one."""
+        witness = self.witness
+        return (witness.upstream is not Upstream.OPEN or witness.beside is not None) and not witness.closed
 
     def upstream_says(self, delay: float, answer: Step) -> None:
         """Upstream says something, once it is asked."""
         witness = self.witness
-        if witness.upstream is Upstream.LOST and witness.outage is not None:
+        to_be_asked = Upstream.LOST in (witness.upstream, witness.beside) and witness.life.reopens
+        if to_be_asked and witness.outage is not None and not witness.paused:
             witness.pass_time(max(witness.now, witness.outage.not_after + witness.lag))
-        if witness.upstream is Upstream.ASKED:
+        if Upstream.ASKED in (witness.upstream, witness.beside):
             self.step(delay, answer)
 
     # Upstream.

@@ -11,6 +11,7 @@ import pytest
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import (
+    Abandon,
     Abort,
     Announce,
     Blocked,
@@ -21,7 +22,6 @@ from sse_keepalive_proxy.stream.messages import (
     Commit,
     CommitEarly,
     Confirm,
-    Drop,
     Fault,
     LeaveAt,
     NotOpened,
@@ -455,15 +455,17 @@ def test_an_upstream_that_is_away_cannot_be_paused() -> None:
     assert transcript.said[-1] == (51, Reopen())
 
 
-# A stalled upstream is given up for another (stall.action: reconnect).
+# A stalled upstream is replaced (stall.action: reconnect): it stays until another is accepted
+# (behaviour.md#a-reopening-kills-no-living-stream).
+
+REPLACING = promise(stall=REPLACED, reconnect=RECONNECT)
+REFUSED_FOR_GOOD = NotOpened(CloseReason.UNAUTHORIZED, again=False)
 
 
-def test_a_stalled_upstream_is_dropped_and_another_is_asked_for() -> None:
-    policy = promise(stall=REPLACED, reconnect=RECONNECT)
-    transcript = play(policy, *OPEN, (5, DATA), (70, REOPENED), (71, DATA), until=72)
+def test_a_stalled_upstream_stays_until_another_is_accepted() -> None:
+    transcript = play(REPLACING, *OPEN, (5, DATA), (70, REOPENED), (71, DATA), until=72)
     assert transcript.said[1:] == [
         (65, Stalled(60)),
-        (65, Drop()),
         (66, Reopen()),
         (70, Announce(CloseReason.STALLED, 5, resumed=True)),
         (71, SilenceEnded(66)),
@@ -472,33 +474,105 @@ def test_a_stalled_upstream_is_dropped_and_another_is_asked_for() -> None:
     assert transcript.states[1:] == [
         (5, State.FLOWING),
         (20, State.IDLE),
-        (65, State.RECONNECTING),
-        (70, State.STALLED),
+        (65, State.STALLED),
         (71, State.FLOWING),
     ]
 
 
 def test_each_upstream_has_its_time_to_show_life_and_the_waits_grow() -> None:
-    policy = promise(stall=REPLACED, reconnect=RECONNECT)
     script: list[tuple[float, Step]] = [(61, REOPENED), (123, REOPENED), (187, REOPENED)]
-    transcript = play(policy, *OPEN, *script, until=248)
-    assert told(transcript, Drop, Reopen) == [
-        (60, Drop()),
-        (61, Reopen()),
-        (121, Drop()),
-        (123, Reopen()),
-        (183, Drop()),
-        (187, Reopen()),
-        (247, Drop()),
-    ]
+    transcript = play(REPLACING, *OPEN, *script, until=255)
+    assert told(transcript, Reopen) == [(61, Reopen()), (123, Reopen()), (187, Reopen()), (255, Reopen())]
     assert told(transcript, Stalled, Recovered) == [(60, Stalled(60))]
     assert transcript.life.stalled_since == 60
 
 
+@pytest.mark.parametrize("failed", [AGAIN, NotOpened(STATUS, again=True)])
+def test_an_attempt_that_fails_keeps_the_old_stream_and_is_made_again(failed: NotOpened) -> None:
+    script: list[tuple[float, Step]] = [(62, failed), (67, failed), (2000, failed)]
+    transcript = play(REPLACING, *OPEN, *script, until=3000)
+    assert transcript.said[1:] == [
+        (60, Stalled(60)),
+        (61, Reopen()),
+        (64, Reopen()),
+        (71, Reopen()),
+        (2008, Reopen()),
+    ]
+    assert transcript.life.state is State.STALLED
+
+
+def test_a_refusal_keeps_the_old_stream_for_the_time_of_a_stall_before_the_next_attempt() -> None:
+    later = NotOpened(STATUS, again=False, at_least=90)
+    script: list[tuple[float, Step]] = [(61, REFUSED_FOR_GOOD), (130, later)]
+    transcript = play(REPLACING, *OPEN, *script, until=300)
+    assert transcript.said[1:] == [
+        (60, Stalled(60)),
+        (61, Reopen()),
+        (123, Reopen()),
+        (224, Reopen()),
+    ]
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_no_time_gives_up_a_stalled_upstream_that_is_still_there(failures: int) -> None:
+    transcript = play(REPLACING, *OPEN, until=61)
+    for _ in range(failures):
+        transcript.take(AGAIN)
+        transcript.wait_until(transcript.now + 8)
+    transcript.wait_until(5000)
+    assert told(transcript, Close) == []
+
+
+@pytest.mark.parametrize("at", [60.5, 62])
+def test_a_sign_of_life_of_the_old_stream_ends_the_attempt(at: float) -> None:
+    script: list[tuple[float, Step]] = [(60.25, NOISE), (at, DATA)]
+    transcript = play(REPLACING, *OPEN, *script, until=at + 59)
+    asked = [] if at < 61 else [(61, Reopen())]
+    assert transcript.said[3:] == [*asked, (at, Recovered(at)), (at, Abandon())]
+    assert transcript.life.state is State.IDLE
+
+
+def test_the_next_stall_begins_as_the_first_one() -> None:
+    script: list[tuple[float, Step]] = [(62, DATA), (124, REOPENED)]
+    transcript = play(REPLACING, *OPEN, *script, until=125)
+    assert told(transcript, Stalled, Reopen, Announce) == [
+        (60, Stalled(60)),
+        (61, Reopen()),
+        (122, Stalled(60)),
+        (123, Reopen()),
+        (124, Announce(CloseReason.STALLED, 2, resumed=True)),
+    ]
+
+
+def test_if_the_old_stream_ends_during_the_attempt_the_attempt_goes_on_as_a_reconnect() -> None:
+    transcript = play(REPLACING, *OPEN, (62, LOST), (70, REOPENED), until=71)
+    assert transcript.said[2:] == [(61, Reopen()), (70, Announce(CloseReason.STALLED, 10, resumed=True))]
+    assert transcript.states[1:] == [
+        (60, State.STALLED),
+        (62, State.RECONNECTING),
+        (70, State.STALLED),
+    ]
+
+
+def test_if_it_ends_between_two_attempts_it_is_lost_like_any_other() -> None:
+    transcript = play(REPLACING, *OPEN, (62, AGAIN), (63, LOST), (70, REOPENED), until=71)
+    assert transcript.said[2:] == [
+        (61, Reopen()),
+        (67, Reopen()),
+        (70, Announce(END, 7, resumed=True)),
+    ]
+
+
+def test_without_the_old_stream_a_refusal_is_the_end_and_time_gives_up() -> None:
+    transcript = play(REPLACING, *OPEN, (62, LOST), (70, REFUSED_FOR_GOOD), until=71)
+    assert transcript.said[-1] == (70, Close(CloseReason.UNAUTHORIZED))
+    transcript = play(REPLACING, *OPEN, (62, LOST), until=1000)
+    assert transcript.said[-1] == (162, Close(CloseReason.GIVE_UP))
+
+
 def test_what_upstream_wants_is_waited_for_before_it_is_replaced_by_another() -> None:
-    policy = promise(stall=REPLACED, reconnect=RECONNECT)
-    transcript = play(policy, (0, Reopens(retry=7)), (0, Opened()), until=100)
-    assert transcript.said[1:] == [(60, Stalled(60)), (60, Drop()), (68, Reopen())]
+    transcript = play(REPLACING, (0, Reopens(retry=700)), (0, Opened()), until=1000)
+    assert transcript.said[1:] == [(60, Stalled(60)), (761, Reopen())]
 
 
 def test_the_bound_of_a_stall_ends_it_however_often_it_was_replaced() -> None:
@@ -508,38 +582,29 @@ def test_the_bound_of_a_stall_ends_it_however_often_it_was_replaced() -> None:
     assert transcript.said[-1] == (160, Close(CloseReason.STALLED))
 
 
-def test_where_it_may_not_be_asked_again_a_stalled_upstream_is_kept() -> None:
-    policy = promise(stall=REPLACED, reconnect=RECONNECT)
-    transcript = play(policy, (0, Opened()), until=1000)
+def test_where_it_may_not_be_asked_again_a_stalled_upstream_is_not_replaced() -> None:
+    transcript = play(REPLACING, (0, Opened()), until=1000)
     assert transcript.said[1:] == [(60, Stalled(60))]
     transcript.take(Reopens())
     transcript.take(NOISE)
     transcript.wait_until(1001)
-    assert transcript.said[2:] == [(1000, SilenceEnded(1000)), (1000, Drop()), (1001, Reopen())]
+    assert transcript.said[2:] == [(1000, SilenceEnded(1000)), (1001, Reopen())]
+    transcript.take(AGAIN)
+    transcript.take(Reopens(allowed=False))
+    transcript.wait_until(2000)
+    assert told(transcript, Reopen) == [(1001, Reopen())]
 
 
 def test_a_paused_upstream_is_not_replaced() -> None:
-    policy = promise(stall=REPLACED, reconnect=RECONNECT)
     script: list[tuple[float, Step]] = [(61, REOPENED), (81, Paused()), (181, Resumed())]
-    assert told(play(policy, *OPEN, *script, until=222), Drop) == [(60, Drop()), (221, Drop())]
+    transcript = play(REPLACING, *OPEN, *script, until=223)
+    assert told(transcript, Reopen, Abandon) == [(61, Reopen()), (223, Reopen())]
 
 
-def test_another_stall_after_a_recovery_is_another_one() -> None:
-    policy = promise(stall=REPLACED, reconnect=RECONNECT)
-    script: list[tuple[float, Step]] = [(61, REOPENED), (70, DATA), (131, REOPENED)]
-    transcript = play(policy, *OPEN, *script, until=132)
-    assert told(transcript, Stalled, Recovered, Drop, Reopen)[3:] == [
-        (70, Recovered(70)),
-        (130, Stalled(60)),
-        (130, Drop()),
-        (131, Reopen()),
-    ]
-
-
-def test_a_stall_that_cannot_be_waited_out_is_given_up() -> None:
-    policy = promise(stall=REPLACED, reconnect=Reconnect(delay=2, give_up_after=1))
-    transcript = play(policy, *OPEN, until=100)
-    assert transcript.said[1:] == [(60, Stalled(60)), (60, Drop()), (60, Close(CloseReason.GIVE_UP))]
+def test_an_attempt_ends_with_a_pause_because_what_the_old_stream_sends_is_not_read() -> None:
+    script: list[tuple[float, Step]] = [(62, Paused()), (90, Resumed())]
+    transcript = play(REPLACING, *OPEN, *script, until=100)
+    assert transcript.said[2:] == [(61, Reopen()), (62, Abandon()), (92, Reopen())]
 
 
 # Leaving.

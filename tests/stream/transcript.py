@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
-from sse_keepalive_proxy.stream.messages import Announce, Command, Confirm, Drop, Event, UpstreamLost
+from sse_keepalive_proxy.stream.messages import Announce, Command, Confirm, Event, Opened, UpstreamLost
 from sse_keepalive_proxy.stream.policy import Keepalive, Reconnect, Stall, StreamPolicy
 from sse_keepalive_proxy.stream.states import State
 
@@ -101,7 +101,7 @@ class Transcript:
                     self.life.written_at = self.now
             case _:
                 self.write_down(self.life.handle(step, self.now))
-                self.unfinished = self.unfinished and not isinstance(step, UpstreamLost)
+                self.unfinished = self.unfinished and not isinstance(step, UpstreamLost | Opened)
 
     def receive(self, alive: bool) -> None:
         """Bytes of upstream, on their short way where that is open to them."""
@@ -121,8 +121,6 @@ class Transcript:
             match command:
                 case Confirm() | Announce():
                     self.life.written_at = self.now
-                case Drop():
-                    self.unfinished = False
                 case _:
                     pass
         if not self.states or self.states[-1][1] is not self.life.state:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import (
+    Abandon,
     Abort,
     Announce,
     Blocked,
@@ -17,7 +19,6 @@ from sse_keepalive_proxy.stream.messages import (
     Command,
     Commit,
     Confirm,
-    Drop,
     Fault,
     LeaveAt,
     NotOpened,
@@ -60,6 +61,7 @@ class Outage:
     ceiling: float
     reason: CloseReason = CloseReason.UPSTREAM_END
     began_at: float = 0.0
+    lost_at: float = 0.0  # later than `began_at` where an attempt to replace a stalled upstream went before
     not_before: float = 0.0
     not_after: float = 0.0
     lived: bool = False  # upstream gave a sign of life since
@@ -67,12 +69,12 @@ class Outage:
 
     @property
     def gives_up_at(self) -> float:
-        return self.began_at + self.policy.give_up_after + self.held
+        return self.lost_at + self.policy.give_up_after + self.held
 
     def begin(self, reason: CloseReason, at_least: float, now: float) -> None:
         if self.lived:
             self.ceiling = self.policy.delay
-        self.lived, self.reason, self.began_at, self.held = False, reason, now, 0.0
+        self.lived, self.reason, self.began_at, self.lost_at, self.held = False, reason, now, now, 0.0
         self.wait(at_least, now)
 
     def wait(self, at_least: float, now: float) -> None:
@@ -99,6 +101,7 @@ class Witness:
     upstream: Upstream = Upstream.ASKED
     outage: Outage | None = None
     out: bool = False  # the outage is now, and not one of before
+    beside: Upstream | None = None  # how it stands with the stream that is to replace a stalled one
     committed_at: float | None = None
     opened: bool = False  # upstream has answered once at least
     spoke: bool = False  # upstream has sent something since it answered
@@ -147,13 +150,11 @@ class Witness:
             if at > until:
                 break
             self.go_to(at)
-            was_open = self.upstream is Upstream.OPEN
             self.turn(lambda at=at: self.transcript.fire(at))
             self.state_is_that_of_the_books()
             fired += 1
             later = self.life.next_deadline()
-            at_once = was_open and self.upstream is Upstream.LOST  # dropped, and to be asked without a wait
-            assert later is None or later > at or at_once, "a timer that has fired moves on"
+            assert later is None or later > at, "a timer that has fired moves on"
         self.go_to(until)
         shortest = min(self.policy.write_timeout / 4, self.interval or 4)
         assert fired <= 32 + 2 * (until - began) / shortest, "no deadline spins"
@@ -207,9 +208,11 @@ class Witness:
                 assert since <= self.lag, "a stall is found"
             elif stall.close_after is not None:
                 assert self.stalled_for <= stall.close_after + self.lag
-            if self.replaceable_since is not None:
+            if self.replaceable_since is not None and self.beside is None:
                 since = min(self.open_for - stall.after, now - self.replaceable_since)
                 assert since <= self.lag, "a stalled upstream is replaced"
+        if self.beside is Upstream.LOST and outage is not None:
+            assert now <= outage.not_after + self.lag
         if self.out and outage is not None:
             assert now <= outage.gives_up_at + self.lag, "nobody waits for ever"
             assert self.upstream is Upstream.ASKED or now <= outage.not_after + self.lag
@@ -218,8 +221,10 @@ class Witness:
 
     def turn(self, act: Callable[[], None]) -> tuple[Command, ...]:
         """One call of the lifecycle: look at what it answered."""
-        already = len(self.transcript.said)
+        already, replacing = len(self.transcript.said), self.life._replacing
         act()
+        if self.life._replacing and not replacing:
+            self.begin_to_replace()
         heard = tuple(command for _, command in self.transcript.said[already:])
         for command in heard:
             assert not self.closed or isinstance(command, Abort), "after the end there is nothing but the cut"
@@ -245,11 +250,14 @@ class Witness:
         else:
             assert state is State.FLOWING
             assert self.paused or self.byteless <= self.quiet + self.lag
+        assert self.closed or self.life._replacing is (self.beside is not None)
+        if self.beside is not None and not self.life.reopens and self.outage is not None:
+            self.outage.not_after = math.inf  # until it may be asked again
         if not self.closed and state is not State.CONNECTING and self.watched_since is None:
             self.watched_since = self.now
         again = self.policy.reconnect
         replaceable = stall is not None and stall.action is StallAction.RECONNECT and self.life.reopens
-        replaceable = replaceable and again is not None and self.life.retry < again.give_up_after
+        replaceable = replaceable and again is not None
         if not (replaceable and state is State.STALLED and not self.paused):
             self.replaceable_since = None
         elif self.replaceable_since is None:
@@ -260,6 +268,8 @@ class Witness:
         now, again, committed, closed = self.now, self.opened, self.committed_at is not None, self.closed
         match step:
             case Opened() if not self.closed:
+                assert self.upstream is not Upstream.OPEN or self.beside is Upstream.ASKED
+                self.beside = None
                 self.upstream, self.opened, self.spoke, self.open_for = Upstream.OPEN, True, False, 0.0
                 if self.outage is None:
                     self.lifeless = self.byteless = 0.0
@@ -310,16 +320,41 @@ class Witness:
         return step
 
     def lose(self, reason: CloseReason, at_least: float) -> None:
+        beside, self.beside = self.beside, None
         if not self.life.reopens or self.policy.reconnect is None:
             self.told.add(reason)
             return
         self.out, self.upstream = True, Upstream.LOST
+        if beside is Upstream.ASKED and self.outage is not None:
+            self.upstream, self.outage.lost_at, self.outage.held = Upstream.ASKED, self.now, 0.0
+            return
+        self.begin_outage(self.policy.reconnect, reason, at_least)
+
+    def begin_outage(self, policy: Reconnect, reason: CloseReason, at_least: float) -> None:
         if self.outage is None:
-            self.outage = Outage(self.policy.reconnect, self.policy.reconnect.delay)
+            self.outage = Outage(policy, policy.delay)
         self.outage.begin(reason, at_least, self.now)
 
+    def begin_to_replace(self) -> None:
+        """Upstream's stream is stalled, and is to be replaced while it stays."""
+        stall, again = self.policy.stall, self.policy.reconnect
+        assert stall is not None
+        assert again is not None
+        assert stall.action is StallAction.RECONNECT
+        assert self.life.reopens
+        assert self.upstream is Upstream.OPEN
+        assert self.lifeless >= stall.after
+        assert not self.paused
+        assert self.open_for >= stall.after, "each upstream has its time to show life"
+        self.beside = Upstream.LOST
+        self.begin_outage(again, CloseReason.STALLED, self.life.retry)
+
     def not_opened(self, failed: NotOpened) -> None:
-        if not failed.again:
+        if self.beside is Upstream.ASKED and self.outage is not None and self.policy.stall is not None:
+            self.beside = Upstream.LOST
+            patience = 0.0 if failed.again else self.policy.stall.after
+            self.outage.wait(max(failed.at_least, patience), self.now)
+        elif not failed.again:
             self.told.add(failed.reason)
         elif self.out and self.outage is not None:
             self.upstream = Upstream.LOST
@@ -358,8 +393,12 @@ class Witness:
                 assert seconds == self.byteless >= self.quiet
             case Stalled() | Recovered():
                 self.hear_of_a_stall(command, now)
-            case Drop() | Reopen():
-                self.hear_of_an_outage(command, now)
+            case Reopen():
+                self.hear_of_an_attempt(now)
+            case Abandon():
+                assert self.beside is not None
+                assert self.paused or self.stalled_for is None
+                self.beside = None
             case Close(reason=reason):
                 assert self.life.close_reason is reason
                 self.end_is_justified(reason, now)
@@ -385,24 +424,20 @@ class Witness:
         if stall.action is StallAction.NOTIFY:
             self.written_at = now
 
-    def hear_of_an_outage(self, command: Drop | Reopen, now: float) -> None:
+    def hear_of_an_attempt(self, now: float) -> None:
         assert self.life.reopens
         assert self.committed_at is not None
-        if isinstance(command, Reopen):
-            assert self.outage is not None
-            assert self.upstream is Upstream.LOST, "one attempt at a time"
-            assert self.outage.not_before <= now <= self.outage.not_after + self.lag
-            assert now < self.outage.gives_up_at
-            self.upstream = Upstream.ASKED
+        assert self.outage is not None
+        assert self.outage.not_before <= now <= self.outage.not_after + self.lag
+        if self.beside is not None:
+            assert self.beside is Upstream.LOST, "one attempt at a time"
+            assert self.upstream is Upstream.OPEN
+            assert not self.paused
+            self.beside = Upstream.ASKED
             return
-        stall = self.policy.stall
-        assert stall is not None
-        assert stall.action is StallAction.RECONNECT
-        assert self.upstream is Upstream.OPEN
-        assert self.stalled_for is not None
-        assert not self.paused
-        assert self.open_for >= stall.after, "each upstream has its time to show life"
-        self.lose(CloseReason.STALLED, self.life.retry)
+        assert self.upstream is Upstream.LOST, "one attempt at a time"
+        assert now < self.outage.gives_up_at
+        self.upstream = Upstream.ASKED
 
     def end_is_justified(self, reason: CloseReason, now: float) -> None:
         if reason in self.told:

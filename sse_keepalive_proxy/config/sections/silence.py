@@ -147,8 +147,8 @@ class Stall(Section):
     action: _StallAction = Field(
         default=policy.StallAction.OBSERVE,
         description="The action for a stalled stream. `observe` only counts it. `notify` also sends the "
-        "client an event named `stalled`; `reconnect` opens upstream again as `reconnect` allows, while "
-        "the client stays connected.",
+        "client an event named `stalled`; `reconnect` opens upstream again as `reconnect` allows, and "
+        "keeps the old stream until a new one is accepted.",
     )
     close_after: Annotated[Duration | None, OFF] = Field(
         default=None,
