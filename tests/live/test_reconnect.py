@@ -10,7 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from sse_keepalive_proxy.errors import UpstreamInvalid, UpstreamRefused, UpstreamReset, UpstreamTimeout
+from sse_keepalive_proxy.errors import (
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamReset,
+    UpstreamTimeout,
+)
 from sse_keepalive_proxy.http.attempts import Answer, Target
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.reconnect import Reconnection, no_answer, no_stream
@@ -562,12 +568,11 @@ def test_without_a_policy_no_answer_is_asked_for_again() -> None:
 
 
 def test_every_fault_is_retried_and_a_broken_answer_differs_from_none() -> None:
-    faults: Sequence[tuple[type[Exception], CloseReason]] = [
-        (UpstreamReset, CloseReason.UPSTREAM_RESET),
-        (UpstreamRefused, CloseReason.UPSTREAM_REFUSED),
-        (UpstreamTimeout, CloseReason.UPSTREAM_REFUSED),
-        (UpstreamInvalid, CloseReason.UPSTREAM_REFUSED),
+    faults: Sequence[tuple[UpstreamError, CloseReason]] = [
+        (UpstreamReset("x"), CloseReason.UPSTREAM_RESET),
+        (UpstreamRefused("x", "text"), CloseReason.UPSTREAM_REFUSED),
+        (UpstreamTimeout("x"), CloseReason.UPSTREAM_REFUSED),
+        (UpstreamInvalid("x"), CloseReason.UPSTREAM_REFUSED),
     ]
-    for kind, reason in faults:
-        error = cast(UpstreamReset, kind("x"))
+    for error, reason in faults:
         assert no_answer(error, 3.0) == NotOpened(reason, again=True, at_least=3.0)
