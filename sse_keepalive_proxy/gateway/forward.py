@@ -123,6 +123,9 @@ class Forward:
                 return self._refuse(status, text, fields=fields)
         if limit is not None and (request.length or 0) > limit:
             raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
+        broken = request.content.exception()
+        if broken is not None:  # it came with the head: upstream need not be connected
+            raise broken
         attempt = Attempt(
             self._route.target,
             self._head,

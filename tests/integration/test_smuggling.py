@@ -429,6 +429,8 @@ async def _check(raw: bytes, outcome: Refused | Passed, *, split: bool) -> None:
                 assert proxy.metric(count, **refused) + proxy.metric(count, **routed) == 1
                 await soon(lambda: proxy.idle and not proxy.upstream_connections)
                 assert not [request for request in _heard(upstream) if request.complete]
+                if not split and len(raw) < _BIG:  # it was known to be invalid when it was read
+                    assert not upstream.connections
             case Passed():
                 await client.wait_response()
                 assert client.response.status == 200
