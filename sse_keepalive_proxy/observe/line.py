@@ -27,16 +27,16 @@ _NUMBERS = frozenset({int, float, bool})
 _PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
 """A value inside a path: of a matrix parameter (`;session=`), or of a query with an encoded `?`."""
 
-_NAME = re.compile(r"(?:[A-Za-z_.\[\]-]{0,32}|[\w.\[\]-]{1,16})", re.ASCII)
-"""The name of a parameter. A longer name, or a long name with digits, may be a token."""
+_NAME = re.compile(r"(?=.{0,32}\Z)(?:[_.\[\]-]|[A-Za-z]{1,16}[0-9]{0,2}(?![A-Za-z0-9]))*")
+"""The name of a parameter: words of letters, with up to two digits at their ends. Others may be secrets."""
 
 
 def redact_target(target: str) -> str:
     """Redact a request target: keep its path and the names in its query, at most 512 characters.
 
     A part of the query without a name or without a value is hidden as a whole, because it may be a token
-    with `=` as base64 padding. A name that looks like a token is hidden, and so is the part of a path segment
-    before an `@`. Only the first 512 characters are read. The path segment at this limit is hidden.
+    with `=` as base64 padding. A name that does not consist of words is hidden, and so is the part of a path
+    segment before an `@`. Only the first 512 characters are read. The path segment at this limit is hidden.
     """
     path, mark, query = target[:_MAX_TARGET].partition("?")
     if len(target) > _MAX_TARGET and not mark:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,6 +32,10 @@ __all__ = ["NO_ROUTE", "Metrics"]
 NO_ROUTE = "_none"
 """The route label of a request without a matching route. No route can have this name."""
 
+_LEFT = 499
+"""nginx's code for a client that has left before its answer."""
+
+_CODES = frozenset({*map(int, HTTPStatus), _LEFT})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
@@ -86,7 +91,7 @@ class Metrics:
 
     def answered(self, route: str, method: str, status: int) -> None:
         """Count one answered request."""
-        key = (route, method if method in _METHODS else "other", status)
+        key = (route, method if method in _METHODS else "other", _code(status))
         self._requests[key] = self._requests.get(key, 0) + 1
 
     def reloaded(self, *, success: bool) -> None:
@@ -99,3 +104,12 @@ class Metrics:
     def _wall_time(self, at: float) -> float:
         """Convert a time of the loop's clock to Unix time."""
         return time.time() - (self._clock() - at)
+
+
+def _code(status: int) -> int:
+    """Return the value of the label `code`. A status that is not registered counts as the x00 of its class,
+    and one outside of 100 to 599 as 500 (RFC 9110 15). So upstream cannot add values.
+    """
+    if status in _CODES:
+        return status
+    return status // 100 * 100 if 100 <= status < 600 else 500

@@ -26,7 +26,8 @@ from closed sets. They never come from a request: no path, no user, no token. Ev
 the start with the value 0.
 
 `requests_total` is the exception. Its `code` is the status as three digits; 499 means that the client left
-before the answer. Its `method` is a known method or `other`. A request without a matching route has
+before the answer. A status that is not registered counts as the x00 of its class, and one outside of 100 to
+599 as 500. Its `method` is a known method or `other`. A request without a matching route has
 `route="{NO_ROUTE}"`. A request that is refused before routing also has `method="other"`.
 
 `streams_*`, `confirms_*`, `pings_*` and `downstream_*` count clients. `upstream_*` count connections to

@@ -49,6 +49,8 @@ QUERIES = [
     MARK,
     BASIC,
     f"={MARK}",
+    f"{MARK}=1",
+    f"user:{MARK}@host=1",
     f"access_token={ENCODED}",
     ENCODED,
     f"access_token%3D{MARK}",

@@ -32,7 +32,12 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,100}|[0-9]{1,100}(\.[0-9]{0,100})?)([eE][-+]?[0-9]{1,5})?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-_VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
+_VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?:\}|:-([^}]*)(?:\}|(\Z))))?")
+"""A variable, or what looks like one. A default without its `}` takes the rest of the text, so that every
+character is read once.
+"""
+_NAMED = re.compile(r"\b(alias|anchor|handle) ['\"].*", re.DOTALL)
+"""The end of a message of PyYAML that quotes a name. A password that begins with `*` looks like an alias."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,7 +86,7 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         return yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = error.problem or error.context or "it cannot be read"
+        said = _NAMED.sub(r"\1", error.problem or error.context or "it cannot be read")
         raise _unusable(
             file, f"not valid YAML: {said}", mark.line + 1 if mark else 0, _yaml_hint(said)
         ) from None
@@ -96,6 +101,8 @@ def _compose(text: str, file: str) -> yaml.Node | None:
 
 
 def _yaml_hint(said: str) -> str:
+    if said.endswith(("alias", "anchor", "handle")):
+        return "a value that begins with *, & or ! needs quotes"
     return "indent with spaces, not tabs" if "\\t" in said else ""
 
 
@@ -173,7 +180,7 @@ class _Reader:
         name, default = found[1], found[2]
         if found[0] == "$${":
             return "${"
-        if name is None:
+        if name is None or found[3] is not None:
             self._problem(path, line, "not a valid ${NAME}", "write $${ for a literal ${")
             return None
         value = self.environ.get(name)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sse_keepalive_proxy.config.reading.document import read_document
 from sse_keepalive_proxy.config.reading.tree import plain
 from sse_keepalive_proxy.errors import ConfigurationError
+from tests.wire.effort import grows_no_faster_than_linear
 
 
 def read(text: str | bytes, **environ: str) -> object:
@@ -84,13 +85,36 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(scalar: str, value: object) 
         ),
         (b'a: "\\U99999999"\n', "config.yaml: not valid YAML"),
         (b"a: 1\n---\nb: 2\n", "config.yaml:2: not valid YAML: but found another document"),
-        (b"a: *nowhere\n", "config.yaml:1: not valid YAML: found undefined alias 'nowhere'"),
         (b"a: " + b"[" * 5000, "config.yaml: nested too deeply"),
         (b"#" * (4 << 20) + b"\n", "config.yaml: larger than 4MiB (is this the right file?)"),
     ],
 )
 def test_a_file_that_is_not_a_configuration_is_one_problem(content: bytes, problem: str) -> None:
     assert problems_of(content) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [("*s3cret", "alias"), ("&a [*s3cret]", "alias"), ("!s3cret!x y", "tag handle")]
+)
+def test_what_looks_like_an_alias_or_a_tag_may_be_a_password_and_is_not_repeated(
+    value: str, what: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(f"a: b\nc: {value}\n")
+    (problem,) = caught.value.problems
+    assert problem.message == f"not valid YAML: found undefined {what}"
+    assert problem.hint == "a value that begins with *, & or ! needs quotes"
+
+
+@pytest.mark.parametrize("piece", ["${A:-", "${A", "${", "$${", "${A}", "${A:-b}"])
+def test_the_work_for_variables_grows_with_the_text(piece: str) -> None:
+    assert grows_no_faster_than_linear(lambda count: problems_of(f"key: '{piece * count}'"), 2000)
+
+
+def test_a_default_that_does_not_end_is_one_problem() -> None:
+    assert problems_of("a: 1\nb: ${A:-x ${B:-y\n") == [
+        "config.yaml:2: b: not a valid ${NAME} (write $${ for a literal ${)"
+    ]
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_key() -> None:
