@@ -131,7 +131,10 @@ DOCUMENTED = {"aiohttp", "aiohttp.abc", "aiohttp.typedefs", "aiohttp.web"}
 EXTENDING = {"http.connection", "http.frontend", "observe.admin"}
 """Where `self` may be an object of aiohttp."""
 
-OVERRIDDEN = {"connection_lost", "connection_made", "data_received", "handle_error", "pause_reading"}
+OVERRIDDEN = {
+    "connection_lost", "connection_made", "data_received", "eof_received", "handle_error", "pause_reading",
+    "pause_writing", "resume_writing",
+}  # fmt: skip
 """What `ClientConnection` overrides on purpose: asyncio's callbacks, and the answer to what is no request."""
 
 

@@ -149,7 +149,7 @@ class Proxy:
 
     async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
         process, in_force, peer = self._process, self._in_force, peer_address(connection.transport)
-        admitted = admit(request, peer=peer, scheme=scheme(connection.transport))
+        admitted = admit(request, connection.head, peer=peer, scheme=scheme(connection.transport))
         if isinstance(admitted, Refusal):
             self._refused(admitted.status, admitted.text, peer)
             return connection.respond(admitted.status, admitted.text, keep_alive=False)

@@ -26,7 +26,7 @@ def values(request: ClientRequest, place: str) -> list[bytes]:
     """
     kind, _, name = place.partition(":")
     if kind == "query":
-        wanted = _decoded(name)
+        wanted = _decoded(name.encode())
         return [value for found, value in _query(request.target) if found == wanted]
     lower = name.lower().encode()
     return [value for field, value in request.headers if field.lower() == lower]
@@ -53,10 +53,10 @@ def fingerprint(key: bytes, route: str, request: ClientRequest, places: Sequence
 
 
 def _query(target: str) -> Iterator[tuple[bytes, bytes]]:
-    for part in target.partition("?")[2].split("&"):
-        name, _, value = part.partition("=")
+    for part in target.partition("?")[2].encode("latin-1").split(b"&"):
+        name, _, value = part.partition(b"=")
         yield _decoded(name), _decoded(value)
 
 
-def _decoded(text: str) -> bytes:
-    return unquote_to_bytes(text.replace("+", " "))
+def _decoded(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))

@@ -180,11 +180,12 @@ class Forward:
         if self._stream_request is not None:
             if head.is_event_stream and self._request.method != "HEAD":
                 if not head.is_encoded:
-                    await self._wait_for_body()
                     self._stream_request.commit(Answer(exchange, head), first_line(head))
+                    await self._pass_rest_of_body()
                     return False
                 self._stream_request.encoded()
             self._stream_request.release()  # the answer is no stream
+        self._connection.ends_at_eof = head.media_type == EVENT_STREAM
         try:
             written = await pass_back(self._connection, self._request, exchange, head, self._own)
         except ProxyError as error:
@@ -196,17 +197,12 @@ class Forward:
         self._count(head.status)
         return written
 
-    async def _wait_for_body(self) -> None:
-        """Wait until the request's body was sent. Only then can the stream take the connection over."""
-        if self._pump is None:
-            return
-        try:
-            async with asyncio.timeout(self._route.target.response_timeout):
-                error = await self._pump
-        except TimeoutError:
-            raise BodyTooLate("the request's body took too long") from None
-        if error is not None:
-            raise error
+    async def _pass_rest_of_body(self) -> None:
+        """Wait until the whole body of the request has been sent, or the stream is over. Only then the stream
+        can have the whole connection.
+        """
+        if self._pump is not None:
+            await asyncio.wait([self._pump])
 
     def _own(self, fields: list[Header]) -> list[Header]:
         """Return the fields of an answer, with the CORS headers of the route if it has `cors`."""
@@ -222,7 +218,8 @@ class Forward:
         def over() -> None:
             spliced.difference_update(done)
 
-        done.append(splice(self._connection.hand_over, exchange, encode_head(first_line(head), fields), over))
+        answer = self._connection.unsent(encode_head(first_line(head), fields))
+        done.append(splice(self._connection.hand_over, exchange, answer, over))
         spliced.update(done)
         self._count(101)
         return False

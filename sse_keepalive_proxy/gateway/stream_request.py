@@ -204,8 +204,7 @@ class StreamRequest:
         if stream is None or self._has_begun:
             raise AssertionError("a stream begins once, after `reserve`")
         self._has_begun = True
-        chunked = not self._request.http10
-        if not stream.begin(lambda protocol: connection.hand_over(protocol)[0], chunked=chunked):
+        if not stream.begin(connection.lend, chunked=not self._request.http10):
             return None
         self._process.streams.begun(stream)
         return stream
@@ -216,7 +215,7 @@ class StreamRequest:
             fields = self._route.cors.own(self._request.headers, fields)
         if not self._request.http10:
             fields.append((b"Transfer-Encoding", b"chunked"))
-        return encode_head(first_line, [*fields, (b"Connection", b"close")])
+        return self._connection.unsent(encode_head(first_line, [*fields, (b"Connection", b"close")]))
 
     def _identify(self, stream: Stream) -> None:
         """Identify the client of a request that upstream has accepted."""

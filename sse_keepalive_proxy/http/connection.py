@@ -4,6 +4,8 @@ aiohttp parses requests, starts the handler for each and keeps the connection. T
 the time of a request head, the number of connections, and the pauses in a body. It passes one request at a
 time to aiohttp: a whole head, and a body without any bytes of the next request. `hand_over` gives the
 transport to another protocol, and aiohttp's objects are released.
+
+A client that closes its side of the connection after a whole request gets its answer, if it still reads.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from sse_keepalive_proxy.errors import (
     RequestInvalid,
 )
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
-from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, announced_body
+from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, RequestHead
 from sse_keepalive_proxy.http.lingering import MOST_LINGERING, Lingering
 from sse_keepalive_proxy.http.responses import error_response, retry_after
-from sse_keepalive_proxy.net.tcp import drop, has_left, has_unread, peer_address, reset
+from sse_keepalive_proxy.net.tcp import drop, has_left, has_unread, is_broken, peer_address, reset
 
 if TYPE_CHECKING:
     from sse_keepalive_proxy.http.frontend import Frontend
@@ -42,24 +44,44 @@ _BODY_TIMEOUT = 60.0
 _LOOK_AT_PEER = 1.0
 """Seconds between two checks whether a client has left, while its connection is not read."""
 
+_FIRST_CHUNK = 1.0
+"""Seconds to wait for the first chunk of a `GET`: if it is the last one, the request has no body."""
+
+_AHEAD = b"HTTP/1.1 "
+"""The first bytes of every answer. They are sent ahead to a client that has closed its side of a
+connection: if it has closed both sides, its system answers with a reset. No other way tells them apart.
+"""
+
+_ANSWER_TO_AHEAD = 0.1
+"""Seconds until the first check for that reset."""
+
+_NO_HEAD = RequestHead(b"", b"", (), 0)
+
 
 class ClientConnection(web.RequestHandler):
     """A client's connection until it is closed or handed over. After that `transport` is None."""
 
     __slots__ = (
-        "_answer_task", "_answers", "_began", "_body_at", "_body_error", "_body_left", "_decoder",
-        "_frontend", "_head_reader", "_held", "_wakes_at",
+        "_ahead", "_answer_task", "_answers", "_began", "_body_at", "_body_error", "_body_left", "_decoder",
+        "_ended", "_frontend", "_head_reader", "_held", "_taker", "_undecided", "_wakes_at", "ends_at_eof",
+        "head",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend) -> None:
         super().__init__(frontend.server, loop=frontend.loop, **frontend.options)
         self._frontend = frontend
         self._head_reader: HeadReader | None = HeadReader(frontend.limits.max_head)  # None: the head is whole
+        self.head = _NO_HEAD  # of the current request
+        self._undecided = False  # whether the first chunk will show if the current request has a body
         self._body_left = 0  # remaining bytes of a body with Content-Length
         self._decoder: ChunkedDecoder | None = None  # None: no chunked body is being received
         self._body_error: RequestBodyError | None = None
         self._body_at = 0.0  # time of the body's last bytes
         self._held = b""  # bytes after the current request
+        self._ended = False  # whether the client has closed its side
+        self._ahead = False  # whether `_AHEAD` was sent, and the rest of that head was not
+        self._taker: asyncio.Protocol | None = None  # what answers in place of the handler
+        self.ends_at_eof = False  # whether a client that closes its side has left: set for event streams
         self._answer_task: asyncio.Task[Any] | None = None
         self._answers: web.BaseRequest | None = None  # the current request
         self._began = False  # whether the answer to it has begun
@@ -74,7 +96,12 @@ class ClientConnection(web.RequestHandler):
         """Send a 1xx head, which does not begin the answer. Raises ConnectionError if the client has left."""
         if self.transport is None or self.transport.is_closing():
             raise ConnectionError("the client has left")
-        self.transport.write(data)
+        self.transport.write(self.unsent(data))
+
+    def unsent(self, head: bytes) -> bytes:
+        """Return the bytes of a response head that were not sent ahead. To be called once for each head."""
+        ahead, self._ahead = self._ahead, False
+        return head[len(_AHEAD) :] if ahead else head
 
     async def drained(self) -> None:
         """Wait until more can be sent. Raises ConnectionError if the client has left."""
@@ -91,6 +118,7 @@ class ClientConnection(web.RequestHandler):
             and request.keep_alive
             and request.content.at_eof()
             and self._frontend.idle_grace is None
+            and (not self._ended or bool(self._held))
         )
 
     def respond(
@@ -111,20 +139,36 @@ class ClientConnection(web.RequestHandler):
         self.write(response)
         return keep_alive
 
-    def hand_over(self, protocol: asyncio.BaseProtocol) -> tuple[asyncio.Transport, bytes]:
-        """Give the transport to `protocol`. Return the transport, and the bytes received after the request.
+    def lend(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Let `protocol` answer. It may write to the transport, which is returned, and gets its events but
+        no data. It gets the transport itself when the handler returns. Until then the rest of a body is
+        received here.
 
         Raises ConnectionError if the client has left.
         """
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionError("the client has left")
+        self._taker, self._began, self.ends_at_eof = protocol, True, True
+        self._wake_in(None)  # the answer has begun: a body may take as long as it does
+        return transport
+
+    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Give the transport to `protocol` now. Return it, and the bytes received after the request.
+
+        Raises ConnectionError if the client has left.
+        """
+        transport = self.lend(protocol)
+        return transport, self._let_go(transport, protocol)
+
+    def _let_go(self, transport: asyncio.Transport, taker: asyncio.Protocol) -> bytes:
+        """Give the transport to `taker`. Return the bytes received after the request."""
         held, self._held = self._held, b""
-        transport.set_protocol(protocol)
-        self.transport = self._answer_task = None
+        transport.set_protocol(taker)
+        self.transport = self._answer_task = self._taker = None
         self.connection_lost(None)  # aiohttp releases everything
         transport.resume_reading()
-        return transport, held
+        return held
 
     # For the frontend.
 
@@ -135,7 +179,7 @@ class ClientConnection(web.RequestHandler):
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Let the handler answer `request`. The response returned says whether the connection is kept."""
-        self._answer_task, self._answers, self._began = request.task, request, False
+        self._answer_task, self._answers = request.task, request
         if self._body_error is not None:
             request.content.set_exception(self._body_error)
         keep = False
@@ -151,6 +195,8 @@ class ClientConnection(web.RequestHandler):
                 self._write_error(500, "the proxy failed; its log says why")
         finally:
             self._answer_task = self._answers = self._body_error = None
+        if self.transport is not None and self._taker is not None:
+            self._let_go(self.transport, self._taker)
         if self.transport is None:
             return self._frontend.last
         if keep and request.content.at_eof():
@@ -169,7 +215,7 @@ class ClientConnection(web.RequestHandler):
         """Close now, and cancel the current answer."""
         if self.transport is not None:
             drop(self.transport, whole=self._answer_task is None or not self._began)
-        if self._answer_task is not None:
+        if self._answer_task is not None and self._taker is None:
             self._answer_task.cancel()
 
     # asyncio's protocol.
@@ -196,8 +242,11 @@ class ClientConnection(web.RequestHandler):
         self._wake_in(None)
         self._frontend.connections.discard(self)
         self.keep_alive(False)  # releases a timer that refers to this
-        super().connection_lost(exc)
-        if self._answer_task is not None:
+        super().connection_lost(exc)  # this also ends the wait for the rest of a body
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            taker.connection_lost(cast(Exception | None, exc))
+        elif self._answer_task is not None:
             self._answer_task.cancel()
 
     def data_received(self, data: bytes) -> None:
@@ -220,6 +269,25 @@ class ClientConnection(web.RequestHandler):
             if self.transport is not None and self.transport.is_reading():
                 self.transport.pause_reading()
                 self._wake_in(_LOOK_AT_PEER)
+
+    def eof_received(self) -> Any:  # aiohttp's returns nothing, and means None
+        """Keep the connection open for the answer to a whole request, unless a stream has begun. TLS has no
+        such state.
+        """
+        transport = self.transport
+        if self._taker is not None:
+            self._taker.eof_received()
+        if transport is None or self.ends_at_eof or not self._is_whole or not transport.can_write_eof():
+            return False
+        self._ended = True
+        self._look_at_peer()
+        return True
+
+    def pause_writing(self) -> None:
+        super().pause_writing() if self._taker is None else self._taker.pause_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing() if self._taker is None else self._taker.resume_writing()
 
     def pause_reading(self) -> None:
         """Stop reading, because aiohttp's buffer of the body is full."""
@@ -248,16 +316,32 @@ class ClientConnection(web.RequestHandler):
                 self._wake_in(self._frontend.limits.head_timeout)
             return None
         self._head_reader = None
-        announced = announced_body(reader.head)
-        if announced:
-            if announced == CHUNKED:
-                self._decoder = ChunkedDecoder(self._frontend.limits.max_head)
-            else:
-                self._body_left = announced
-            self._body_at = self._frontend.loop.time()
-        self._wake_in(_BODY_TIMEOUT if announced else None)
-        super().data_received(reader.head)
+        self.head = head = RequestHead.of(reader.head)
+        if head.body == CHUNKED:
+            self._decoder = ChunkedDecoder(self._frontend.limits.max_head)
+        else:
+            self._body_left = head.body
+        self._body_at = self._frontend.loop.time()
+        self._undecided = self._decoder is not None and head.for_aiohttp.startswith((b"GET ", b"HEAD "))
+        if self._undecided:
+            self._wake_in(_FIRST_CHUNK)
+        else:
+            self._begin()
         return rest
+
+    def _begin(self) -> None:
+        """Give the current request to aiohttp, which starts the handler."""
+        self._undecided = False
+        self._began = self.ends_at_eof = False
+        self._wake_in(None if self._is_whole else _BODY_TIMEOUT)
+        if self._ended:
+            self._look_at_peer()
+        super().data_received(self.head.for_aiohttp)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether a request is being answered and all of it has been received."""
+        return self._head_reader is None and not self._body_left and self._decoder is None
 
     def _read_body(self, data: bytes) -> bytes:
         """Pass a part of the body to aiohttp. Return the bytes after the body."""
@@ -269,13 +353,19 @@ class ClientConnection(web.RequestHandler):
             try:
                 piece, rest = self._decoder.feed(data)
             except CodingInvalid as error:
+                if self._undecided:
+                    self._begin()
                 self._fail_body(BodyInvalid(f"the request's body {error}"))
                 return b""
-            piece = chunk(piece) if piece else b""
-            if self._decoder.complete:
+            ends = self._decoder.complete
+            if ends:
                 self._decoder = None
-                piece += LAST_CHUNK
-        if not self._body_left and self._decoder is None:
+            if self._undecided and (piece or ends):
+                if not piece:  # as cloudflared sends a GET that came over HTTP/2 (RFC 9110 6.4.1)
+                    self.head, ends = self.head.without_body(), False
+                self._begin()
+            piece = (chunk(piece) if piece else b"") + (LAST_CHUNK if ends else b"")
+        if self._is_whole:
             self._wake_in(None)
         if piece:
             super().data_received(piece)
@@ -298,6 +388,8 @@ class ClientConnection(web.RequestHandler):
             self.transport.resume_reading()
         if held:
             self.data_received(held)
+        if self._ended and not self._is_whole and self.transport is not None:
+            self.transport.close()
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer an invalid request, and close."""
@@ -307,7 +399,7 @@ class ClientConnection(web.RequestHandler):
     def _write_error(self, status: int, text: str) -> None:
         self._frontend.limits.refused(status, text, peer_address(self.transport))
         if self.transport is not None:
-            self.transport.write(error_response(status, text))
+            self.transport.write(self.unsent(error_response(status, text)))
 
     def _cut_answer(self) -> None:
         """Reset the connection. After a normal close, the answer could look complete."""
@@ -332,6 +424,23 @@ class ClientConnection(web.RequestHandler):
         if self._wakes_at is not None:
             timers.schedule(self, self._wakes_at)
 
+    def _look_at_peer(self) -> None:
+        """Detect whether the client has left, while its connection is not read, and look again later.
+
+        A client that has closed its side is sent the first bytes of its answer, unless this has begun.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        if is_broken(transport):
+            transport.abort()
+            return
+        wait = _LOOK_AT_PEER
+        if not self._began and not self._ahead and (self._ended or has_left(transport)):
+            self._ahead, wait = True, _ANSWER_TO_AHEAD
+            transport.write(_AHEAD)
+        self._wake_in(wait)
+
     def wake(self) -> None:
         """Handle the deadline."""
         self._wakes_at, transport, reader = None, self.transport, self._head_reader
@@ -341,7 +450,9 @@ class ClientConnection(web.RequestHandler):
             self._refuse(408, f"the request head took longer than {self._frontend.limits.head_timeout:g} s")
         elif not transport.is_reading():
             self._body_at = self._frontend.timers.now()  # reading is paused: the client is not late
-            transport.abort() if has_left(transport) else self._wake_in(_LOOK_AT_PEER)
+            self._look_at_peer()
+        elif self._undecided:
+            self._begin()
         elif has_unread(transport):
             self._wake_in(_LOOK_AT_PEER)  # unread bytes: the loop is late, not the client
         elif reader is not None:

@@ -3,28 +3,34 @@
 A parser that gets a head in pieces limits single lines only, and spends time on any input. This module limits
 the whole head, including the number of fields and the blank lines before it, and refuses input that is not
 HTTP/1 at its first line. It does not interpret the head: the parser (aiohttp's llhttp, strict) and then
-`request.admit` do.
+`request.admit` do. `RequestHead` keeps away from aiohttp what it refuses and other servers accept.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
-
-from yarl import URL
+from dataclasses import dataclass
+from typing import Final, Self
 
 from sse_keepalive_proxy.errors import RequestInvalid
+from sse_keepalive_proxy.http.headers import Header
 
-__all__ = ["CHUNKED", "MOST_FIELDS", "NOT_HTTP", "HeadReader", "announced_body"]
+__all__ = ["CHUNKED", "MOST_FIELDS", "NOT_HTTP", "HeadReader", "RequestHead"]
 
 CHUNKED: Final = -1
 _END: Final = b"\r\n\r\n"
-_SLASH: Final = ord("/")
 MOST_FIELDS: Final = 100
 _METHOD: Final = re.compile(rb"[A-Z-]{1,24}(?: |\Z)")
 _VERSION: Final = re.compile(rb" HTTP/1\.[01]\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
+_CODING: Final = re.compile(rb"(?i)\r\ntransfer-encoding:[^\r\n]*")
 _TLS: Final = b"\x16\x03"
+
+_ONCE: Final = rb"content-(?:location|range|type)|etag|max-forwards|server|user-agent"
+"""The fields that aiohttp accepts once, without those for the framing of a request and for its host."""
+
+_NAMES: Final = re.compile(rb"\r\n(content-length|transfer-encoding|" + _ONCE + rb"):")
+_REPEATED: Final = re.compile(rb"(?i)\r\n(" + _ONCE + rb"):[\t ]*([\t\x20-\x7e\x80-\xff]*)(?=\r\n[^\t ])")
 
 NOT_HTTP = "this is not a valid HTTP/1.1 request"
 _SPEAKS_TLS = "the client speaks TLS, and this port does not: use http://, or set `tls`"
@@ -81,8 +87,6 @@ class HeadReader:
             raise RequestInvalid(400, _SPEAKS_TLS if head.startswith(_TLS) else NOT_HTTP)
         if line and head.startswith(b"CONNECT "):
             raise RequestInvalid(501, "CONNECT is not supported")
-        if line and method is not None and head[method.end()] != _SLASH:
-            _check_host(head[method.end() : line - 11])
 
     def _check_lines(self, end: int) -> None:
         """Check the new lines in the first `end` bytes for bare LFs. Each byte is checked once."""
@@ -93,24 +97,50 @@ class HeadReader:
             self._checked = checked
 
 
-def _check_host(target: bytes) -> None:
-    """Raise `RequestInvalid` for a target in absolute form whose host cannot be decoded. aiohttp does not
-    expect this error, and would leave the connection without an answer.
+@dataclass(slots=True)
+class RequestHead:
+    """A whole head: the part that aiohttp gets, and the rest.
+
+    aiohttp refuses bytes of UTF-8 in a target, and a second `User-Agent` or `Content-Type`. Other servers
+    pass them on, and so does this proxy. `for_aiohttp` has the target `/`, and `target` is the received one.
+    `repeated` holds the later fields of a name that aiohttp accepts once. `body` is the size of the body in
+    bytes, or `CHUNKED`. It is not validated: the parser refuses a head with two sizes or an invalid one.
     """
-    try:
-        _ = URL(target.decode("utf-8", "surrogateescape"), encoded=True).host
-    except (LookupError, ValueError):
-        raise RequestInvalid(400, NOT_HTTP) from None
 
+    for_aiohttp: bytes
+    target: bytes
+    repeated: tuple[Header, ...]
+    body: int
 
-def announced_body(head: bytes) -> int:
-    """Return the size of the body in bytes according to `head`, or `CHUNKED`.
+    @classmethod
+    def of(cls, head: bytes) -> Self:
+        """Return the parts of `head`, which a `HeadReader` has accepted."""
+        line = head.index(b"\r\n")
+        start, end = head.index(b" ") + 1, line - len(" HTTP/1.1")
+        fields = head[line:]
+        lower = fields.lower()
+        repeated: list[Header] = []
+        names = _NAMES.findall(lower)
+        if len(names) > len(set(names)):
+            seen: set[bytes] = set()
 
-    Nothing is validated here. The parser reads the same bytes, and refuses a head with two sizes or with an
-    invalid one.
-    """
-    lower = head.lower()
-    if b"\r\ntransfer-encoding:" in lower:
-        return CHUNKED
-    found = _LENGTH.search(lower)
-    return 0 if found is None else int(found[1])
+            def take_out(found: re.Match[bytes]) -> bytes:
+                name = found[1].lower()
+                if name not in seen:
+                    seen.add(name)
+                    return found[0]
+                repeated.append((found[1], found[2].rstrip(b"\t ")))
+                return b""
+
+            fields = _REPEATED.sub(take_out, fields)
+        body = 0
+        if b"transfer-encoding" in names:
+            body = CHUNKED
+        elif b"content-length" in names and (found := _LENGTH.search(lower)) is not None:
+            body = int(found[1])
+        target = head[start:end].strip(b" ")
+        return cls(head[:start] + b"/" + head[end:line] + fields, target, tuple(repeated), body)
+
+    def without_body(self) -> Self:
+        """Return the head of the same request without `Transfer-Encoding`, because its body was empty."""
+        return type(self)(_CODING.sub(b"", self.for_aiohttp), self.target, self.repeated, 0)

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion10, StreamReader, web
 
+from sse_keepalive_proxy.http.head import RequestHead
 from sse_keepalive_proxy.http.headers import Header, connection_tokens
 from sse_keepalive_proxy.http.response import by_name
 
 __all__ = ["ClientRequest", "Refusal", "admit"]
 
-_TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*")
-_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]+)(/[\x21\x22\x24-\x7e]*|\?[\x21\x22\x24-\x7e]*|)")
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]{1,5})?|")
+_TARGET = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
+_ABSOLUTE = re.compile(
+    rb"(?i:https?)://([^/?#]+)(/[\x21\x22\x24-\x7e\x80-\xff]*|\?[\x21\x22\x24-\x7e\x80-\xff]*|)"
+)
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|(?!.*\.\.)[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]{1,5})?")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
@@ -34,7 +37,9 @@ class Refusal:
 
 @dataclass(slots=True)
 class ClientRequest:
-    """One validated request. `target` is in origin form, as received. `host` is the client's value."""
+    """One validated request. `target` is in origin form, as received; a byte of UTF-8 is one character of it
+    (Latin-1). `host` is the client's value.
+    """
 
     method: str
     target: str
@@ -64,9 +69,13 @@ class ClientRequest:
         return self.method == "GET" and not self.has_body and not self.upgrade
 
 
-def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> ClientRequest | Refusal:
-    """Return the validated request of `peer`, or the answer that refuses it. `scheme`: `http` or `https`."""
-    headers = request.raw_headers
+def admit(
+    request: web.BaseRequest, head: RequestHead, *, peer: str, scheme: bytes
+) -> ClientRequest | Refusal:
+    """Return the validated request of `peer`, or the answer that refuses it. aiohttp has made `request` of
+    `head`. `scheme`: `http` or `https`.
+    """
+    headers = (*request.raw_headers, *head.repeated)
     http10 = request.version == HttpVersion10
     values = b"".join([value for _, value in headers])
     if not _VALUE.fullmatch(values):
@@ -74,7 +83,7 @@ def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> ClientReques
     named = by_name(headers)
     if not http10 and b"host" not in named:
         return Refusal(400, "an HTTP/1.1 request has a Host header")
-    placed = _target_and_host(request.method, request.raw_path, named.get(b"host", []))
+    placed = _target_and_host(request.method, head.target, named.get(b"host", []))
     if isinstance(placed, Refusal):
         return placed
     target, host = placed
@@ -98,21 +107,20 @@ def admit(request: web.BaseRequest, *, peer: str, scheme: bytes) -> ClientReques
     )
 
 
-def _target_and_host(method: str, raw_target: str, hosts: list[bytes]) -> tuple[str, bytes] | Refusal:
+def _target_and_host(method: str, target: bytes, hosts: list[bytes]) -> tuple[str, bytes] | Refusal:
     """Return the target in origin form, and the host. Absolute form contains the host (RFC 9112 3.2.2)."""
     if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
         return Refusal(400, "the Host header is not one valid host")
     host = hosts[0] if hosts else b""
-    if _TARGET.fullmatch(raw_target) or (raw_target == "*" and method == "OPTIONS"):
-        return raw_target, host
-    absolute = _ABSOLUTE.fullmatch(raw_target)
+    if _TARGET.fullmatch(target) or (target == b"*" and method == "OPTIONS"):
+        return target.decode("latin-1"), host
+    absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
         return Refusal(400, "the request target is not valid")
-    authority = absolute[1].encode("utf-8", "surrogateescape")
+    authority, rest = absolute.groups()
     if not _HOST.fullmatch(authority):
         return Refusal(400, "the request target names no valid host")
-    rest = absolute[2]
-    return (rest if rest.startswith("/") else "/" + rest), authority
+    return ("" if rest.startswith(b"/") else "/") + rest.decode("latin-1"), authority
 
 
 def _framing(named: dict[bytes, list[bytes]], *, http10: bool) -> tuple[bool, int | None] | Refusal:

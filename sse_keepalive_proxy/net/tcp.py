@@ -15,6 +15,7 @@ __all__ = [
     "drop",
     "has_left",
     "has_unread",
+    "is_broken",
     "keep_alive",
     "peer_address",
     "prepare",
@@ -35,8 +36,8 @@ _ACKED: Final = slice(120, 128)
 """The place of `tcpi_bytes_acked` in Linux's `struct tcp_info` (since 4.1)."""
 
 _TCP = frozenset({socket.AF_INET, socket.AF_INET6})
-_LEFT = frozenset({7, 8})
-"""TCP_CLOSE and TCP_CLOSE_WAIT of Linux's `tcp_states.h`."""
+_CLOSED, _CLOSE_WAIT = 7, 8
+"""States of Linux's `tcp_states.h`: the connection is over; the peer has closed its side."""
 
 _PROBES: Final = [
     (option, value)
@@ -130,14 +131,25 @@ def untaken(transport: Transport) -> int:
 
 
 def has_left(transport: Transport) -> bool:
-    """Return whether the peer has closed or broken the connection, without reading. False if not on Linux."""
+    """Return whether the peer has closed its side or broken the connection, without reading. False if not on
+    Linux.
+    """
+    return _state(transport) in (_CLOSED, _CLOSE_WAIT)
+
+
+def is_broken(transport: Transport) -> bool:
+    """Return whether the connection was reset, without reading. False if not on Linux."""
+    return _state(transport) == _CLOSED
+
+
+def _state(transport: Transport) -> int:
     sock = _tcp(transport)
     if sock is None or not hasattr(socket, "TCP_INFO"):
-        return False
+        return 0
     try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _LEFT
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
-        return True
+        return _CLOSED
 
 
 def has_unread(transport: Transport) -> bool:

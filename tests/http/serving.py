@@ -25,7 +25,7 @@ async def echo(connection: ClientConnection, request: web.BaseRequest) -> bool:
     body = b""
     while data := await request.content.readany():
         body += data
-    connection.write(response(body=request.raw_path.encode() + body))
+    connection.write(response(body=connection.head.target + body))
     return connection.keeps_alive
 
 
@@ -38,14 +38,14 @@ class Held:
         self._keep_alive = keep_alive
 
     async def __call__(self, connection: ClientConnection, asked: web.BaseRequest) -> bool:
-        self.story.append(f"begin {asked.raw_path}")
+        self.story.append(f"begin {connection.head.target.decode()}")
         try:
             await self.go.wait()
         except asyncio.CancelledError:
-            self.story.append(f"cancelled {asked.raw_path}")
+            self.story.append(f"cancelled {connection.head.target.decode()}")
             raise
-        connection.write(response(body=asked.raw_path.encode()))
-        self.story.append(f"end {asked.raw_path}")
+        connection.write(response(body=connection.head.target))
+        self.story.append(f"end {connection.head.target.decode()}")
         return self._keep_alive and connection.keeps_alive
 
 

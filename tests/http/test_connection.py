@@ -214,7 +214,7 @@ RUBBISH = [
     b"GET http://[]@ HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET http://\xff..s3cret/ HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET http://s3cret../ HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET //[s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /#s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET s3cret HTTP/1.1\r\nHost: a\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: s3cret\r\nContent-Length: x\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6, 6\r\n\r\ns3cret",

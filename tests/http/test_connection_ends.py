@@ -271,26 +271,6 @@ async def test_a_large_answer_waits_for_its_client() -> None:
         assert len((await client.wait_response()).body) == len(piece) * count
 
 
-@pytest.mark.parametrize("how", ["close", "abort", "half_close"])
-@pytest.mark.parametrize("behind", [b"", request("/2")], ids=["reading", "paused"])
-@on_each_loop
-async def test_a_client_that_leaves_cancels_its_request(
-    how: str, behind: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_LOOK_AT_PEER", SHORT)
-    held = Held()
-    async with Serving(held) as serving, await serving.client() as client:
-        client.send(request("/1") + behind)
-        await soon(lambda: held.story)
-        if how == "close":
-            await client.close()
-        else:
-            getattr(client, how)()
-        await serving.until_gone()
-        await soon(lambda: len(held.story) == 2)
-        assert held.story == ["begin /1", "cancelled /1"]
-
-
 # The frontend.
 
 

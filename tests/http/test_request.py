@@ -34,7 +34,9 @@ async def frontend(path: Path | None = None, *, dualstack: bool = False) -> Asyn
     outcomes: asyncio.Queue[ClientRequest | Refusal] = asyncio.Queue()
 
     async def handle(connection: ClientConnection, request: web.BaseRequest) -> bool:
-        outcomes.put_nowait(admit(request, peer=peer_address(connection.transport), scheme=b"http"))
+        outcomes.put_nowait(
+            admit(request, connection.head, peer=peer_address(connection.transport), scheme=b"http")
+        )
         return False
 
     limits = ConnectionLimits(max_head=32_768, head_timeout=10.0, room=lambda: 1, refused=lambda *_: None)
