@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,7 +11,12 @@ from sse_keepalive_proxy.http.headers import Header, poses_as
 
 __all__ = ["Trust"]
 
+logger = logging.getLogger("sse_keepalive_proxy.gateway")
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MOST_REPORTED = 100
+"""The most peers whose replaced headers are logged, until the configuration is read again."""
 
 
 class Trust:
@@ -28,6 +34,7 @@ class Trust:
             | {b"x-forwarded-port", b"x-forwarded-prefix", self._client_header}
         )
         self.believes = lru_cache(maxsize=4096)(self._believes)
+        self._reported: set[str] = set()
 
     def _believes(self, address: str) -> bool:
         try:
@@ -59,7 +66,10 @@ class Trust:
         has_proto = has_host = False
         for field in headers:
             lower = field[0].lower()
-            if (lower in self._claims and not believed) or (b"_" in lower and poses_as(lower, self._claims)):
+            if lower in self._claims and not believed:
+                self._report(peer)
+                continue
+            if b"_" in lower and poses_as(lower, self._claims):
                 continue
             if lower == b"x-forwarded-for":
                 chain.append(field[1])
@@ -76,6 +86,16 @@ class Trust:
         if not has_host:
             kept.append((b"X-Forwarded-Host", host))
         return kept
+
+    def _report(self, peer: str) -> None:
+        """Log once that the forwarding headers of `peer` are not believed."""
+        if peer not in self._reported and len(self._reported) < _MOST_REPORTED:
+            self._reported.add(peer)
+            logger.warning(
+                "forwarding headers are replaced, because their sender is not trusted: "
+                "if it is your own proxy, add its address to `trusted_proxies`",
+                extra={"fields": {"peer": peer}},
+            )
 
 
 @lru_cache(maxsize=4096)

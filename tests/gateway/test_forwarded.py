@@ -82,6 +82,27 @@ def test_an_unknown_peer_has_its_claims_replaced() -> None:
     )
 
 
+def test_replaced_headers_are_logged_once_for_each_peer_with_the_key_that_would_trust_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked, claims = trust("127.0.0.0/8"), fields("X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https")
+    for peer in ("9.9.9.9", "127.0.0.1", "9.9.9.8", "9.9.9.9"):
+        asked.forward(peer, b"http", b"a", claims)
+    asked.forward("9.9.9.7", b"http", b"a", fields("A: 1"))
+    assert [record.__dict__["fields"] for record in caplog.records] == [
+        {"peer": "9.9.9.9"},
+        {"peer": "9.9.9.8"},
+    ]
+    assert "`trusted_proxies`" in caplog.text
+
+
+def test_a_thousand_peers_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    asked = trust()
+    for number in range(1000):
+        asked.forward(f"9.9.{number // 250}.{number % 250}", b"http", b"a", fields("X-Real-IP: 6.6.6.6"))
+    assert len(caplog.records) == 100
+
+
 def test_a_believed_peers_claims_are_kept_and_its_own_address_is_appended() -> None:
     claims = fields(
         "Forwarded: for=1.1.1.1",
