@@ -28,7 +28,7 @@ from sse_keepalive_proxy.errors import (
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, RequestHead
 from sse_keepalive_proxy.http.lingering import MOST_LINGERING, Lingering
-from sse_keepalive_proxy.http.responses import error_response, retry_after
+from sse_keepalive_proxy.http.responses import PLAIN_TEXT, error_response, retry_after, whole_response
 from sse_keepalive_proxy.net.tcp import drop, has_left, has_unread, is_broken, peer_address, reset
 
 if TYPE_CHECKING:
@@ -129,11 +129,24 @@ class ClientConnection(web.RequestHandler):
 
         Raises ConnectionError if the client has left, and `AnswerCut` if another answer has begun.
         """
+        body = text.encode() + b"\n" if text else b""
+        return self.respond_with(status, body, fields=fields, keep_alive=keep_alive)
+
+    def respond_with(
+        self,
+        status: int,
+        body: bytes,
+        media_type: bytes = PLAIN_TEXT,
+        *,
+        fields: Sequence[tuple[bytes, bytes]] = (),
+        keep_alive: bool = True,
+    ) -> bool:
+        """Answer like `respond`, with any `body`."""
         if self._began:
             self._cut_answer()
             raise AnswerCut("an answer has begun")
         keep_alive = keep_alive and self.keeps_alive
-        response = error_response(status, text, fields=fields, keep_alive=keep_alive)
+        response = whole_response(status, body, media_type, fields=fields, keep_alive=keep_alive)
         if self._answers is not None and self._answers.method == "HEAD":
             response = response[: response.index(b"\r\n\r\n") + 4]
         self.write(response)
@@ -176,6 +189,11 @@ class ClientConnection(web.RequestHandler):
     def answering(self) -> bool:
         """Whether a request is being answered."""
         return self._head_reader is None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection waits for a request, or for the rest of its head."""
+        return self._head_reader is not None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Let the handler answer `request`. The response returned says whether the connection is kept."""
@@ -222,14 +240,14 @@ class ClientConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         frontend, connected = self._frontend, cast(asyncio.Transport, transport)
-        frontend.connections.add(self)
+        frontend.connections[self] = None
         room = frontend.limits.room()
-        if room >= 0:
+        if room >= 0 or frontend.make_room():
             super().connection_made(transport)
             wait, grace = frontend.limits.head_timeout, frontend.idle_grace
             self._wake_in(wait if grace is None else min(wait, grace))
             return
-        frontend.connections.discard(self)
+        frontend.connections.pop(self, None)
         text = "this proxy has no room for another connection (limits.max_connections)"
         frontend.limits.refused(503, text, peer_address(connected))
         connected.write(error_response(503, text, fields=[retry_after()]))
@@ -240,7 +258,7 @@ class ClientConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wake_in(None)
-        self._frontend.connections.discard(self)
+        self._frontend.connections.pop(self, None)
         self.keep_alive(False)  # releases a timer that refers to this
         super().connection_lost(exc)  # this also ends the wait for the rest of a body
         taker, self._taker = self._taker, None

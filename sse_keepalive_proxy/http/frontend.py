@@ -28,7 +28,7 @@ __all__ = ["ConnectionLimits", "Frontend", "Handler", "WrittenResponse"]
 
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
-_KEEPALIVE_TIMEOUT = 3630.0
+_IDLE_TIMEOUT = 3630.0
 """Seconds until an idle connection is closed: later than fronts do (facts.md#idle-connections-of-fronts)."""
 
 
@@ -37,13 +37,16 @@ class ConnectionLimits:
     """The limits of every connection. Sizes are bytes, times seconds.
 
     `room()` returns how many more connections are allowed. It is negative if there are too many.
-    `refused(status, reason, peer)` is called for each refusal before a request can be routed.
+    `refused(status, reason, peer)` is called for each refusal before a request can be routed. An idle
+    connection is closed after `idle_timeout`, and with `displaces` also to make room for a new one.
     """
 
     max_head: int
     head_timeout: float
     room: Callable[[], int]
     refused: Callable[[int, str, str], None]
+    idle_timeout: float = _IDLE_TIMEOUT
+    displaces: bool = False
 
 
 class WrittenResponse(web.StreamResponse):
@@ -91,7 +94,8 @@ class Frontend:
         self.handler, self.limits = handler, limits
         self.loop = asyncio.get_running_loop()
         self.timers = TimerWheel()
-        self.connections: set[ClientConnection | Lingering] = set()  # without those handed over
+        # The oldest comes first. Connections that were handed over are not in it.
+        self.connections: dict[ClientConnection | Lingering, None] = {}
         self.idle_grace: float | None = None  # seconds; None: not draining
         self.handshakes: Handshakes | None = None  # None: no listener has TLS
         self.server = web.Server(self._answer)
@@ -99,7 +103,7 @@ class Frontend:
         self.options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
-            "keepalive_timeout": _KEEPALIVE_TIMEOUT,
+            "keepalive_timeout": limits.idle_timeout,
             "lingering_time": 0,  # `Lingering` does this
             "logger": logger,
             "max_field_size": limits.max_head,
@@ -115,6 +119,19 @@ class Frontend:
     def open_connections(self) -> int:
         """The number of connections, with those in a TLS handshake, without those handed over."""
         return len(self.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
+
+    def make_room(self) -> bool:
+        """Close the oldest connection that waits for a request or for the rest of its head, if the limits say
+        so. Return whether there was one.
+        """
+        if not self.limits.displaces:
+            return False
+        idle = next((each for each in self.connections if each.is_idle), None)
+        if idle is None:
+            return False
+        del self.connections[idle]  # the transport reports its end later
+        idle.cut()
+        return True
 
     def use_tls(self, poller: Poller, context: ssl.SSLContext) -> None:
         """Use TLS with `context` on every TCP socket given to `listen` from now on. If TLS is already in use,

@@ -29,6 +29,7 @@ class Lingering(asyncio.Protocol):
     """
 
     answering = False
+    is_idle = True
 
     def __init__(self, frontend: Frontend, transport: asyncio.Transport, left: int | None) -> None:
         """`left` is the number of bytes that the client will still send, or None if it is not known."""
@@ -36,7 +37,7 @@ class Lingering(asyncio.Protocol):
         self.transport = transport
         now = frontend.timers.now()
         self._closes_at, self._gives_up_at = now + _LINGERING, now + SEND_TIMEOUT
-        frontend.connections.add(self)
+        frontend.connections[self] = None
         frontend.timers.schedule(self, self._closes_at)
         transport.set_protocol(self)
         if transport.can_write_eof():
@@ -51,7 +52,7 @@ class Lingering(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
         self._frontend.timers.cancel(self, self._closes_at)
-        self._frontend.connections.discard(self)
+        self._frontend.connections.pop(self, None)
 
     def drain(self) -> None:
         """Do nothing: it closes by itself."""

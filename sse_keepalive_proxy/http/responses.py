@@ -1,4 +1,4 @@
-"""Encode the proxy's own answers: one line of text, without any input of the request."""
+"""Encode the proxy's own answers, without any input of the request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
-__all__ = ["error_response", "retry_after"]
+__all__ = ["PLAIN_TEXT", "error_response", "retry_after", "whole_response"]
+
+PLAIN_TEXT = b"text/plain; charset=utf-8"
 
 _RETRY_AFTER = (1, 10)
 """Seconds: the range of a random number for each refused client (facts.md#equal-waits)."""
@@ -21,13 +23,26 @@ def retry_after() -> tuple[bytes, bytes]:
 def error_response(
     status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = False
 ) -> bytes:
-    """Return a whole error response: one line of text or no body, and further `fields`."""
-    body = text.encode() + b"\n" if text else b""
-    described = (b"Content-Type: text/plain; charset=utf-8", b"Content-Length: %d" % len(body))
+    """Return a whole response with one line of text, or no body if `text` is empty, and further `fields`."""
+    return whole_response(
+        status, text.encode() + b"\n" if text else b"", fields=fields, keep_alive=keep_alive
+    )
+
+
+def whole_response(
+    status: int,
+    body: bytes,
+    media_type: bytes = PLAIN_TEXT,
+    *,
+    fields: Sequence[tuple[bytes, bytes]] = (),
+    keep_alive: bool = False,
+) -> bytes:
+    """Return a whole response with `body`, which may be empty, and further `fields`."""
+    described = (b"Content-Type: " + media_type, b"Content-Length: %d" % len(body))
     head = [
         b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
         b"Date: " + formatdate(usegmt=True).encode(),
-        *(described if text else ()),
+        *(described if body else ()),
         b"Cache-Control: no-store",
         *(b"%b: %b" % field for field in fields),
         b"Connection: keep-alive" if keep_alive else b"Connection: close",

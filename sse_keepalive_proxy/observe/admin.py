@@ -3,28 +3,47 @@
 No request on it changes state. Pages show single clients, so by default only clients on loopback may see
 them, and only with a `Host` that is an address or `localhost`. So a web page elsewhere cannot read them
 through its own host name (DNS rebinding).
+
+Its connections are those of `http.connection`, with limits of their own: its clients take no place from the
+clients of streams, and these take none from probes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from sse_keepalive_proxy.config import Pages
+from sse_keepalive_proxy.http.connection import ClientConnection
+from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend, Handler
+from sse_keepalive_proxy.http.request import ClientRequest, Refusal, admit
+from sse_keepalive_proxy.http.responses import PLAIN_TEXT
+from sse_keepalive_proxy.net.tcp import peer_address
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.page import render
 from sse_keepalive_proxy.observe.registry import Registry, snapshot
 
-__all__ = ["Phase", "admin_app"]
+__all__ = ["MOST_CONNECTIONS", "Phase", "admin_frontend", "admin_handler"]
 
-_NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+MOST_CONNECTIONS: Final = 16
+"""Enough for Prometheus, probes and an operator. One more takes the place of the oldest idle one."""
+
+_MAX_HEAD: Final = 16 * 1024
+_HEAD_TIMEOUT: Final = 10.0
+_IDLE_TIMEOUT: Final = 120.0
+"""Seconds: longer than the usual intervals of scrapers and probes."""
+
+_NO_SNIFFING = (b"X-Content-Type-Options", b"nosniff")
+_NO_SCRIPTS = (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'")
+_ALLOW = (b"Allow", b"GET,HEAD")
 
 
 class Phase(StrEnum):
@@ -35,62 +54,94 @@ class Phase(StrEnum):
     DRAINING = "draining"
 
 
-def admin_app(
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What is answered on one path."""
+
+    body: bytes
+    media_type: bytes = PLAIN_TEXT
+    status: int = 200
+    fields: tuple[tuple[bytes, bytes], ...] = (_NO_SNIFFING,)
+
+
+def admin_frontend(handler: Handler) -> Frontend:
+    """Return a frontend with the limits of the admin listener. A refused request is not logged."""
+    frontend: Frontend
+
+    def room() -> int:
+        return MOST_CONNECTIONS - frontend.open_connections
+
+    limits = ConnectionLimits(
+        _MAX_HEAD,
+        _HEAD_TIMEOUT,
+        room,
+        refused=lambda status, reason, peer: None,  # noqa: ARG005 (the names of a callback)
+        idle_timeout=_IDLE_TIMEOUT,
+        displaces=True,
+    )
+    frontend = Frontend(handler, limits)
+    return frontend
+
+
+def admin_handler(
     *,
     metrics: Metrics,
     streams: Registry,
     config_yaml: Callable[[], str],
     pages: Pages,
     phase: Callable[[], Phase],
-) -> web.Application:
-    """Return the admin application. `config_yaml` returns the redacted effective configuration."""
+) -> Handler:
+    """Return what answers the requests of the admin listener. `config_yaml` returns the redacted effective
+    configuration.
+    """
 
-    async def scrape(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+    def scrape() -> _Page:
+        return _Page(generate_latest(metrics.registry), CONTENT_TYPE_LATEST.encode(), fields=())
 
-    async def livez(_: web.Request) -> web.Response:
+    def livez() -> _Page:
         return _text("alive")
 
-    async def readyz(_: web.Request) -> web.Response:
+    def readyz() -> _Page:
         now = phase()
         return _text(now.value, 200 if now is Phase.READY else 503)
 
-    async def list_streams(_: web.Request) -> web.Response:
-        return web.json_response({"streams": _snapshots(streams)}, headers=_NO_STORE)
+    def list_streams() -> _Page:
+        text = json.dumps({"streams": _snapshots(streams)})
+        return _Page(text.encode(), b"application/json; charset=utf-8")
 
-    async def show_config(_: web.Request) -> web.Response:
+    def show_config() -> _Page:
         return _text(config_yaml())
 
-    async def status(_: web.Request) -> web.Response:
-        return web.Response(
-            text=render(_snapshots(streams), phase().value, streams.limit),
-            content_type="text/html",
-            headers={
-                **_NO_STORE,
-                "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-            },
-        )
+    def status() -> _Page:
+        html = render(_snapshots(streams), phase().value, streams.limit)
+        return _Page(html.encode(), b"text/html; charset=utf-8", fields=(_NO_SNIFFING, _NO_SCRIPTS))
 
-    def for_operators(handler: Handler) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            return await handler(request) if _may_see(request, pages) else _text("not found", 404)
+    for_all = {"/metrics": scrape, "/livez": livez, "/readyz": readyz}
+    for_operators = {"/streams": list_streams, "/config": show_config, "/": status}
 
-        return guarded
+    def page(request: ClientRequest) -> _Page:
+        found = for_all.get(request.path)
+        if found is None:
+            found = for_operators.get(request.path)
+            if found is None or not may_see(request.peer, request.host, pages):
+                return _text("not found", 404)
+        if request.method not in ("GET", "HEAD"):
+            return _Page(b"only GET and HEAD are answered here\n", status=405, fields=(_ALLOW,))
+        return found()
 
-    app = web.Application()
-    app.router.add_get("/metrics", scrape)
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/streams", for_operators(list_streams))
-    app.router.add_get("/config", for_operators(show_config))
-    app.router.add_get("/", for_operators(status))
-    return app
+    async def answer(connection: ClientConnection, request: web.BaseRequest) -> bool:
+        peer = peer_address(connection.transport)
+        admitted = admit(request, connection.head, peer=peer, scheme=b"http")
+        if isinstance(admitted, Refusal):
+            return connection.respond(admitted.status, admitted.text, keep_alive=False)
+        made = page(admitted)
+        return connection.respond_with(made.status, made.body, made.media_type, fields=made.fields)
+
+    return answer
 
 
-def _text(text: str, status: int = 200) -> web.Response:
-    return web.Response(text=text.rstrip("\n") + "\n", status=status, headers=_NO_STORE)
+def _text(text: str, status: int = 200) -> _Page:
+    return _Page(text.rstrip("\n").encode() + b"\n", status=status)
 
 
 def _snapshots(streams: Registry) -> list[dict[str, Any]]:
@@ -98,13 +149,11 @@ def _snapshots(streams: Registry) -> list[dict[str, Any]]:
     return [snapshot(stream, now) for stream in streams]
 
 
-def _may_see(request: web.Request, pages: Pages) -> bool:
-    if pages is Pages.OFF or not _is_local_name(request.headers.get("Host", "")):
+def may_see(peer: str, host: bytes, pages: Pages) -> bool:
+    """Return whether a client at `peer` (empty for a Unix socket) may see pages by this `Host`."""
+    if pages is Pages.OFF or not _is_local_name(host.decode("latin-1")):
         return False
-    if pages is Pages.ALL:
-        return True
-    peer = request.transport.get_extra_info("peername") if request.transport else None
-    return not isinstance(peer, tuple) or _is_loopback(peer[0].partition("%")[0])
+    return pages is Pages.ALL or not peer or _is_loopback(peer.partition("%")[0])
 
 
 def _is_loopback(peer: str) -> bool:

@@ -26,8 +26,10 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: "this host has no such address",
     errno.ENOENT: "its folder does not exist",
 }
-_RESERVED = 100
-"""Descriptors reserved for listeners, logs, admin connections and name resolution."""
+_RESERVED = 128
+"""Descriptors reserved for listeners, logs, name resolution, connections that are refused, and the admin
+listener, whose connections have a limit of their own.
+"""
 
 
 def bind(

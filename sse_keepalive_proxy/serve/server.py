@@ -9,15 +9,14 @@ import os
 import random
 import signal
 
-from aiohttp import web
-
 from sse_keepalive_proxy.build import BUILD, INTERPRETED
 from sse_keepalive_proxy.config import ListenAddress, Settings, to_yaml
 from sse_keepalive_proxy.gateway.app import Proxy
+from sse_keepalive_proxy.http.frontend import Frontend
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.observe import log
-from sse_keepalive_proxy.observe.admin import Phase, admin_app
+from sse_keepalive_proxy.observe.admin import Phase, admin_frontend, admin_handler
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.serve.activation import HandedOver, handed_over
@@ -39,8 +38,7 @@ logger = logging.getLogger("sse_keepalive_proxy.serve")
 
 _TICK = 0.5
 _LOOK = 0.05
-_ADMIN_GRACE = 1.0
-_SPARE = 100
+_SPARE = 72
 """Descriptors not used for streams, so that a refused client still gets an answer."""
 
 
@@ -70,7 +68,8 @@ class Server:
         self._listeners: list[Listener] = []
         self._bound: list[tuple[ListenAddress, FileIdentity]] = []
         self._admin_bound: tuple[ListenAddress, FileIdentity] | None = None
-        self._admin: web.AppRunner | None = None
+        self._admin: Frontend | None = None
+        self._admin_listeners: list[Listener] = []
         self._proxy: Proxy | None = None
         self._tick_due = 0.0
         self._ticker: asyncio.TimerHandle | None = None
@@ -124,19 +123,18 @@ class Server:
         admin = self._settings.admin
         if admin is None:
             return
-        app = admin_app(
+        handler = admin_handler(
             metrics=self.metrics,
             streams=self.streams,
             config_yaml=lambda: to_yaml(self._settings),
             pages=admin.pages,
             phase=lambda: self.phase,
         )
-        self._admin = web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE)
-        await self._admin.setup()
+        self._admin = admin_frontend(handler)
         for sock in bind(admin.listen, "admin.listen", self._given, reuse_port=self._settings.reuse_port):
             self.admin_addresses.append(str(admin.listen) if admin.listen.unix_path else describe(sock))
             self._admin_bound = admin.listen, file_of(admin.listen)
-            await web.SockSite(self._admin, sock).start()
+            self._admin_listeners.append(self._admin.listen(self._poller, sock))
 
     def _compare_with_descriptors(self) -> None:
         limits = self._settings.limits
@@ -230,7 +228,9 @@ class Server:
         if self._admin is not None:
             if self._admin_bound is not None:
                 self._forget(*self._admin_bound)
-            await self._admin.cleanup()
+            while self._admin_listeners:
+                self._admin_listeners.pop().close()
+            await self._admin.cut()
         self._loop.call_soon(self._poller.close)  # after the callbacks of the connections closed here
 
     def _tick(self) -> None:

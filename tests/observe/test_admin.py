@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from aiohttp.test_utils import make_mocked_request
 
 from sse_keepalive_proxy.config import Pages
-from sse_keepalive_proxy.observe.admin import Phase, admin_app
+from sse_keepalive_proxy.observe import admin as module
+from sse_keepalive_proxy.observe.admin import MOST_CONNECTIONS, Phase, admin_handler, may_see
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
+from tests.http.serving import Serving
+from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.proxy_process import parse_metrics
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, stream_head
-from tests.support.running import on_each_loop, on_loop, settings_of
+from tests.support.running import on_each_loop, on_loop, settings_of, soon
+from tests.support.sockets import Ending
 
 SILENT = [GOT_REQUEST, stream_head()]
 NOWHERE = "http://127.0.0.1:1"
@@ -74,11 +78,22 @@ async def test_probes_answer_one_word_that_must_not_be_cached() -> None:
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_only_a_ready_server_is_ready_and_every_one_lives(phase: Phase) -> None:
+    streams = Registry(10, None)
+    handler = admin_handler(
+        metrics=Metrics(streams, lambda: 0.0),
+        streams=streams,
+        config_yaml=lambda: "listen: x\n",
+        pages=Pages.LOOPBACK,
+        phase=lambda: phase,
+    )
+
     async def probe() -> None:
-        app = app_with(Pages.LOOPBACK, phase=phase)
-        ready = await answered(app, "/readyz", peer="203.0.113.9")
-        assert (ready.status, ready.text) == (200 if phase is Phase.READY else 503, f"{phase.value}\n")
-        assert (await answered(app, "/livez", peer="203.0.113.9")).status == 200
+        async with Serving(handler) as serving, await serving.client() as client:
+            client.send(request("/readyz") + request("/livez"))
+            await client.wait_for(lambda client: len(client.responses) == 2 and client.response.complete)
+            ready, alive = client.responses
+            assert ready.status == (200 if phase is Phase.READY else 503)
+            assert (bytes(ready.body), alive.status) == (f"{phase.value}\n".encode(), 200)
 
     on_loop("asyncio", probe())
 
@@ -171,33 +186,6 @@ async def test_a_hostile_client_stays_text_on_every_page() -> None:
 # Who may see it.
 
 
-class Peer:
-    """A transport whose other end is where a test wants it."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return (self._address, 40000) if name == "peername" else default
-
-
-def app_with(pages: Pages, phase: Phase = Phase.READY) -> Any:
-    streams = Registry(10, None)
-    return admin_app(
-        metrics=Metrics(streams, lambda: 0.0),
-        streams=streams,
-        config_yaml=lambda: "listen: x\n",
-        pages=pages,
-        phase=lambda: phase,
-    )
-
-
-async def answered(app: Any, path: str, *, peer: str, host: str = "127.0.0.1:9090") -> Any:
-    """What the application answers to a peer from elsewhere, where no test can connect from."""
-    headers = {"Host": host} if host else {}
-    return await app._handle(make_mocked_request("GET", path, headers, transport=Peer(peer), app=app))
-
-
 @pytest.mark.parametrize(
     ("pages", "peer", "host", "seen"),
     [
@@ -217,18 +205,11 @@ async def answered(app: Any, path: str, *, peer: str, host: str = "127.0.0.1:909
         ("all", "2001:db8::5", "[2001:db8::1]:9090", True),
         ("all", "10.0.0.5", "evil.example", False),
         ("off", "127.0.0.1", "127.0.0.1:9090", False),
+        ("loopback", "", "localhost", True),  # a Unix socket
     ],
 )
 def test_pages_are_seen_by_whom_the_configuration_lets(pages: str, peer: str, host: str, seen: bool) -> None:
-    async def look() -> None:
-        app = app_with(Pages(pages))
-        for path in PAGES:
-            answer = await answered(app, path, peer=peer, host=host)
-            assert answer.status == (200 if seen else 404), path
-        for path in OPEN:
-            assert (await answered(app, path, peer=peer, host=host)).status == 200, path
-
-    on_loop("asyncio", look())
+    assert may_see(peer, host.encode(), Pages(pages)) is seen
 
 
 @on_each_loop
@@ -326,3 +307,78 @@ async def test_what_is_not_there_is_404_and_the_proxys_routes_are_not_here() -> 
         for path in ("/events", "/metrics/", "/streams/1", "/../config", "/reload"):
             assert (await ask(proxy, path)).response.status == 404
         assert upstream.connections == []
+
+
+# Its connections.
+
+
+@on_each_loop
+async def test_however_many_idle_connections_there_are_a_new_one_is_answered() -> None:
+    async with Instance(config(NOWHERE, before=admin())) as proxy:
+        frontend = proxy.server._admin
+        assert frontend is not None
+        idle = [await connect(proxy) for _ in range(5 * MOST_CONNECTIONS)]
+        for client in idle[::2]:
+            client.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n")
+        assert (await ask(proxy, "/livez")).response.status == 200
+        await soon(lambda: sum(client.ending is None for client in idle) == MOST_CONNECTIONS - 1)
+        assert [client.ending is None for client in idle[: -2 * MOST_CONNECTIONS]].count(True) == 0
+        assert frontend.open_connections <= MOST_CONNECTIONS
+        for client in idle:
+            await client.close()
+
+
+@on_each_loop
+async def test_admin_connections_take_no_place_from_clients_and_clients_none_from_them() -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream, before=admin() + "\nlimits: {max_connections: 1}")) as proxy,
+        await connect(proxy) as first,
+        await connect(proxy) as second,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+        for probe in (first, second):
+            probe.request("/livez")
+            assert (await probe.wait_response()).status == 200
+
+
+@on_each_loop
+async def test_half_a_head_and_an_idle_connection_have_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(module, "_IDLE_TIMEOUT", 0.1)
+    async with (
+        Instance(config(NOWHERE, before=admin())) as proxy,
+        await connect(proxy) as half,
+        await connect(proxy) as idle,
+    ):
+        half.send(b"GET /livez HTTP/1.1\r\n")
+        idle.request("/livez")
+        assert await half.wait_end() is Ending.EOF
+        assert half.response.status == 408
+        assert await idle.wait_end() is Ending.EOF
+        assert idle.response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"OPTIONS * RTSP/1.0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
+    ],
+)
+@on_each_loop
+async def test_rubbish_is_refused_and_leaves_nothing_in_the_log(
+    sent: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Instance(config(NOWHERE, before=admin())) as proxy, await connect(proxy) as client:
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "sse_keepalive_proxy"):
+            client.send(sent)
+            await client.wait_end()
+        assert client.response.status == status
+        assert caplog.records == []
