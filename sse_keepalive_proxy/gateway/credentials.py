@@ -26,8 +26,7 @@ def values(request: ClientRequest, place: str) -> list[bytes]:
     """
     kind, _, name = place.partition(":")
     if kind == "query":
-        wanted = _decoded(name.encode())
-        return [value for found, value in _query(request.target) if found == wanted]
+        return list(_in_query(request.target, _decoded(name.encode())))
     lower = name.lower().encode()
     return [value for field, value in request.headers if field.lower() == lower]
 
@@ -52,10 +51,15 @@ def fingerprint(key: bytes, route: str, request: ClientRequest, places: Sequence
     return digest.digest()
 
 
-def _query(target: str) -> Iterator[tuple[bytes, bytes]]:
+def _in_query(target: str, wanted: bytes) -> Iterator[bytes]:
+    """Yield the values of the parameter `wanted`. Only a name that can be it is decoded: a query can have
+    thousands of others.
+    """
+    shortest, longest = len(wanted), 3 * len(wanted)
     for part in target.partition("?")[2].encode("latin-1").split(b"&"):
         name, _, value = part.partition(b"=")
-        yield _decoded(name), _decoded(value)
+        if shortest <= len(name) <= longest and _decoded(name) == wanted:
+            yield _decoded(value)
 
 
 def _decoded(text: bytes) -> bytes:

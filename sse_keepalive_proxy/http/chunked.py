@@ -23,6 +23,10 @@ _KNOWN: Final = {digits: size for size in range(1, 2048) for digits in (b"%x" % 
 _NO_TRAILERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _CODING_PER_BYTE: Final = 16
 """Bytes of coding allowed per byte of data. Endless chunk extensions and trailers are an attack."""
+_COST_OF_A_TRAILER: Final = 320
+"""A trailer counts as this many bytes of coding more than it has: many short ones cost time. So a short body
+has about 100 at most, like a head.
+"""
 
 
 class Grammar(NamedTuple):
@@ -135,6 +139,7 @@ class ChunkedDecoder:
             if not whole:
                 return True
             self.complete = line in grammar.line_ends
+            self._coding -= _COST_OF_A_TRAILER
             trailer = grammar.trailer.fullmatch(line)
             return self.complete or (trailer is not None and trailer[1].lower() not in _NO_TRAILERS)
         if not whole:

@@ -52,7 +52,7 @@ _AHEAD = b"HTTP/1.1 "
 connection: if it has closed both sides, its system answers with a reset. No other way tells them apart.
 """
 
-_ANSWER_TO_AHEAD = 0.1
+_ANSWER_TO_AHEAD = 0.02
 """Seconds until the first check for that reset."""
 
 _NO_HEAD = RequestHead(b"", b"", (), 0)
@@ -398,16 +398,23 @@ class ClientConnection(web.RequestHandler):
             self._answers.content.set_exception(error)
 
     def _go_on(self) -> None:
-        """Read the next request."""
+        """Read the next request. If its bytes are here already, other connections have their turn first."""
         self._head_reader = HeadReader(self._frontend.limits.max_head)
         self._wake_in(self._frontend.idle_grace)
+        if self._held:
+            self._frontend.loop.call_soon(self._read_on)
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self.transport is None:
+            return
         held, self._held = self._held, b""
-        if self.transport is not None:
-            self.transport.resume_reading()
+        self.transport.resume_reading()
         if held:
             self.data_received(held)
-        if self._ended and not self._is_whole and self.transport is not None:
-            self.transport.close()
+        if self._ended and not self._is_whole:
+            self.cut()
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer an invalid request, and close."""

@@ -206,6 +206,13 @@ def test_a_byte_may_cost_sixteen_and_a_body_as_much_as_it_is_allowed() -> None:
         decode([padded] * ALLOWANCE)
 
 
+def test_a_short_body_may_have_about_a_hundred_trailers() -> None:
+    few, many = (b"0\r\n" + b"T: r\r\n" * count + b"\r\n" for count in (90, 110))
+    assert decode([few], 32 << 10) == (b"", b"", True)
+    with pytest.raises(CodingInvalid, match="more chunked coding than data"):
+        decode([many], 32 << 10)
+
+
 def test_nothing_is_kept_of_data() -> None:
     decoder = ChunkedDecoder(ALLOWANCE)
     decoder.feed(b"fffffff\r\n")

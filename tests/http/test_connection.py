@@ -46,6 +46,22 @@ async def test_requests_that_come_at_once_are_answered_one_at_a_time_in_their_or
 
 
 @on_each_loop
+async def test_requests_that_come_at_once_do_not_keep_other_connections_waiting() -> None:
+    turns: list[str] = []
+
+    async def at_once(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        turns.append(connection.head.target.decode())
+        return connection.respond(404, "nothing here")
+
+    async with Serving(at_once) as serving, await serving.client() as many, await serving.client() as one:
+        await soon(lambda: len(serving.frontend.connections) == 2)
+        many.send(request("/many") * 500)
+        one.send(request("/one"))
+        await soon(lambda: len(turns) == 501)
+        assert turns.index("/one") < 100
+
+
+@on_each_loop
 async def test_requests_and_bodies_may_come_byte_by_byte() -> None:
     raw = UPLOAD % 5 + b"hello" + request("/2")
     async with Serving() as serving, await serving.client() as client:
