@@ -52,8 +52,8 @@ def fingerprint(key: bytes, route: str, request: ClientRequest, places: Sequence
 
 
 def _in_query(target: str, wanted: bytes) -> Iterator[bytes]:
-    """Yield the values of the parameter `wanted`. Only a name that can be it is decoded: a query can have
-    thousands of others.
+    """Yield the values of the parameter `wanted`. Only a name of a fitting length is decoded: a query
+    can have thousands of names.
     """
     shortest, longest = len(wanted), 3 * len(wanted)
     for part in target.partition("?")[2].encode("latin-1").split(b"&"):

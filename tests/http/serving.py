@@ -55,7 +55,14 @@ class Serving:
     `refused` is what the frontend was told, as status, reason and peer. `room` may be set at any time.
     """
 
-    def __init__(self, handler: Handler = echo, *, max_head: int = 4096, head_timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        handler: Handler = echo,
+        *,
+        max_head: int = 4096,
+        head_timeout: float = 60.0,
+        idle_timeout: float = 3630.0,
+    ) -> None:
         self.refused: list[tuple[int, str, str]] = []
         self.room: Callable[[], int] = lambda: 1
         limits = ConnectionLimits(
@@ -63,6 +70,7 @@ class Serving:
             head_timeout=head_timeout,
             room=lambda: self.room(),
             refused=lambda *told: self.refused.append(told),
+            idle_timeout=idle_timeout,
         )
         self.frontend = Frontend(handler, limits)
         self._poller = open_poller()

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from sse_keepalive_proxy.errors import BodyTooLate, RequestBodyError
 from sse_keepalive_proxy.http import connection as module
-from sse_keepalive_proxy.http import frontend, lingering
+from sse_keepalive_proxy.http import lingering
 from sse_keepalive_proxy.http.connection import ClientConnection
 from tests.http.serving import Held, Serving, echo
 from tests.support.http1 import request
@@ -417,9 +417,7 @@ async def test_a_head_has_its_time_from_its_first_byte_however_many_follow() -> 
 
 
 @on_each_loop
-async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_for_ever() -> None:
     async with Serving(head_timeout=SHORT) as serving, await serving.client() as client:
         client.send(request("/1"))
         await client.wait_response()
@@ -430,8 +428,7 @@ async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_
         client.send(b"GET / HTTP/1.1\r\n")
         assert await client.wait_end() is Ending.EOF
         assert [answer.status for answer in client.responses] == [200, 408]
-    monkeypatch.setattr(frontend, "_KEEPALIVE_TIMEOUT", SHORT)
-    async with Serving() as serving, await serving.client() as client:
+    async with Serving(idle_timeout=SHORT) as serving, await serving.client() as client:
         client.send(request("/1"))
         assert await client.wait_end() is Ending.EOF
         assert [answer.status for answer in client.responses] == [200]

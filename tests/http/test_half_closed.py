@@ -170,14 +170,15 @@ class Borrower(asyncio.Protocol):
 class Lending:
     """Lends the connection, then receives the body until its end. `body` is what came."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: bytes = b"lent") -> None:
+        self.first = first
         self.borrower = Borrower()
         self.body = b""
         self.over = False
 
     async def __call__(self, connection: ClientConnection, asked: web.BaseRequest) -> bool:
         self.transport = connection.lend(self.borrower)
-        self.transport.write(b"lent")
+        self.transport.write(self.first)
         try:
             while data := await asked.content.readany():
                 self.body += data
@@ -223,12 +224,13 @@ async def test_who_has_borrowed_a_connection_hears_of_its_end_and_the_rest_of_th
 
 @on_each_loop
 async def test_who_has_borrowed_a_connection_hears_that_its_client_is_slow() -> None:
-    lending = Lending()
+    size = 20_000_000
+    lending = Lending(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
     async with Serving(lending) as serving, await serving.client() as client:
         client.send(UPLOAD % 5)
-        await client.wait_for(lambda client: client.received == b"lent")
+        await client.wait_for(lambda client: client.responses)
         client.pause()
-        lending.transport.write(b"x" * 20_000_000)
+        lending.transport.write(b"x" * size)
         assert lending.borrower.story == ["pause"]
         client.resume()
         await soon(lambda: lending.borrower.story == ["pause", "resume"])

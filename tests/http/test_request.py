@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend
+from sse_keepalive_proxy.http.head import RequestHead
 from sse_keepalive_proxy.http.request import ClientRequest, Refusal, admit
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.net.tcp import peer_address
@@ -256,7 +257,8 @@ async def test_what_could_be_taken_in_two_ways_is_refused_in_one_line(raw: bytes
 def test_what_our_parser_refuses_is_refused_here_too_should_another_one_let_it_pass(
     target: str, fields: list[tuple[str, str]]
 ) -> None:
-    request = make_mocked_request("GET", target, CIMultiDict(fields))
-    outcome = admit(request, peer="127.0.0.1", scheme=b"http")
+    request = make_mocked_request("GET", "/", CIMultiDict(fields))
+    head = RequestHead(b"", target.encode(), (), 0)
+    outcome = admit(request, head, peer="127.0.0.1", scheme=b"http")
     assert isinstance(outcome, Refusal)
     assert outcome.status == 400
