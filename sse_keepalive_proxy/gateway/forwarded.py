@@ -15,6 +15,9 @@ logger = logging.getLogger("sse_keepalive_proxy.gateway")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_MOST_HOPS = 32
+"""The most addresses that are read of a chain of trusted hops, from the right. Each costs time."""
+
 _MOST_REPORTED = 100
 """The most peers whose replaced headers are logged, until the configuration is read again."""
 
@@ -49,8 +52,8 @@ class Trust:
         if not self.believes(peer):
             return peer
         named = [value for name, value in headers if name.lower() == self._client_header]
-        hops = [hop.strip().decode("latin-1") for value in named for hop in value.split(b",")]
-        for hop in reversed(hops):
+        last = b",".join(named).rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:] if named else []
+        for hop in (each.strip().decode("latin-1") for each in reversed(last)):
             if not _is_address(hop):
                 break
             peer = hop

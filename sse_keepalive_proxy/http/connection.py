@@ -271,7 +271,7 @@ class ClientConnection(web.RequestHandler):
         if not data:  # aiohttp continues with bytes that it has kept
             super().data_received(data)
             return
-        if self._head_reader is not None:
+        if self._head_reader is not None and not self._held:  # held bytes come first, in `_read_on`
             try:
                 rest = self._read_head(self._head_reader, data)
             except RequestInvalid as error:

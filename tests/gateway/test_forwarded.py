@@ -56,6 +56,12 @@ def test_the_client_is_the_rightmost_address_that_is_not_trusted(lines: list[str
     assert trust("127.0.0.0/8").client("127.0.0.1", fields(*lines)) == client
 
 
+def test_of_a_long_chain_the_last_addresses_are_read() -> None:
+    for count, client in ((31, "1.1.1.1"), (32, "127.0.0.0")):
+        chain = ", ".join(["1.1.1.1", *[f"127.0.0.{number}" for number in range(count)]])
+        assert trust("127.0.0.0/8").client("127.0.0.1", fields(f"X-Forwarded-For: {chain}")) == client
+
+
 def test_what_an_unknown_peer_says_of_the_client_is_not_heard() -> None:
     assert trust("127.0.0.0/8").client("9.9.9.9", fields("X-Forwarded-For: 1.1.1.1")) == "9.9.9.9"
 

@@ -125,6 +125,18 @@ async def test_an_absolute_target_names_its_own_host(target: str, taken_as: str,
 
 
 @in_loop
+async def test_a_request_of_http_1_0_needs_no_host() -> None:
+    assert (await taken(b"GET /a HTTP/1.0\r\n\r\n")).host == b""
+
+
+@in_loop
+async def test_two_fields_that_aiohttp_accepts_once_are_two() -> None:
+    incoming = await taken(get("Server: 1", "X: y", "server: 2"))
+    assert incoming.headers == ((b"Host", b"a"), (b"Server", b"1"), (b"X", b"y"), (b"server", b"2"))
+    assert incoming.named[b"server"] == [b"1", b"2"]
+
+
+@in_loop
 async def test_options_may_ask_about_the_server_as_a_whole() -> None:
     incoming = await taken(get(method="OPTIONS", target="*"))
     assert (incoming.target, incoming.path) == ("*", "*")

@@ -188,6 +188,18 @@ def test_an_hour_of_keep_alive_traffic_leaves_no_deadline_and_causes_no_useless_
     assert not timers._ticks
 
 
+def test_of_a_hundred_thousand_cancelled_deadlines_nothing_is_kept(clock: ManualClock) -> None:
+    wheel, kept = TimerWheel(), Sleeper(clock)
+    wheel.schedule(kept, START + 3600)
+    sleepers = [Sleeper(clock) for _ in range(100_000)]
+    for number, sleeper in enumerate(sleepers):
+        wheel.schedule(sleeper, START + 1 + number * GRAIN)
+    for number, sleeper in enumerate(sleepers):
+        wheel.cancel(sleeper, START + 1 + number * GRAIN)
+    assert list(wheel._sleepers.values()) == [{kept}]
+    assert len(wheel._ticks) <= 70  # plain numbers
+
+
 def test_what_was_cancelled_leaves_no_timer_set(clock: ManualClock) -> None:
     timers, sleeper = TimerWheel(), Sleeper(clock)
     timers.schedule(sleeper, START + 1)
