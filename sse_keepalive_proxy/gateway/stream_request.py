@@ -28,7 +28,7 @@ from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.observe.line import redact_target
-from sse_keepalive_proxy.stream.families import Family, recognise, terminator_for
+from sse_keepalive_proxy.stream.families import Family, is_library, recognise, terminator_for
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ReconnectWhen
 
@@ -71,7 +71,10 @@ class StreamRequest:
         family = streams.policy.client
         if family is Family.AUTO:
             family = recognise(request.method, has_body=request.has_body, named=request.named)
-        self._stream_route = streams.for_client(family, terminator_for(family, request.named))
+        named = request.named
+        self._stream_route = streams.for_client(
+            family, terminator_for(family, named), library=is_library(named)
+        )
         self._stream: Stream | None = None
         self._has_begun = False  # then the stream removes itself from the registry
 

@@ -61,17 +61,18 @@ class StreamRoutes:
         self.timers = TimerWheel()
         self.now = asyncio.get_running_loop().time
         self.inspection = Inspection(policy)
-        self._prepared: dict[tuple[Family, Terminator], StreamRoute] = {}
+        self._prepared: dict[tuple[Family, Terminator, bool], StreamRoute] = {}
 
-    def for_client(self, family: Family, terminator: Terminator) -> StreamRoute:
-        """Return the route for clients of `family` whose comments end with `terminator`.
+    def for_client(self, family: Family, terminator: Terminator, *, library: bool = False) -> StreamRoute:
+        """Return the route for clients of `family` whose comments end with `terminator` (see `treatment`).
 
         It is made for the first of these clients.
         """
-        found = self._prepared.get((family, terminator))
+        key = family, terminator, library
+        found = self._prepared.get(key)
         if found is None:
-            gets = treatment(self.policy, family, terminator)
-            found = self._prepared[family, terminator] = StreamRoute(self, family, gets)
+            gets = treatment(self.policy, family, terminator, library=library)
+            found = self._prepared[key] = StreamRoute(self, family, gets)
         return found
 
 

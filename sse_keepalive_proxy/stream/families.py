@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,6 +28,7 @@ __all__ = [
     "Family",
     "LateError",
     "Treatment",
+    "is_library",
     "recognise",
     "terminator_for",
     "treated",
@@ -36,6 +38,8 @@ __all__ = [
 _STREAM = b"text/event-stream"
 _BOTH_TYPES = frozenset({b"application/json", _STREAM})
 _NOTHING: Sequence[bytes] = ()
+_GENAI_FOR_NODE = re.compile(rb"\bgoogle-genai-sdk/(\d{1,4})\.(\d{1,4})\b.* gl-node/")
+_LIBRARIES = (b"node", b"python")
 
 
 class LateError(StrEnum):
@@ -96,7 +100,7 @@ def recognise(method: str, *, has_body: bool, named: Mapping[bytes, Sequence[byt
     if _any_begins(named, b"mcp-") or frozenset(_types(accepts)) == _BOTH_TYPES:
         return Family.MCP
     if google := named.get(b"x-goog-api-client"):
-        return Family.GEMINI_PYTHON if b"gl-python" in b" ".join(google) else Family.GEMINI
+        return Family.GEMINI if _accepts_comments(b" ".join(google)) else Family.GEMINI_PYTHON
     if b"anthropic-version" in named:
         return Family.ANTHROPIC
     if has_body or _any_begins(named, b"x-stainless-"):
@@ -120,13 +124,28 @@ def terminator_for(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> Te
     return Terminator.NEWLINE if lines else Terminator.AUTO
 
 
-def treatment(policy: StreamPolicy, family: Family, terminator: Terminator) -> Treatment:
-    """Return what the clients of `family` get on a route with `policy`. `terminator`: see `terminator_for`.
+def is_library(named: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Return whether `User-Agent` names Node or Python.
+
+    Some of their libraries send what an EventSource sends, but hand over every event, also one with a name
+    that their user does not know.
+    """
+    agents = named.get(b"user-agent", _NOTHING)
+    return any(agent.lower().startswith(_LIBRARIES) for agent in agents)
+
+
+def treatment(
+    policy: StreamPolicy, family: Family, terminator: Terminator, *, library: bool = False
+) -> Treatment:
+    """Return what the clients of `family` get on a route with `policy`. `terminator`: see `terminator_for`,
+    `library`: see `is_library`.
 
     A terminator and a form of the confirm that the route names override the table. The notices have the form
     of such a confirm.
     """
     gets, named = TREATMENTS[family], ConfirmForm.AUTO
+    if library and gets.notices is _EVENT:
+        gets = replace(gets, confirm=_COMMENT, notices=_COMMENT)
     if policy.confirm is None:
         gets = replace(gets, confirm=None)
     else:
@@ -155,6 +174,12 @@ def _only_always(reconnect: Reconnect | None) -> Reconnect | None:
     if reconnect is None or reconnect.when is not ReconnectWhen.ALWAYS:
         return None
     return replace(reconnect, first_within=None)  # such a client gets the truth at once
+
+
+def _accepts_comments(google: bytes) -> bool:
+    """Whether `X-Goog-Api-Client` names google-genai for JavaScript, 1.32 or newer. Comments break others."""
+    found = _GENAI_FOR_NODE.search(google)
+    return found is not None and (int(found[1]), int(found[2])) >= (1, 32)
 
 
 def _any_begins(names: Iterable[bytes], prefix: bytes) -> bool:

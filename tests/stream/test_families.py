@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from sse_keepalive_proxy.stream.families import TREATMENTS, LateError, recognise, terminator_for
-from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, Terminator
+from sse_keepalive_proxy.stream.families import (
+    TREATMENTS,
+    LateError,
+    is_library,
+    recognise,
+    terminator_for,
+    treatment,
+)
+from sse_keepalive_proxy.stream.policy import Confirm, ConfirmForm, Family, StreamPolicy, Terminator
 
 Named = dict[bytes, list[bytes]]
 
@@ -62,6 +69,19 @@ POSTS = {
         Family.GEMINI,
         "Accept: */*\nx-goog-api-client: google-genai-sdk/2.32.0 gl-node/v22.23.3",
     ),
+    "google-genai for JavaScript that accepts comments first": (
+        Family.GEMINI,
+        "x-goog-api-client: google-genai-sdk/1.32.0 gl-node/v22.23.3",
+    ),
+    "google-genai for JavaScript that fails on comments": (
+        Family.GEMINI_PYTHON,
+        "x-goog-api-client: google-genai-sdk/1.31.0 gl-node/v22.23.3",
+    ),
+    "google-genai for Go": (
+        Family.GEMINI_PYTHON,
+        "x-goog-api-client: google-genai-sdk/1.77.0 gl-go/go1.26.8",
+    ),
+    "generative-ai for JavaScript": (Family.GEMINI_PYTHON, "x-goog-api-client: genai-js/0.24.1"),
 }
 
 
@@ -89,6 +109,34 @@ def test_mcp_without_its_own_fields_accepts_exactly_both_types(accept: str) -> N
 def test_both_types_may_be_written_in_any_shape_that_means_them() -> None:
     fields = named("Accept: Text/Event-Stream;q=1\nAccept: application/json ;q=0.9")
     assert recognise("POST", has_body=True, named=fields) is Family.MCP
+
+
+@pytest.mark.parametrize(
+    ("agent", "library"),
+    [
+        ("python-requests/2.32", True),
+        ("python-urllib3/2.8.0", True),
+        ("Python/3.11 aiohttp/3.14.5", True),
+        ("node", True),
+        ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", False),
+        ("undici", False),
+    ],
+)
+def test_who_sends_what_an_event_source_sends_but_names_a_library_gets_comments(
+    agent: str, library: bool
+) -> None:
+    fields = named(f"{STREAM}\nCache-Control: no-cache\nUser-Agent: {agent}")
+    assert recognise("GET", has_body=False, named=fields) is Family.BROWSER
+    assert is_library(fields) is library
+    gets = treatment(StreamPolicy(), Family.BROWSER, Terminator.NEWLINE, library=library)
+    form = ConfirmForm.COMMENT if library else ConfirmForm.EVENT
+    assert (gets.confirm, gets.notices, gets.comes_back) == (form, form, True)
+
+
+def test_a_route_may_name_the_event_for_libraries_too() -> None:
+    policy = StreamPolicy(confirm=Confirm(form=ConfirmForm.EVENT))
+    gets = treatment(policy, Family.BROWSER, Terminator.NEWLINE, library=True)
+    assert (gets.confirm, gets.notices) == (ConfirmForm.EVENT, ConfirmForm.EVENT)
 
 
 def test_every_family_has_a_treatment() -> None:
