@@ -388,9 +388,14 @@ async def running(program: Sequence[str]) -> AsyncIterator[tuple[int, int]]:
                         await asyncio.sleep(0.1)
                 yield ports["port"], ports["admin"]
             finally:
-                proxy.kill()
-                await proxy.wait()
+                await _end(proxy)
     server.close()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        process.kill()
+    await process.wait()
 
 
 async def measure(name: str, seconds: float) -> tuple[float, float]:
@@ -402,8 +407,7 @@ async def measure(name: str, seconds: float) -> tuple[float, float]:
             until = time.monotonic() + seconds
             longest, lag = await asyncio.gather(gaps(port, until), own_lag(until))
         finally:
-            attacker.kill()
-            await attacker.wait()
+            await _end(attacker)
         return longest - INTERVAL, lag
 
 

@@ -51,7 +51,6 @@ class Passed:
             b"X-Forwarded-Proto: http",
             b"X-Forwarded-Host: " + self.host,
             *([self.framing] if self.framing else []),
-            b"Connection: close",
         ]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 

@@ -203,13 +203,14 @@ async def test_streams_get_the_end_at_a_block_boundary() -> None:
         await other.wait_for(b"data: whole\n\n")
         async with Draining(proxy) as draining:
             await browser.wait_response()
-            await other.wait_response()
+            await other.wait_end()
             await draining.task
         event, retry, data = last_block(browser).split("\n")
         assert event == "event: stream_closing"
         assert 1000 <= int(retry.removeprefix("retry: ")) <= 5010  # of the drain 10 ms may be left
         assert json.loads(data.removeprefix("data: ")) == {"type": "stream_closing", "reason": "drain"}
         assert b"data: ha" not in browser.body
+        assert not other.response.complete  # it is no browser: what is cut looks cut
         assert other.body == b":ok\n\ndata: whole\n\n"  # an event nobody asked for could break it
         assert proxy.closed() == {"drain": 2}
         await upstream.wait_all_closed()
