@@ -26,6 +26,10 @@ _UNAUTHORIZED = frozenset({401, 403})
 _LONGEST_ID = 4096
 """Bytes: a longer id is not sent to upstream, because servers refuse long heads."""
 
+_AT_ONCE = 1.0
+_MOST_IN_VAIN = 10
+"""An upstream that ends within so many seconds and sends no event, so many times in a row, has no more."""
+
 LateStatus = tuple[int, str]
 """The status that came too late for the client, whose response had begun, and an explanation."""
 
@@ -56,8 +60,8 @@ class Reconnection:
     """
 
     __slots__ = (
-        "_always", "_bare", "_callbacks", "_cursors", "_fresh", "_known", "_policy", "_target", "_task",
-        "wait",
+        "_always", "_asked", "_bare", "_callbacks", "_cursors", "_fresh", "_in_vain", "_known", "_named",
+        "_policy", "_target", "_task", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +77,9 @@ class Reconnection:
         self._target, self._policy, self._bare, self._always = target, policy, bare, always
         self._cursors = cursors
         self._fresh = True  # the client has got no event and no id yet
-        self._known = _sendable(known)
+        self._known = self._asked = _sendable(known)  # `_asked`: the id of the latest request
+        self._named = False  # whether upstream has sent an id since that request
+        self._in_vain = 0
         self._task: asyncio.Task[Answer] | None = None
         self._callbacks: AttemptCallbacks | None = None
         self.wait = 0.0  # seconds, from the last `retry` of upstream
@@ -97,8 +103,19 @@ class Reconnection:
         if (retry := last_retry(blocks)) is not None:
             self.wait = retry / 1000
         if (known := last_id(blocks)) is not None:
-            self._known, self._fresh = _sendable(known), False
+            self._known, self._fresh, self._named = _sendable(known), False, True
         return known
+
+    def may_have_more(self, events: int, lived: float) -> bool:
+        """Return whether upstream, which has ended cleanly after `events` in `lived` seconds, may be asked
+        again. It is not asked in a circle (behaviour.md#never-in-a-circle).
+        """
+        if self._policy is None or not self._policy.after_end:
+            return False
+        if self._named and self._asked and self._known == self._asked:
+            return False  # it has sent the event again after which it was asked to go on
+        self._in_vain = 0 if events or lived >= _AT_ONCE else self._in_vain + 1
+        return self._always or self._in_vain < _MOST_IN_VAIN
 
     def saw_event(self) -> None:
         """Note that the client gets its first event."""
@@ -109,6 +126,7 @@ class Reconnection:
         bare = self._bare
         if self._cursors is not None and not self._fresh:
             bare = self._cursors.renewed(self._known)
+        self._asked, self._named = self._known, False
         field = b"Last-Event-ID: %b\r\n" % self._known if self._known else b""
         attempt = Attempt(self._target, b"%b%b\r\n" % (bare, field))
         self.await_answer(spawn(attempt.make()), callbacks)

@@ -148,8 +148,12 @@ class Stream:
 
     def upstream_ended(self) -> None:
         """Handle the end of upstream's body."""
-        if self.flow.events - self._events_before == 1 and not self._asking:
+        events, asking = self.flow.events - self._events_before, self._asking
+        if events == 1 and not asking:
             self.route.metrics.upstream_eof_after_first_event += 1
+        if self._reconnection is not None and not asking:
+            lived = self._loop.time() - (self.life.opened_at or 0.0)
+            self.life.reopens = self.life.reopens and self._reconnection.may_have_more(events, lived)
         self._lost(CloseReason.UPSTREAM_END)
 
     def upstream_failed(self, error: ProxyError) -> None:

@@ -63,9 +63,9 @@ class Treatment:
     every comment; for `auto` see `terminator_for`. `notices`: the form of the notices of a gap, of a stall
     and of an end by the proxy. None means that nothing is sent. Where notices are events, the event
     `stream_closing` is the whole end of a stream; for all others an end by the proxy is a cut.
-    `early_commit`: whether they may get a 200 before upstream has answered. `comes_back`: whether the client
-    itself reconnects after every end, so that `reconnect.when: resumable` applies to it. Any other client
-    reads a stream to its end.
+    `early_commit`: whether they may get a 200 before upstream has answered. `resumes`: whether
+    `reconnect.when: resumable` applies to them, because the protocol has ids to resume with. `comes_back`:
+    whether the client itself reconnects also after a clean end; any other client reads a stream to its end.
     """
 
     confirm: ConfirmForm | None
@@ -74,6 +74,7 @@ class Treatment:
     notices: ConfirmForm | None
     error: LateError
     early_commit: bool = True
+    resumes: bool = False
     comes_back: bool = False
 
 
@@ -82,12 +83,16 @@ _AUTO, _BLANK, _NEWLINE = Terminator.AUTO, Terminator.BLANK, Terminator.NEWLINE
 
 TREATMENTS: Mapping[Family, Treatment] = MappingProxyType(
     {
-        Family.MCP: Treatment(_COMMENT, True, _NEWLINE, _COMMENT, LateError.JSON_RPC, early_commit=False),
+        Family.MCP: Treatment(
+            _COMMENT, True, _NEWLINE, _COMMENT, LateError.JSON_RPC, early_commit=False, resumes=True
+        ),
         Family.GEMINI_PYTHON: Treatment(None, False, _NEWLINE, None, LateError.GOOGLE),
         Family.GEMINI: Treatment(_COMMENT, True, _BLANK, _COMMENT, LateError.GOOGLE),
         Family.ANTHROPIC: Treatment(_COMMENT, True, _NEWLINE, _COMMENT, LateError.API_ERROR),
         Family.OPENAI: Treatment(_COMMENT, True, _AUTO, _COMMENT, LateError.API_ERROR),
-        Family.BROWSER: Treatment(_EVENT, True, _NEWLINE, _EVENT, LateError.PROXY_ERROR, comes_back=True),
+        Family.BROWSER: Treatment(
+            _EVENT, True, _NEWLINE, _EVENT, LateError.PROXY_ERROR, resumes=True, comes_back=True
+        ),
         Family.HTTP: Treatment(_COMMENT, True, _AUTO, _COMMENT, LateError.PROXY_ERROR),
     }
 )
@@ -166,14 +171,16 @@ def treated(policy: StreamPolicy, gets: Treatment) -> StreamPolicy:
         policy,
         keepalive=keepalive,
         early_commit=early_commit if gets.early_commit else None,
-        reconnect=policy.reconnect if gets.comes_back else _only_always(policy.reconnect),
+        reconnect=policy.reconnect if gets.comes_back else _for_others(policy.reconnect, gets),
     )
 
 
-def _only_always(reconnect: Reconnect | None) -> Reconnect | None:
-    if reconnect is None or reconnect.when is not ReconnectWhen.ALWAYS:
+def _for_others(reconnect: Reconnect | None, gets: Treatment) -> Reconnect | None:
+    """Return `reconnect` for a client that does not come back by itself: it gets the truth at once."""
+    always = reconnect is not None and reconnect.when is ReconnectWhen.ALWAYS
+    if reconnect is None or not (always or gets.resumes):
         return None
-    return replace(reconnect, first_within=None)  # such a client gets the truth at once
+    return replace(reconnect, first_within=None, after_end=always)
 
 
 def _accepts_comments(google: bytes) -> bool:

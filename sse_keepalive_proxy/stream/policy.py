@@ -158,7 +158,8 @@ class Reconnect:
 
     `first_within`: seconds of attempts before the client has a status; None: one attempt.
     `delay`: the first ceiling of the random wait before an attempt. It doubles up to `max_delay`.
-    `cursors`: the query parameters that carry an event id.
+    `cursors`: the query parameters that carry an event id. `after_end`: also after a clean end; only the
+    families of clients decide about it.
     """
 
     when: ReconnectWhen = ReconnectWhen.RESUMABLE
@@ -169,6 +170,7 @@ class Reconnect:
     on_status: frozenset[int] = frozenset({409, 429, 500, 502, 503, 504})
     cursors: frozenset[bytes] = frozenset({b"last-event-id", b"lastEventId", b"last_event_id"})
     announce: bool = True
+    after_end: bool = True
 
     def retries(self, status: int, *, opened: bool) -> bool:
         """Return whether another attempt may follow `status`. `opened`: upstream had answered this client

@@ -57,7 +57,7 @@ CLIENTS = {
     "a reader by hand": post("openai", *BLOCKS, "Accept: */*"),
     "anthropic-node": post("anthropic", *LINES, "Accept: application/json", "Anthropic-Version: 2023-06-01"),
     "google-genai for JavaScript": post(
-        "gemini", *BLOCKS, "X-Goog-Api-Client: google-genai-sdk/3 gl-node/v22"
+        "gemini", *BLOCKS, "X-Goog-Api-Client: google-genai-sdk/3.3.0 gl-node/v22.23.3"
     ),
     "google-genai for Python": post(
         "gemini-python", b"", b"", "X-Goog-Api-Client: google-genai-sdk/3.6.1 gl-python/3.11.7"
@@ -167,3 +167,21 @@ async def test_a_get_that_is_called_a_browsers_is_repeated_and_a_post_is_not() -
             assert len(upstream.connections) == 1
         async with await CLIENTS["curl"].ask(proxy) as client:
             await client.wait_for(b"connection_confirmed")
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+@on_each_loop
+async def test_after_a_fault_a_stream_is_resumed_where_the_protocol_has_ids(name: str) -> None:
+    again = [*SILENT, chunk(b"id: 2\ndata: 2\n\n")]
+    async with (
+        RawUpstream([*SILENT, chunk(b"id: 1\ndata: 1\n\n"), RESET], again) as upstream,
+        Instance(config(upstream, "reconnect: {delay: 10ms}")) as proxy,
+        await CLIENTS[name].ask(proxy) as client,
+    ):
+        if name in ("a browser", "MCP, listening"):
+            await client.wait_for(b"data: 2\n\n")
+            assert (await (await upstream.connection(1)).request()).header("Last-Event-ID") == "1"
+        else:
+            await client.wait_end()
+            assert not client.response.complete
+            assert len(upstream.connections) == 1

@@ -235,6 +235,9 @@ class Attempts:
     def wait(self) -> float:
         return self.real.wait
 
+    def may_have_more(self, events: int, lived: float) -> bool:
+        return self.real.may_have_more(events, lived)
+
     def read(self, blocks: bytes) -> bytes | None:
         return self.real.read(blocks)
 

@@ -389,11 +389,15 @@ async def test_an_answer_in_the_moment_of_a_cancellation_is_closed() -> None:
 @on_each_loop
 async def test_a_client_that_reads_slowly_loses_nothing_to_a_reopening() -> None:
     body = b"".join(b"id: %d\ndata: %b\n\n" % (number, b"x" * 1000) for number in range(6000))
-    pieces = joined(body[at : at + 60_000] for at in range(0, len(body), 60_000))
-    life = [*SILENT, pieces, LAST_CHUNK]
+    newer = body.replace(b"id: ", b"id: 1")
+
+    def life(body: bytes) -> list[Step]:
+        pieces = joined(body[at : at + 60_000] for at in range(0, len(body), 60_000))
+        return [*SILENT, pieces, LAST_CHUNK]
+
     section = FAST + "confirm: {form: comment}\nmax_buffer: 64KiB"
     async with (
-        RawUpstream(life, life, SILENT) as upstream,
+        RawUpstream(life(body), life(newer), SILENT) as upstream,
         Instance(config(upstream, section)) as proxy,
         await proxy.event_source(receive_buffer=16_384) as client,
     ):
@@ -404,7 +408,7 @@ async def test_a_client_that_reads_slowly_loses_nothing_to_a_reopening() -> None
         await upstream.connection(2, within=20)
         await client.wait_for(lambda client: b"stream_recovered" in client.received[-100:], within=20)
         gap = rb":stream_recovered reason=upstream_end gap_ms=\d+ resumed=true\n"
-        assert re.sub(gap, b"", client.body) == b":ok\n" + body + body
+        assert re.sub(gap, b"", client.body) == b":ok\n" + body + newer
 
 
 # Leaving.
@@ -576,3 +580,74 @@ def test_every_fault_is_retried_and_a_broken_answer_differs_from_none() -> None:
     ]
     for error, reason in faults:
         assert no_answer(error, 3.0) == NotOpened(reason, again=True, at_least=3.0)
+
+
+# Never in a circle.
+
+
+def asked_after(known: bytes, *, always: bool = False, policy: Reconnect | None = None) -> Reconnection:
+    """A stream that upstream was asked to go on with after the event `known`."""
+    policy = policy or Reconnect()
+    return Reconnection(cast(Target, None), policy, b"GET / HTTP/1.1\r\n", known, always=always)
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "more"),
+    [
+        (b"id: 7\ndata: 1\n\n", False),
+        (b"id: 6\ndata: 1\n\nid: 7\ndata: 2\n\ndata: 3\n\n", False),
+        (b"id: 7\ndata: 1\n\nid: 8\ndata: 2\n\n", True),
+        (b"data: without an id\n\n", True),
+    ],
+)
+def test_an_upstream_that_repeats_the_last_id_has_no_more(sent: bytes, more: bool, always: bool) -> None:
+    reconnection = asked_after(b"7", always=always)
+    reconnection.read(sent)
+    assert reconnection.may_have_more(sent.count(b"data"), 5.0) is more
+
+
+def test_a_first_stream_that_ends_with_an_id_may_have_more() -> None:
+    reconnection = asked_after(b"")
+    reconnection.read(b"id: 7\ndata: 1\n\n")
+    assert reconnection.may_have_more(1, 0.1)
+
+
+def test_an_upstream_that_ends_at_once_ten_times_in_a_row_has_no_more() -> None:
+    reconnection = asked_after(b"7")
+    assert all(reconnection.may_have_more(0, 0.5) for _ in range(9))
+    assert not reconnection.may_have_more(0, 0.5)
+
+
+@pytest.mark.parametrize(("events", "lived"), [(1, 0.1), (0, 1.0)])
+def test_an_event_or_a_longer_life_begins_the_count_again(events: int, lived: float) -> None:
+    reconnection = asked_after(b"7")
+    for _ in range(3):
+        assert all(reconnection.may_have_more(0, 0.5) for _ in range(9))
+        assert reconnection.may_have_more(events, lived)
+
+
+def test_with_always_a_stream_that_ends_at_once_is_opened_for_ever() -> None:
+    reconnection = asked_after(b"7", always=True)
+    assert all(reconnection.may_have_more(0, 0.0) for _ in range(100))
+
+
+def test_a_client_that_reads_to_the_end_has_no_more_after_a_clean_end() -> None:
+    reconnection = asked_after(b"", policy=Reconnect(after_end=False))
+    reconnection.read(b"id: 7\ndata: 1\n\n")
+    assert reconnection.allowed
+    assert not reconnection.may_have_more(1, 5.0)
+
+
+@on_each_loop
+async def test_a_finished_stream_that_upstream_repeats_is_repeated_once_and_then_ends() -> None:
+    finished = [*SILENT, chunk(b"id: 6\ndata: 1\n\nid: 7\ndata: 2\n\n"), LAST_CHUNK]
+    async with (
+        RawUpstream(finished) as upstream,
+        Instance(config(upstream, FAST)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_response()
+        assert [event.data for event in client.events if event.type == "message"] == ["1", "2", "1", "2"]
+        assert len(upstream.connections) == 2
+        await proxy.until_closed("upstream_end")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sse_keepalive_proxy.stream.families import (
@@ -10,9 +12,21 @@ from sse_keepalive_proxy.stream.families import (
     is_library,
     recognise,
     terminator_for,
+    treated,
     treatment,
 )
-from sse_keepalive_proxy.stream.policy import Confirm, ConfirmForm, Family, StreamPolicy, Terminator
+from sse_keepalive_proxy.stream.policy import (
+    Confirm,
+    ConfirmForm,
+    EarlyCommit,
+    Family,
+    Keepalive,
+    KeepaliveForm,
+    Reconnect,
+    ReconnectWhen,
+    StreamPolicy,
+    Terminator,
+)
 
 Named = dict[bytes, list[bytes]]
 
@@ -95,6 +109,40 @@ def test_the_family_of_a_request_with_a_body(family: Family, fields: str) -> Non
     assert recognise("POST", has_body=True, named=named(fields)) is family
 
 
+@pytest.mark.parametrize("family", TREATMENTS)
+@pytest.mark.parametrize("when", ReconnectWhen)
+def test_a_policy_is_treated_once_for_each_family(family: Family, when: ReconnectWhen) -> None:
+    policy = StreamPolicy(early_commit=EarlyCommit(1.0), reconnect=Reconnect(when))
+    gets = treatment(policy, family, Terminator.AUTO)
+    made = treated(policy, gets)
+    assert (made.keepalive is None) == (family is Family.GEMINI_PYTHON)
+    assert (made.early_commit is None) == (family is Family.MCP)
+    always = when is ReconnectWhen.ALWAYS
+    if family is Family.BROWSER:
+        assert made.reconnect == policy.reconnect
+    elif always or family is Family.MCP:
+        assert made.reconnect == Reconnect(when, first_within=None, after_end=always)
+    else:
+        assert made.reconnect is None
+
+
+@pytest.mark.parametrize("family", TREATMENTS)
+def test_a_route_overrides_single_frames_of_every_family(family: Family) -> None:
+    event = StreamPolicy(
+        confirm=Confirm(ConfirmForm.EVENT),
+        keepalive=Keepalive(form=KeepaliveForm.EVENT, terminator=Terminator.BLANK),
+    )
+    gets = treatment(event, family, Terminator.NEWLINE)
+    assert (gets.confirm, gets.notices, gets.terminator) == (
+        ConfirmForm.EVENT,
+        ConfirmForm.EVENT,
+        Terminator.BLANK,
+    )
+    assert treated(event, gets).keepalive == event.keepalive
+    silent = treatment(StreamPolicy(confirm=None), family, Terminator.NEWLINE)
+    assert silent == replace(TREATMENTS[family], confirm=None, terminator=Terminator.NEWLINE)
+
+
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 def test_only_a_get_is_of_a_browsers_event_source(method: str) -> None:
     fields = named(f"{STREAM}\nCache-Control: no-cache")
@@ -148,6 +196,11 @@ def test_only_a_browser_gets_events_of_ours_and_is_reopened_after_a_clean_end() 
     notices = {family for family, gets in TREATMENTS.items() if gets.notices is ConfirmForm.EVENT}
     reopened = {family for family, gets in TREATMENTS.items() if gets.comes_back}
     assert events == notices == reopened == {Family.BROWSER}
+
+
+def test_a_stream_is_resumed_for_families_whose_protocol_has_ids() -> None:
+    resumed = {family for family, gets in TREATMENTS.items() if gets.resumes}
+    assert resumed == {Family.BROWSER, Family.MCP}
 
 
 def test_gemini_for_python_gets_nothing_of_ours() -> None:
