@@ -306,6 +306,32 @@ async def long_connection_fields(target: Target) -> None:
 
 
 @kind
+async def long_fields_that_tell_the_family(target: Target) -> None:
+    google = b"X-Goog-Api-Client: " + b"google-genai-sdk/1.1 " * 700
+    await target.ask(head(b"GET", b"/events", google, b"Accept: " + b"a," * 7_000))
+
+
+@kind
+async def queries_of_browsers(target: Target) -> None:
+    fields = b"Accept: text/event-stream", b"Cache-Control: no-cache"
+    await target.ask(head(b"GET", b"/events?" + b"a&" * 15_000, *fields))
+
+
+@kind
+async def streams_that_all_leave(target: Target) -> None:
+    while not target.over:
+        writers = []
+        for _ in range(CONNECTIONS // 4):
+            with contextlib.suppress(OSError):
+                _, writer = await target.connect()
+                writer.write(head(b"GET", b"/quiet"))
+                writers.append(writer)
+        await asyncio.sleep(0.5)
+        for writer in writers:
+            writer.transport.abort()
+
+
+@kind
 async def many_credentials(target: Target) -> None:
     await target.ask(head(b"GET", b"/events", b"Cookie: " + b"a=b; " * 6_000))
 

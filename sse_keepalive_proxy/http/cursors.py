@@ -37,9 +37,10 @@ def find_cursors(head: bytes, names: frozenset[bytes]) -> Cursors | None:
         return None
     pieces: list[bytes] = []
     renewable, kept_from, at = True, 0, begin
+    longest = 3 * max(map(len, (*names, _CURSOR)))  # percent-encoded
     for part in head[begin:end].split(b"&"):
         name = part.partition(b"=")[0]
-        decoded = unquote_to_bytes(name)
+        decoded = unquote_to_bytes(name) if b"%" in name and len(name) <= longest else name
         if decoded in names:
             pieces.append(head[kept_from : at + len(name)] + b"=")
             kept_from = at + len(part)

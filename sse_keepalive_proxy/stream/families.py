@@ -38,7 +38,7 @@ __all__ = [
 _STREAM = b"text/event-stream"
 _BOTH_TYPES = frozenset({b"application/json", _STREAM})
 _NOTHING: Sequence[bytes] = ()
-_GENAI_FOR_NODE = re.compile(rb"\bgoogle-genai-sdk/(\d{1,4})\.(\d{1,4})\b.* gl-node/")
+_GENAI = re.compile(rb"\bgoogle-genai-sdk/(\d{1,4})\.(\d{1,4})\b")
 _LIBRARIES = (b"node", b"python")
 
 
@@ -185,8 +185,10 @@ def _for_others(reconnect: Reconnect | None, gets: Treatment) -> Reconnect | Non
 
 def _accepts_comments(google: bytes) -> bool:
     """Whether `X-Goog-Api-Client` names google-genai for JavaScript, 1.32 or newer. Comments break others."""
-    found = _GENAI_FOR_NODE.search(google)
-    return found is not None and (int(found[1]), int(found[2])) >= (1, 32)
+    found = _GENAI.search(google)
+    if found is None or b" gl-node/" not in google[found.end() :]:
+        return False
+    return (int(found[1]), int(found[2])) >= (1, 32)
 
 
 def _any_begins(names: Iterable[bytes], prefix: bytes) -> bool:

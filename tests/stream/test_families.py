@@ -27,6 +27,7 @@ from sse_keepalive_proxy.stream.policy import (
     StreamPolicy,
     Terminator,
 )
+from tests.wire.effort import grows_no_faster_than_linear
 
 Named = dict[bytes, list[bytes]]
 
@@ -257,3 +258,11 @@ def test_readers_of_lines_get_a_newline_and_readers_by_hand_a_blank_line(
     family: Family, fields: str, terminator: Terminator
 ) -> None:
     assert terminator_for(family, named(fields)) is terminator
+
+
+def test_the_work_to_recognise_a_client_grows_with_its_fields() -> None:
+    def work(count: int) -> None:
+        google = [b"google-genai-sdk/1.1 " * count]
+        recognise("GET", has_body=False, named={b"x-goog-api-client": google, b"accept": [b"a," * count]})
+
+    assert grows_no_faster_than_linear(work, 1000)
