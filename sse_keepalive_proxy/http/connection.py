@@ -49,7 +49,8 @@ _FIRST_CHUNK = 1.0
 
 _AHEAD = b"HTTP/1.1 "
 """The first bytes of every answer. They are sent ahead to a client that has closed its side of a
-connection: if it has closed both sides, its system answers with a reset. No other way tells them apart.
+connection: if it has closed both sides, its system answers with a reset. No other way tells them apart
+(facts.md#half-closed-clients).
 """
 
 _ANSWER_TO_AHEAD = 0.02
@@ -379,7 +380,7 @@ class ClientConnection(web.RequestHandler):
             if ends:
                 self._decoder = None
             if self._undecided and (piece or ends):
-                if not piece:  # as cloudflared sends a GET that came over HTTP/2 (RFC 9110 6.4.1)
+                if not piece:  # facts.md#empty-chunked-bodies
                     self.head, ends = self.head.without_body(), False
                 self._begin()
             piece = (chunk(piece) if piece else b"") + (LAST_CHUNK if ends else b"")
