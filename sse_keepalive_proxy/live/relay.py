@@ -144,7 +144,8 @@ class Relay:
         down = self.down
         if down is not None:
             self.sent_upstream += len(blocks)
-            life.written_at = now
+            if events or not self._route.pings_by_event:
+                life.written_at = now
             down.write(blocks)
             if life.blocked:
                 self._control.apply_backpressure()
@@ -180,12 +181,13 @@ class Relay:
             return
         now = self._now()
         self.first_byte(now)
+        if frame[:1] != b":" or not self._route.pings_by_event:
+            self.life.written_at = now
         if self._framer.after_cr and not self._lf_given:
             self._lf_given = True
             frame = b"\n" + frame
         self.sent_synthetic += len(frame)
         down.write(frame)
-        self.life.written_at = now
 
     def begin_with(self, head: bytes, body: bytes) -> None:
         """Write the response head and the first bytes of the body, if any, together with the first bytes of

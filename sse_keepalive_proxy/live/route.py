@@ -15,7 +15,7 @@ from sse_keepalive_proxy.stream.departures import Departures
 from sse_keepalive_proxy.stream.families import Treatment, treated, treatment
 from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, StreamPolicy, Terminator
+from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StreamPolicy, Terminator
 
 __all__ = ["StreamRoute", "StreamRoutes"]
 
@@ -79,12 +79,13 @@ class StreamRoutes:
 class StreamRoute:
     """What the streams of one client family on a route share.
 
-    `gets` is the treatment of the family, `policy` the policy of the route for it. The rest is the route's.
+    `gets` is the treatment of the family, `policy` the policy of the route for it. `pings_by_event`: pings
+    are events, so only events put them off. The rest is the route's.
     """
 
     __slots__ = (
-        "backlog", "departures", "family", "frames", "gets", "inspection", "metrics", "name", "now", "policy",
-        "registry", "timers",
+        "backlog", "departures", "family", "frames", "gets", "inspection", "metrics", "name", "now",
+        "pings_by_event", "policy", "registry", "timers",
     )  # fmt: skip
 
     def __init__(self, shared: StreamRoutes, family: Family, gets: Treatment) -> None:
@@ -93,6 +94,7 @@ class StreamRoute:
         self.backlog, self.departures = shared.backlog, shared.departures
         self.family, self.gets = family, gets
         self.policy = policy = treated(shared.policy, gets)
+        self.pings_by_event = policy.keepalive is not None and policy.keepalive.form is KeepaliveForm.EVENT
         self.frames = Frames(policy, shared.name, gets)
 
     def farewell(self, reason: CloseReason, late: tuple[int, str] | None) -> tuple[bytes, bool]:

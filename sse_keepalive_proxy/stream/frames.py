@@ -1,8 +1,8 @@
 """The frames that the proxy itself writes on a stream: confirm, ping, notices, the last block.
 
-A route prepares them once for each client family. No frame has an `id`, and only the last frame of a stream
-has a `retry` (behaviour.md#injections-between-blocks). Every frame is whole blocks, except a comment that
-ends in one newline: it is a whole line between two blocks.
+A route prepares them once for each client family. No frame has an `id`, and only the confirm and the
+last frame of a stream can have a `retry` (behaviour.md#injections-between-blocks). Every frame is whole
+blocks, except a comment that ends in one newline: it is whole lines between two blocks.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Frames:
         "_ping",
         "_ping_data",
         "_ping_newline",
+        "_retry",
         "ok",
     )
 
@@ -51,14 +52,17 @@ class Frames:
         self._gets = gets
         confirm = policy.confirm or Confirm()
         blank = self._ends_blank(after_id=False)
-        self.ok = encode.comment("ok", blank=blank)
+        self._retry = None
+        if policy.client_retry is not None and gets.comes_back:
+            self._retry = round(policy.client_retry * 1000)
+        self.ok = encode.comment("ok", blank=blank, retry=self._retry)
         self._confirm_name = confirm.event
         self._confirm_data = _template(confirm.data, route)
         self._confirm_claims = claims_.names(confirm.data)
         self._padding = _padding(confirm.padding, blank=blank)
         self._keepalive = keepalive = policy.keepalive or Keepalive()
-        self._ping = encode.comment(keepalive.text)
-        self._ping_newline = encode.comment(keepalive.text, blank=False)
+        self._ping = self._ping_comment(keepalive.text, blank=True)
+        self._ping_newline = self._ping_comment(keepalive.text, blank=False)
         self._ping_data = _template(keepalive.data, route)
 
     def first(self, confirm: bytes) -> bytes:
@@ -75,7 +79,7 @@ class Frames:
             data = claims_.fill(data, {"stream_id": stream_id, "now": now}, claims or {})
         else:
             data = _fill(data, stream_id, now)
-        return encode.event(self._confirm_name, data)
+        return encode.event(self._confirm_name, data, retry=self._retry)
 
     def ping(self, *, after_id: bool, idle_for: float, stream_id: str, now: str) -> bytes:
         """Return one ping. `after_id`: upstream has sent a non-empty id (facts.md#comment-terminators).
@@ -84,11 +88,22 @@ class Frames:
         """
         keepalive = self._keepalive
         if keepalive.form is KeepaliveForm.EVENT:
-            return encode.event(keepalive.event, _fill(self._ping_data, stream_id, now))
+            return self._padded(encode.event(keepalive.event, _fill(self._ping_data, stream_id, now)))
         blank = self._ends_blank(after_id)
         if keepalive.report_idle:
-            return encode.comment(f"{keepalive.text} upstream_idle={idle_for:.0f}s", blank=blank)
+            return self._ping_comment(f"{keepalive.text} upstream_idle={idle_for:.0f}s", blank=blank)
         return self._ping if blank else self._ping_newline
+
+    def _ping_comment(self, text: str, *, blank: bool) -> bytes:
+        return self._padded(encode.comment(text, blank=blank))
+
+    def _padded(self, ping: bytes) -> bytes:
+        """Return `ping` with comment lines before its end, as large as the route wants it."""
+        missing = self._keepalive.padding - len(ping)
+        if missing <= 0:
+            return ping
+        end = b"\n" if ping.endswith(b"\n\n") else b""
+        return ping.removesuffix(end) + _padding(missing, blank=False) + end
 
     def stalled(self, *, silent_for: float, after_id: bool) -> bytes:
         """Return the notice that upstream has given no sign of life for `silent_for` seconds.

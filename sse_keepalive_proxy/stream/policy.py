@@ -121,7 +121,9 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """The ping, written after `interval` seconds without a byte for the client."""
+    """The ping, written after `interval` seconds without a byte for the client; an event ping after
+    `interval` seconds without an event. `padding`: the least size of a ping, in bytes.
+    """
 
     interval: float = 15.0
     form: KeepaliveForm = KeepaliveForm.COMMENT
@@ -130,6 +132,7 @@ class Keepalive:
     event: str = "ping"
     data: Mapping[str, Any] = field(default_factory=lambda: {"type": "ping", "timestamp": "{now}"})
     report_idle: bool = False
+    padding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """All settings of a route's `stream` section, with their defaults."""
+    """All settings of a route's `stream` section, with their defaults. `client_retry`: the `retry` for a
+    client that comes back by itself, in seconds.
+    """
 
     client: Family = Family.AUTO
     credential: tuple[str, ...] = (
@@ -217,6 +222,7 @@ class StreamPolicy:
     early_commit: EarlyCommit | None = None
     open_timeout: float = 300.0
     reconnect: Reconnect | None = field(default_factory=Reconnect)
+    client_retry: float | None = None
     unname: frozenset[str] = frozenset()
     max_age: float | None = None
     max_event: int = 16 << 20

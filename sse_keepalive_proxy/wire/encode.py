@@ -17,18 +17,20 @@ __all__ = ["comment", "event", "json_line"]
 _BREAKS = re.compile(r"[\r\n\0\ud800-\udfff]")
 
 
-def comment(text: str, *, blank: bool = True) -> bytes:
+def comment(text: str, *, blank: bool = True, retry: int | None = None) -> bytes:
     """Encode `:text`, followed by a blank line, or by a single LF if `blank` is false.
 
-    Raises `EncodingError`.
+    With `retry`, in milliseconds, it is one whole block. Raises `EncodingError`.
     """
+    if retry is not None:
+        return b":%b\nretry: %d\n\n" % (_safe(text, "a comment"), retry)
     return b":%b\n%b" % (_safe(text, "a comment"), b"\n" if blank else b"")
 
 
 def event(name: str, data: str, *, retry: int | None = None) -> bytes:
     """Encode one whole event. An empty `name` omits the `event` line. `retry` is in milliseconds.
 
-    `retry` changes a client permanently, so only the last block of a stream has one
+    `retry` changes a client permanently, so only the confirm and the last block of a stream can have one
     (behaviour.md#injections-between-blocks). Raises `EncodingError`.
     """
     lines = []

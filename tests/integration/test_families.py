@@ -185,3 +185,24 @@ async def test_after_a_fault_a_stream_is_resumed_where_the_protocol_has_ids(name
             await client.wait_end()
             assert not client.response.complete
             assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_event_pings_come_beside_comments_of_upstream_and_a_browser_is_told_when_to_come_back() -> None:
+    keys = """
+    keepalive: {interval: 300ms, form: event, padding: 200B}
+    reconnect: {client_retry: 3s}
+    """
+    beats: list[Step] = [step for _ in range(40) for step in (0.05, chunk(b": beat\n\n"))]
+    async with (
+        RawUpstream([*SILENT, *beats]) as upstream,
+        Instance(config(upstream, keys)) as proxy,
+        await CLIENTS["a browser"].ask(proxy) as client,
+    ):
+        await client.wait_for(lambda client: len(client.events) >= 3)
+        assert [event.type for event in client.events][:3] == ["connection_confirmed", "ping", "ping"]
+        assert client.stream.reconnection_time == 3000
+        assert client.body.count(b"retry:") == 1
+        ping = re.search(rb"event: ping\ndata: [^\n]+\n(:[^\n]*\n)+\n", client.body)
+        assert ping is not None
+        assert len(ping[0]) == 200

@@ -325,3 +325,42 @@ def test_when_its_client_is_gone_a_relay_holds_no_stream_and_its_upstream_is_hea
     relay.end()
     assert stage.closed == {CloseReason.CLIENT_GONE: 1}
     assert b"late" not in stage.client.taken
+
+
+# Pings that are events.
+
+EVENT_PINGS = replace(POLICY, keepalive=Keepalive(INTERVAL, KeepaliveForm.EVENT, event="our_ping"))
+
+
+@pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
+def test_comments_of_upstream_do_not_put_off_a_ping_that_is_an_event(form: ConfirmForm | None) -> None:
+    stage = Stage(EVENT_PINGS, form=form)
+    for _ in range(40):
+        stage.clock.advance(INTERVAL / 4)
+        stage.feed(b": upstream is alive\n\n")
+    assert stage.stream.pings == 10
+
+
+def test_events_of_upstream_put_it_off_also_together_with_comments() -> None:
+    stage = Stage(EVENT_PINGS)
+    for _ in range(40):
+        stage.clock.advance(INTERVAL / 4)
+        stage.feed(b"data: 1\n\n: and a comment\n\n")
+    assert stage.stream.pings == 0
+
+
+def test_comments_of_upstream_put_off_a_ping_that_is_a_comment() -> None:
+    stage = Stage()
+    for _ in range(40):
+        stage.clock.advance(INTERVAL / 4)
+        stage.feed(b": upstream is alive\n\n")
+    assert stage.stream.pings == 0
+
+
+def test_a_notice_that_is_a_comment_does_not_put_off_a_ping_that_is_an_event() -> None:
+    stage = reopenable(EVENT_PINGS, form=None)
+    for _ in range(8):
+        stage.clock.advance(INTERVAL / 2)
+        reopened(stage)
+    assert b":stream_recovered" in stage.body()
+    assert stage.stream.pings >= 4

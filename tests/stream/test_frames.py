@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,7 @@ keepalives = st.builds(
     event=lines,
     data=json_data,
     report_idle=st.booleans(),
+    padding=st.integers(0, 3000),
 )
 
 
@@ -130,13 +132,13 @@ def test_a_frame_is_whole_blocks_or_one_whole_line_of_a_comment(frame: bytes) ->
     if released_by(frame) != len(frame):
         assert frame.startswith(b":")
         assert frame.endswith(b"\n")
-        assert len(frame.splitlines()) == 1
+        assert all(line.startswith(b":") for line in frame.splitlines())
 
 
 @settings(deadline=None)
 @given(confirms, keepalives)
 def test_what_is_said_arrives_as_it_was_meant(confirm: Confirm, keepalive: Keepalive) -> None:
-    said = frames(confirm, keepalive)
+    said = frames(confirm, replace(keepalive, padding=0))
     event = only_event(said.confirm(**MOMENT))
     assert (event.type, json.loads(event.data)) == (confirm.event or "message", filled(confirm.data))
     frame = said.ping(after_id=False, idle_for=7.4, **MOMENT)
@@ -305,6 +307,45 @@ def test_a_ping_ends_as_its_terminator_says(terminator: Terminator, after_id: bo
 def test_a_ping_event_is_a_whole_event_whatever_the_terminator(after_id: bool) -> None:
     frame = ping(Keepalive(form=KeepaliveForm.EVENT, terminator=Terminator.NEWLINE), after_id=after_id)
     assert frame == b'event: ping\ndata: {"type":"ping","timestamp":"%b"}\n\n' % NOW.encode()
+
+
+@pytest.mark.parametrize("form", KeepaliveForm)
+@pytest.mark.parametrize("terminator", [Terminator.BLANK, Terminator.NEWLINE])
+@given(st.integers(1, 5000))
+@example(4096)
+def test_a_padded_ping_is_as_large_as_it_must_be_and_means_the_same(
+    form: KeepaliveForm, terminator: Terminator, size: int
+) -> None:
+    plain = Keepalive(form=form, terminator=terminator)
+    natural, frame = ping(plain), ping(replace(plain, padding=size))
+    assert len(frame) == (len(natural) if size <= len(natural) else max(size, len(natural) + 2))
+    assert parse(frame).events == parse(natural).events
+    assert frame.count(b"\n\n") == natural.count(b"\n\n")
+    assert "".join(parse(frame).comments).strip() == "".join(parse(natural).comments)
+    assert max(map(len, frame.splitlines())) <= 1025
+
+
+# The time after which a client comes back.
+
+
+def with_retry(family: Family) -> Frames:
+    policy = StreamPolicy(client_retry=3.0)
+    return Frames(policy, "events", treatment(policy, family, Terminator.NEWLINE))
+
+
+def test_the_confirm_of_a_browser_may_say_when_to_come_back() -> None:
+    said = with_retry(Family.BROWSER)
+    for frame in (said.confirm(**MOMENT), said.ok):
+        assert parse(frame).reconnection_time == 3000
+        assert released_by(frame) == len(frame)
+    assert said.ok == b":ok\nretry: 3000\n\n"
+    assert only_event(said.confirm(**MOMENT)) == only_event(frames(Confirm()).confirm(**MOMENT))
+
+
+@pytest.mark.parametrize("family", [family for family in TREATMENTS if family is not Family.BROWSER])
+def test_nobody_else_is_told_when_to_come_back(family: Family) -> None:
+    said = with_retry(family)
+    assert b"retry" not in said.ok + said.confirm(**MOMENT)
 
 
 # What else is said.

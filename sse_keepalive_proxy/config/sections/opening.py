@@ -98,6 +98,11 @@ class Reconnect(Section):
         "last id. Without an id, or with a parameter `cursor` that is not listed here, a stream is not "
         "opened again after an event, because upstream would repeat events.",
     )
+    client_retry: Annotated[Duration | None, OFF] = Field(
+        default=None,
+        description="The `retry:` in the confirm for an EventSource: how long it waits before it reconnects "
+        "by itself. With off only upstream and `stream_closing` set it.",
+    )
     announce: bool = Field(
         default=True,
         description="Sends the client an event named `stream_recovered` after a gap. If the confirm is a "

@@ -77,7 +77,8 @@ class Keepalive(Section):
     form: _KeepaliveForm = Field(
         default=policy.KeepaliveForm.COMMENT,
         description="The form of a ping: a comment, which scripts cannot see, or an event. Use the event "
-        "only for a client that waits for pings.",
+        "only for a client that waits for pings. An event is sent when the client has got no event for "
+        "`interval`; comments of upstream do not count.",
     )
     text: PlainLine = Field(
         default="ping",
@@ -88,6 +89,11 @@ class Keepalive(Section):
         description="The end of every comment of the proxy: a blank line or a single newline. `auto` chooses "
         "what the family of the client needs. To some libraries a blank line is an empty event; others lose "
         "an event behind a single newline.",
+    )
+    padding: Annotated[Size | None, OFF] = Field(
+        default=None,
+        description="The least size of a ping, filled up with comments. It is for hops that hold back small "
+        "writes.",
     )
     event: PlainLine = Field(
         default="ping",
@@ -108,7 +114,7 @@ class Keepalive(Section):
     @property
     def policy(self) -> policy.Keepalive:
         """The section as a frozen policy."""
-        return policy.Keepalive(**_fields(self))
+        return policy.Keepalive(**{**_fields(self), "padding": self.padding or 0})
 
 
 class Ignore(Section):

@@ -140,6 +140,7 @@ class Stream(Section):
             early_commit=self.early_commit.policy if self.early_commit else None,
             open_timeout=self.open_timeout,
             reconnect=self.reconnect.policy if self.reconnect else None,
+            client_retry=self.reconnect.client_retry if self.reconnect else None,
             unname=frozenset(self.rewrite.unname),
             max_age=self.max_age,
             max_event=self.max_event,
