@@ -29,5 +29,5 @@ HEAD = "\# Written by \`make lock\`: every dependency of the container, with its
 
 lock:
 	.venv/bin/pip install -q uv
-	(echo $(HEAD) && $(LOCK) --extra jwt pyproject.toml) > deploy/docker/runtime.lock
+	(echo $(HEAD) && $(LOCK) --extra jwt --extra decode pyproject.toml) > deploy/docker/runtime.lock
 	(echo $(HEAD) && $(LOCK) --group build) > deploy/docker/build.lock

@@ -123,7 +123,14 @@ class Proxy:
         return ReadyRoute(
             name=route.name,
             match=route.match,
-            target=Target(process.dialer, upstream.address, upstream.connect_timeout, timeout, tls),
+            target=Target(
+                process.dialer,
+                upstream.address,
+                upstream.connect_timeout,
+                timeout,
+                tls,
+                decode=policy is not None and policy.decode,
+            ),
             metrics=metrics,
             stream=stream,
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),

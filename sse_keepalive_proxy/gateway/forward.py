@@ -166,12 +166,13 @@ class Forward:
 
     async def _respond(self, answered: Answer) -> bool:
         try:
-            return await self._passed_back(answered.exchange, answered.head)
+            return await self._passed_back(answered)
         except BaseException:
             answered.exchange.close()
             raise
 
-    async def _passed_back(self, exchange: Exchange, head: ResponseHead) -> bool:
+    async def _passed_back(self, answered: Answer) -> bool:
+        exchange, head = answered.exchange, answered.head
         if head.status == 101:
             if not self._request.upgrade or head.get(b"upgrade").lower() != b"websocket":
                 raise UpstreamInvalid("upstream switched to a protocol that was not requested")
@@ -180,7 +181,7 @@ class Forward:
         if self._stream_request is not None:
             if head.is_event_stream and self._request.method != "HEAD":
                 if not head.is_encoded:
-                    self._stream_request.commit(Answer(exchange, head), first_line(head))
+                    self._stream_request.commit(answered, first_line(head))
                     await self._pass_rest_of_body()
                     return False
                 self._stream_request.encoded()

@@ -198,7 +198,7 @@ class StreamRequest:
         if stream is None:
             answer.exchange.close()
         else:
-            stream.commit(self._head(first_line, answer.head.headers), answer.exchange)
+            stream.commit(self._head(first_line, answer.head.headers), answer.body)
         self._count(answer.head.status)
 
     def _begin(self) -> Stream | None:
@@ -238,10 +238,11 @@ class StreamRequest:
             stream.leave(at, CloseReason.UNAUTHORIZED)
 
     def encoded(self) -> None:
-        """Count and log a stream with a content coding."""
+        """Count and log a stream with a content coding that is not removed."""
         self._route.metrics.uninspectable_streams += 1
         logger.warning(
-            "upstream encodes its event stream despite `Accept-Encoding: identity`: it gets no pings",
+            "upstream encodes its event stream despite `Accept-Encoding: identity`: it gets no pings "
+            "(`decode: on` decodes one coding of gzip, deflate, br, zstd)",
             extra=self._where(),
         )
 

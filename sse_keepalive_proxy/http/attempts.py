@@ -12,25 +12,35 @@ from dataclasses import dataclass
 
 from sse_keepalive_proxy.config import UpstreamAddress
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
+from sse_keepalive_proxy.http.decoding import DecodedBody
 from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
-from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.wire.codings import Decoder, can_decode, decoder_of
 
 __all__ = ["Answer", "Attempt", "Target", "abandon", "status_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of upstream: the head, and the exchange that receives the body."""
+    """An answer of upstream: the head, and the exchange that receives the body. `decoder`: the body has a
+    content coding, and `head` does not say so.
+    """
 
     exchange: Exchange
     head: ResponseHead
+    decoder: Decoder | None = None
+
+    @property
+    def body(self) -> Body:
+        """The body without its content coding, if there is a decoder."""
+        return self.exchange if self.decoder is None else DecodedBody(self.exchange, self.decoder)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """The upstream of a route. Times are seconds. `response_timeout` None means no limit. `tls` is for an
-    `https` address.
+    `https` address. `decode`: remove the content coding of event streams.
     """
 
     dialer: Dialer
@@ -38,6 +48,7 @@ class Target:
     connect_timeout: float
     response_timeout: float | None
     tls: UpstreamTls | None = None
+    decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +84,16 @@ class Attempt:
             exchange.send(self.head)
             if self.sent is not None:
                 self.sent(exchange)
-            return Answer(exchange, await exchange.response(target.response_timeout))
+            head = await exchange.response(target.response_timeout)
         except BaseException:
             exchange.close()
             raise
+        if target.decode and head.is_event_stream and not self.head_only and can_decode(head.codings):
+            plain = [field for field in head.headers if field[0].lower() != b"content-encoding"]
+            return Answer(
+                exchange, ResponseHead(head.status, head.reason, plain), decoder=decoder_of(head.codings)
+            )
+        return Answer(exchange, head)
 
 
 def abandon(attempt: asyncio.Task[Answer]) -> None:

@@ -27,7 +27,7 @@ from sse_keepalive_proxy.http.response import SWITCHING_PROTOCOLS, ResponseHead
 from sse_keepalive_proxy.http.response_head import CHUNKED, UNTIL_CLOSE, ResponseReader, body_size, invalid
 from sse_keepalive_proxy.net.tcp import keep_alive
 
-__all__ = ["Exchange", "Sink"]
+__all__ = ["Body", "Exchange", "Sink"]
 
 _READ_SIZE = 64 * 1024
 _MAX_CODING: Final = 64 * 1024
@@ -45,6 +45,22 @@ class Sink(Protocol):
 
     def failed(self, error: ProxyError) -> None:
         """Receive the error: the body is incomplete, or the exchange was given up."""
+
+
+class Body(Protocol):
+    """A response body, as an `Exchange` has it."""
+
+    def attach(self, sink: Sink, *, paused: bool = False) -> None:
+        """Push the body into `sink`. `paused`: do not read until `resume` is called."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def close(self) -> None:
+        """Close the connection now. The sink gets no more calls."""
 
 
 class Exchange:

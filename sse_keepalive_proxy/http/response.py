@@ -16,6 +16,9 @@ EVENT_STREAM = b"text/event-stream"
 SWITCHING_PROTOCOLS = 101
 _NOTHING = [b""]
 _MOST_DIGITS = 9
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin1")
+_NO_CODINGS = frozenset({b"", b"identity", b"none", b"7bit", b"8bit", b"binary", *_CHARSETS})
+"""What servers write into `Content-Encoding` without a coding: to keep compressors off, or by mistake."""
 
 
 def by_name(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
@@ -53,9 +56,18 @@ class ResponseHead:
         return 200 <= self.status < 300 and self.status not in (204, 205) and self.media_type == EVENT_STREAM
 
     @property
+    def codings(self) -> tuple[bytes, ...]:
+        """The content codings, in lower case, without words that mean no coding."""
+        values = self.get_all(b"content-encoding")
+        if not values:
+            return ()
+        words = [word.strip() for word in b",".join(values).lower().split(b",")]
+        return tuple(word.removeprefix(b"x-") for word in words if word not in _NO_CODINGS)
+
+    @property
     def is_encoded(self) -> bool:
         """Whether the content has a coding, so that the proxy cannot write between blocks."""
-        return self.get(b"content-encoding").lower() not in (b"", b"identity")
+        return bool(self.codings)
 
     @property
     def retry_after(self) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamError
 from sse_keepalive_proxy.http.attempts import Answer
-from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.exchange import Body
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live import stream_log
 from sse_keepalive_proxy.live.downstream import Downstream, TakeOver
@@ -74,7 +74,7 @@ class Stream:
         self.flow = Relay(self, route, self.life, reconnection)
         self.down: Downstream | None = None  # None: no client is connected
         self._reconnection = reconnection
-        self._exchange: Exchange | None = None
+        self._exchange: Body | None = None
         self._head = b""  # the response head until it is written
         self._early: EarlyCommit | None = None  # until upstream has answered
         self._late: LateStatus | None = None
@@ -116,7 +116,7 @@ class Stream:
             self.leave(self.opened_at + age, CloseReason.MAX_AGE)
         return True
 
-    def commit(self, head: bytes, exchange: Exchange) -> None:
+    def commit(self, head: bytes, exchange: Body) -> None:
         """Write `head` and the confirm, then relay the body of `exchange`."""
         self._head = head
         try:
@@ -132,7 +132,7 @@ class Stream:
         if self._reconnection is not None:
             self._reconnection.await_answer(opening, self)
 
-    def _open(self, exchange: Exchange, *, resumed: bool = False) -> None:
+    def _open(self, exchange: Body, *, resumed: bool = False) -> None:
         """Relay the body of `exchange` from now on."""
         policy, now = self.route.policy, self._loop.time()
         if self.life.opened_at is None:
@@ -204,7 +204,7 @@ class Stream:
                 self.reconnects += 1
                 self.route.metrics.upstream_reconnects[ReconnectResult.REOPENED] += 1
             resumed = again and self._reconnection is not None and self._reconnection.resumes
-            self._open(answer.exchange, resumed=resumed)
+            self._open(answer.body, resumed=resumed)
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)
 

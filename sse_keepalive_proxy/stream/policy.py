@@ -225,6 +225,7 @@ class StreamPolicy:
     client_retry: float | None = None
     unname: frozenset[str] = frozenset()
     max_age: float | None = None
+    decode: bool = False
     max_event: int = 16 << 20
     max_buffer: int = 1 << 20
     write_timeout: float = 30.0

@@ -15,13 +15,14 @@ from sse_keepalive_proxy.config.reading.tree import Entry, Way, find, plain
 from sse_keepalive_proxy.config.sections.client import Algorithms, Cors, Identity
 from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
 from sse_keepalive_proxy.config.sections.settings import Match
-from sse_keepalive_proxy.config.sections.stream import Head, Stream
+from sse_keepalive_proxy.config.sections.stream import Decode, Head, Stream
 from sse_keepalive_proxy.config.types.event_data import claims_in
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, Fault
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
 from sse_keepalive_proxy.config.types.shapes import FilePath
 from sse_keepalive_proxy.config.types.units import Duration, format_duration
 from sse_keepalive_proxy.stream.policy import StallAction, Verify
+from sse_keepalive_proxy.wire.codings import missing
 
 __all__ = ["Finding", "disagreements", "valid", "warnings"]
 
@@ -58,6 +59,7 @@ def warnings(route: Entry) -> Iterator[Finding]:
     yield from _early_commit_never_made(route)
     yield from _given_up_unasked(route)
     yield from _later_than_a_client_waits(route)
+    yield from _codings_without_a_library(route)
 
 
 def valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
@@ -181,6 +183,13 @@ def _key_never_used(route: Entry) -> Iterator[Finding]:
     if verified and "public_key_file" in keys and keys["public_key_file"].text != "off":
         hint = "remove it, or write verify: jwt"
         yield way, Fault("`verify: upstream` checks no signature, so this key is not used", hint)
+
+
+def _codings_without_a_library(route: Entry) -> Iterator[Finding]:
+    way = ("stream", "decode")
+    if _text(route, *way) == Decode.ON and (codings := missing()):
+        message = f"{' and '.join(codings)} cannot be decoded, because the extra `decode` is not installed"
+        yield way, Fault(message, "pip install 'sse-keepalive-proxy[decode]'")
 
 
 def _early_commit_after(route: Entry) -> float | None:

@@ -20,7 +20,7 @@ from sse_keepalive_proxy.config.types.shapes import CredentialPlace, EventName
 from sse_keepalive_proxy.config.types.units import Duration, Size
 from sse_keepalive_proxy.stream import policy
 
-__all__ = ["Head", "Rewrite", "Stream"]
+__all__ = ["Decode", "Head", "Rewrite", "Stream"]
 
 
 _Family = Annotated[policy.Family, Strict(False)]
@@ -31,6 +31,13 @@ class Head(StrEnum):
 
     PASS = "pass"  # noqa: S105 - a key word, not a password
     REFUSE = "refuse"
+
+
+class Decode(StrEnum):
+    """Whether the content coding of an event stream is removed."""
+
+    OFF = "off"
+    ON = "on"
 
 
 class Rewrite(Section):
@@ -106,6 +113,11 @@ class Stream(Section):
         description="The largest age of a stream, minus a random part of up to 20 %. The stream then ends "
         "after a whole event, with reason `max_age`. So a load balancer can spread clients again.",
     )
+    decode: Annotated[Decode, Strict(False)] = Field(
+        default=Decode.OFF,
+        description="Whether an event stream with the content coding gzip, deflate, br or zstd is decoded. "
+        "With off it passes unchanged, without confirm and pings. br and zstd need the extra `decode`.",
+    )
     max_event: Size = Field(
         default=16 << 20,
         description="The largest single event from upstream. A larger one closes the stream with reason "
@@ -143,6 +155,7 @@ class Stream(Section):
             client_retry=self.reconnect.client_retry if self.reconnect else None,
             unname=frozenset(self.rewrite.unname),
             max_age=self.max_age,
+            decode=self.decode is Decode.ON,
             max_event=self.max_event,
             max_buffer=self.max_buffer,
             write_timeout=self.write_timeout,

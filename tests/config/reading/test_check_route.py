@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sse_keepalive_proxy.wire import codings
 from tests.config.keys import ED25519
 from tests.config.writing import VALID, loaded, refused, said, stream_of, stream_problems
 
@@ -137,6 +138,18 @@ def test_an_identity_needs_its_extra(verify: str, key: Path, monkeypatch: pytest
         )
     ]
     assert stream_of("identity: off")
+
+
+def test_decoding_without_its_extra_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert warned("decode: on") == []
+    monkeypatch.setattr(codings, "_LIBRARIES", {"br": "no_such_library", "zstd": "no_such_package.zstd"})
+    assert warned("decode: on") == [
+        (
+            ":8: warning: routes[0].stream.decode: br and zstd cannot be decoded, because the extra `decode` "
+            "is not installed (pip install 'sse-keepalive-proxy[decode]')"
+        )
+    ]
+    assert warned("decode: off") == []
 
 
 def test_a_key_beside_verify_upstream_is_a_warning() -> None:
