@@ -83,6 +83,8 @@ async def _pump(stream: Stream, hub: Hub, knobs: Callable[[], Knobs], write: _Wr
         if isinstance(item, bytes):
             quiet_since = clock()
             await write(item)
+        elif item is Signal.FREEZE:
+            await asyncio.Event().wait()
         elif item is not Signal.LOOK:
             return item
 

@@ -37,6 +37,7 @@ class Signal(Enum):
     END = auto()  # a clean end of the response
     RESET = auto()  # RST
     LOOK = auto()  # an interval was changed
+    FREEZE = auto()  # nothing more, for ever
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +100,9 @@ class Hub:
         self.lost = 0
         self.dropped = 0
         self.changed = asyncio.Event()  # set whenever a stream opens or closes
+        self.freezes = True  # whether a message for a user whose client has left freezes the silent mode
+        self.frozen = False
+        self._deserted: set[int] = set()  # users that are registered although their client has left
         self._now = now
         self._wall_ns = wall_ns
         self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
@@ -109,6 +113,7 @@ class Hub:
         if self.mode is not Mode.HEALTHY:
             for stream in self.of_users({user_id}):
                 self._unregister(stream)
+        self._deserted.discard(user_id)
         stream = Stream(user_id, now, now)
         self.streams.append(stream)
         self.opened_total += 1
@@ -116,11 +121,23 @@ class Hub:
         return stream
 
     def close(self, stream: Stream) -> None:
-        """Remove an ended stream. Its place is free."""
+        """Remove an ended stream. If it is still registered, its client has left."""
         if stream in self.streams:
             self.streams.remove(stream)
             self.closed_total += 1
             self.changed.set()
+            if stream.registered:
+                self.desert(stream.user_id)
+
+    def desert(self, user_id: int) -> None:
+        """Note that a client has left. The silent mode keeps its user registered."""
+        if self.mode is Mode.SILENT and not self.of_users({user_id}):
+            self._deserted.add(user_id)
+
+    def start_over(self) -> None:
+        """Forget who has left, as a new process does."""
+        self.frozen = False
+        self._deserted.clear()
 
     def of_users(self, user_ids: Collection[int]) -> list[Stream]:
         """Return the registered streams of some users."""
@@ -166,8 +183,10 @@ class Hub:
     def handle(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
         """Take one NATS message and put its frames into the queues of the streams.
 
-        An invalid message is dropped. The real server logs it and goes on.
+        An invalid message is dropped. The real server logs it and goes on. A frozen server does nothing.
         """
+        if self.frozen:
+            return Outcome(dropped=True)
         try:
             outcome = self._dispatch(subject, payload)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -183,6 +202,7 @@ class Hub:
         users = sorted({stream.user_id for stream in self.streams})
         return {
             "mode": self.mode,
+            "frozen": self.frozen,
             "open": {str(user): sum(s.user_id == user for s in self.streams) for user in users},
             "delivered": self.delivered,
             "lost": self.lost,
@@ -204,6 +224,8 @@ class Hub:
                 content=str(payload["content"]),
             )
             return self._deliver(self._once(key, recipients), frame)
+        if subject == "fechatter.user.status" and payload["status"] == "offline":
+            return self._offline(int(payload["user_id"]))
         if self.mode is Mode.SILENT or not subject.startswith("fechatter.realtime."):
             return Outcome(dropped=True)
         if (received := payload.get("MessageReceived")) is not None:
@@ -216,6 +238,13 @@ class Hub:
         if self.mode is Mode.HEALTHY:
             return self._presence(payload)
         return Outcome(dropped=True)
+
+    def _offline(self, user_id: int) -> Outcome:
+        """Unregister a user. This ends the harm that its client does by leaving."""
+        self._deserted.discard(user_id)
+        for stream in self.of_users({user_id}):
+            self._unregister(stream)
+        return Outcome()
 
     def _presence(self, payload: Mapping[str, Any]) -> Outcome:
         """Deliver the other realtime messages. Only a correct server does."""
@@ -248,6 +277,11 @@ class Hub:
         return fresh
 
     def _deliver(self, recipients: Collection[int], frame: bytes) -> Outcome:
+        if self.freezes and not self._deserted.isdisjoint(recipients):
+            self.frozen = True
+            for stream in self.streams:
+                stream.queue.put_nowait(Signal.FREEZE)
+            return Outcome(lost=len(set(recipients)))
         reached = self.of_users(recipients)
         for stream in reached:
             stream.queue.put_nowait(frame)

@@ -35,6 +35,7 @@ class Knobs:
     `header_delay`: the time before the response head, as for opening database pools.
     `status`: answer `/events` with this status instead of a stream.
     `refuse`: reset the connection of a request for `/events` before the response head.
+    `freezes`: a message for a user whose client has left freezes the mode `silent`.
     """
 
     ping_interval: float | None = 25.0
@@ -43,6 +44,7 @@ class Knobs:
     status: int | None = None
     refuse: bool = False
     gzip: Gzip = Gzip.OFF
+    freezes: bool = True
 
 
 def changed(knobs: Knobs, values: Mapping[str, Any]) -> Knobs:

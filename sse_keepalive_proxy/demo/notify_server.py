@@ -13,7 +13,8 @@ The paths under /demo/ do not exist in notify-server. They need no token:
     POST /demo/publish    {"subject": "fechatter.message.new", "payload": {…}}, as from NATS
     POST /demo/knobs      {"header_delay": 5} (see `knobs.Knobs`); {"action": "close_streams"}
 
-The stand-in does not have the crash on malformed multibyte tokens, nor the metrics port.
+The silent mode freezes as notify-server does (facts.md#notify-server-freeze), unless the knob `freezes` is
+false. The stand-in does not have the crash on malformed multibyte tokens, nor the metrics port.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class NotifyServer:
         self.knobs = knobs or Knobs()
         self.tokens = tokens or new_tokens()
         self.hub = Hub(Mode(mode), chats, now=time.monotonic, wall_ns=wall_ns)
+        self.hub.freezes = self.knobs.freezes
         self.host = "127.0.0.1"
         self.port = 0
         self._wall_ns = wall_ns
@@ -86,6 +88,7 @@ class NotifyServer:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen. Port 0 means a free port. Raises `OSError`."""
+        self.hub.start_over()
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
@@ -121,6 +124,7 @@ class NotifyServer:
     def set_knobs(self, **values: Any) -> None:
         """Change knobs while running. Raises `ValueError`."""
         self.knobs = changed(self.knobs, values)
+        self.hub.freezes = self.knobs.freezes
         self.hub.look()
 
     def close_streams(self) -> int:
@@ -142,7 +146,7 @@ class NotifyServer:
             await self.hub.changed.wait()
 
     def _application(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self._or_frozen])
         app.on_response_prepare.append(as_hyper_writes)
         for path in ("/", "/health", "/ready", "/live"):
             app.router.add_route("*", path, only("GET", healthy))
@@ -157,6 +161,12 @@ class NotifyServer:
         app.router.add_route("*", "/demo/knobs", only("POST", self._demo_knobs))
         app.router.add_route("*", "/{path:.*}", nowhere)
         return app
+
+    @web.middleware
+    async def _or_frozen(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self.hub.frozen and not request.path.startswith("/demo/"):
+            await asyncio.Event().wait()
+        return await handler(request)
 
     # The stream.
 
@@ -188,11 +198,16 @@ class NotifyServer:
             return text(401, str(refused))
         if request.method not in ("GET", "HEAD"):
             return method_not_allowed("GET,HEAD")
+        user_id = claims["user"]["id"]
         if self.knobs.header_delay:
-            await asyncio.sleep(self.knobs.header_delay)
+            try:
+                await asyncio.sleep(self.knobs.header_delay)
+            except asyncio.CancelledError:
+                self.hub.desert(user_id)
+                raise
         if self.knobs.status is not None:
             return text(self.knobs.status, "")
-        stream = self.hub.open(claims["user"]["id"])
+        stream = self.hub.open(user_id)
         try:
             return await respond(request, transport, stream, self.hub, lambda: self.knobs)
         finally:

@@ -17,6 +17,7 @@ from sse_keepalive_proxy.config import Overrides, Settings, load
 from sse_keepalive_proxy.demo import DEFAULT_PORT
 from sse_keepalive_proxy.demo.frames import rfc3339
 from sse_keepalive_proxy.demo.hub import Outcome
+from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.pages import pages
@@ -67,6 +68,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.notify = NotifyServer(
+            knobs=Knobs(freezes=False),  # a closed page must not end the demo
             pages=pages(
                 join=self._join,
                 wire=self._wire,
@@ -74,7 +76,7 @@ class Stage:
                 direct=self.direct_anew,
                 outage=self._outage,
                 say=self._say,
-            )
+            ),
         )
         self.restarts = 0  # the restarts of upstream
         self.direct_url = self.proxy_url = self.admin_url = ""

@@ -147,7 +147,8 @@ class Proxy:
             + (len(streams) - streams.connecting)  # these have left the frontend
             + len(self._process.spliced)
         )
-        return min(self._in_force.limits.max_connections, self._descriptors // 2) - clients
+        descriptors = self._descriptors - len(streams.held)
+        return min(self._in_force.limits.max_connections, descriptors // 2) - clients
 
     def _refused(self, status: int, reason: str, peer: str) -> None:
         """Count and log a refusal before routing. The request is not logged, because it may be invalid."""

@@ -132,6 +132,7 @@ class Forward:
             head_only=request.method == "HEAD",
             interim=None if request.http10 else self._pass_interim,
             sent=self._send_body if request.has_body else None,
+            let_go=Exchange.close if stream_request is None else stream_request.let_go,
         )
         if stream_request is None:
             return await self._respond(await attempt.make())
@@ -148,13 +149,15 @@ class Forward:
 
     def _send_body(self, exchange: Exchange) -> None:
         request = self._request
+        exchange.request_sent = False
         self._pump = spawn(send_body(request.content, exchange, length=request.length, limit=self._limit))
-        self._pump.add_done_callback(self._pumped)
+        self._pump.add_done_callback(lambda pump: self._pumped(pump, exchange))
 
-    def _pumped(self, pump: asyncio.Task[RequestBodyError | None]) -> None:
+    def _pumped(self, pump: asyncio.Task[RequestBodyError | None], exchange: Exchange) -> None:
+        failed = pump.cancelled() or pump.exception() is not None
+        exchange.request_sent = not failed and pump.result() is None
         if self._body_whole is not None:
-            failed = pump.cancelled() or pump.exception() is not None
-            self._body_whole.set_result(not failed and pump.result() is None)
+            self._body_whole.set_result(exchange.request_sent)
 
     def _pass_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on unchanged (RFC 9110 15.2). It is not called for a client of HTTP/1.0."""
@@ -168,7 +171,10 @@ class Forward:
         try:
             return await self._passed_back(answered)
         except BaseException:
-            answered.exchange.close()
+            if self._stream_request is None or not self._stream_request.has_begun:
+                answered.forsake()
+            elif not answered.exchange.request_sent:
+                answered.exchange.close()  # the rest of the request will not come
             raise
 
     async def _passed_back(self, answered: Answer) -> bool:

@@ -16,9 +16,10 @@ from sse_keepalive_proxy.gateway.credentials import fingerprint
 from sse_keepalive_proxy.gateway.identity import LEEWAY, TokenRejection
 from sse_keepalive_proxy.gateway.state import Process, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
-from sse_keepalive_proxy.http.attempts import Answer, Attempt, abandon
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, LetGo, abandon
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.cursors import find_cursors
+from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, stream_head
 from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
@@ -49,12 +50,12 @@ class StreamRequest:
     __slots__ = (
         "_client",
         "_connection",
-        "_has_begun",
         "_process",
         "_request",
         "_route",
         "_stream",
         "_stream_route",
+        "has_begun",
     )
 
     def __init__(
@@ -76,7 +77,7 @@ class StreamRequest:
             family, terminator_for(family, named), library=is_library(named)
         )
         self._stream: Stream | None = None
-        self._has_begun = False  # then the stream removes itself from the registry
+        self.has_begun = False  # then the stream removes itself from the registry
 
     # The place among the streams.
 
@@ -102,9 +103,16 @@ class StreamRequest:
         streams.add(self._stream)
         return None
 
+    @property
+    def let_go(self) -> LetGo:
+        """What becomes of an exchange whose client has gone."""
+        if self._stream is None or self._stream_route.policy.hold is None:
+            return Exchange.close
+        return self._stream.let_go
+
     def release(self) -> None:
         """Release the place, unless the stream has begun."""
-        if self._stream is not None and not self._has_begun:
+        if self._stream is not None and not self.has_begun:
             self._process.streams.remove(self._stream)
             self._stream.flow.retire()
             self._stream = None
@@ -196,7 +204,7 @@ class StreamRequest:
             self._identify(self._stream)  # before the head: an exception can still be answered
         stream = self._begin()
         if stream is None:
-            answer.exchange.close()
+            answer.forsake()
         else:
             stream.commit(self._head(first_line, answer.head.headers), answer.body)
         self._count(answer.head.status)
@@ -204,9 +212,9 @@ class StreamRequest:
     def _begin(self) -> Stream | None:
         """Give the client's connection to the stream. Return the stream, or None if the client has left."""
         stream, connection = self._stream, self._connection
-        if stream is None or self._has_begun:
+        if stream is None or self.has_begun:
             raise AssertionError("a stream begins once, after `reserve`")
-        self._has_begun = True
+        self.has_begun = True
         if not stream.begin(connection.lend, chunked=not self._request.http10):
             return None
         self._process.streams.begun(stream)

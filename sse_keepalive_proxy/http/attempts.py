@@ -18,7 +18,11 @@ from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.wire.codings import Decoder, can_decode, decoder_of
 
-__all__ = ["Answer", "Attempt", "Target", "abandon", "status_of"]
+__all__ = ["Answer", "Attempt", "LetGo", "Target", "abandon", "status_of"]
+
+
+LetGo = Callable[[Exchange], None]
+"""Takes an exchange whose client has gone, and closes it then or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,19 @@ class Answer:
     exchange: Exchange
     head: ResponseHead
     decoder: Decoder | None = None
+    let_go: LetGo = Exchange.close
 
     @property
     def body(self) -> Body:
         """The body without its content coding, if there is a decoder."""
         return self.exchange if self.decoder is None else DecodedBody(self.exchange, self.decoder)
+
+    def forsake(self) -> None:
+        """Let the exchange go if it carries an event stream, otherwise close it: its client has gone."""
+        if self.head.is_event_stream:
+            self.let_go(self.exchange)
+        else:
+            self.exchange.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,8 @@ class Attempt:
     """A request to `target`. Each call of `make` sends it once.
 
     `head` is the whole request head. `head_only`: the response has no body (HEAD). `interim` is called with
-    every 1xx head. `sent` is called with the exchange after the head was written, to send a body.
+    every 1xx head. `sent` is called with the exchange after the head was written, to send a body. `let_go`
+    gets the exchange if the attempt is cancelled after its request was sent.
     """
 
     target: Target
@@ -64,6 +77,7 @@ class Attempt:
     head_only: bool = False
     interim: Callable[[ResponseHead], None] | None = None
     sent: Callable[[Exchange], None] | None = None
+    let_go: LetGo = Exchange.close
 
     async def make(self, within: float | None = None) -> Answer:
         """Send the request and return the answer. `within` limits the seconds for the connection further than
@@ -85,26 +99,28 @@ class Attempt:
             if self.sent is not None:
                 self.sent(exchange)
             head = await exchange.response(target.response_timeout)
+        except asyncio.CancelledError:
+            self.let_go(exchange)
+            raise
         except BaseException:
             exchange.close()
             raise
         if target.decode and head.is_event_stream and not self.head_only and can_decode(head.codings):
             plain = [field for field in head.headers if field[0].lower() != b"content-encoding"]
-            return Answer(
-                exchange, ResponseHead(head.status, head.reason, plain), decoder=decoder_of(head.codings)
-            )
-        return Answer(exchange, head)
+            decoded = ResponseHead(head.status, head.reason, plain)
+            return Answer(exchange, decoded, decoder_of(head.codings), self.let_go)
+        return Answer(exchange, head, let_go=self.let_go)
 
 
 def abandon(attempt: asyncio.Task[Answer]) -> None:
-    """Cancel `attempt`, and close its exchange if it has already succeeded."""
-    attempt.add_done_callback(_close)
+    """Cancel `attempt`. Let its exchange go if it has already succeeded."""
+    attempt.add_done_callback(_forsake)
     attempt.cancel()
 
 
-def _close(attempt: asyncio.Task[Answer]) -> None:
+def _forsake(attempt: asyncio.Task[Answer]) -> None:
     if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().exchange.close()
+        attempt.result().forsake()
 
 
 def status_of(error: UpstreamError) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamReset
-from sse_keepalive_proxy.http.exchange import Body, Sink
+from sse_keepalive_proxy.http.exchange import Body, Exchange, Sink
 from sse_keepalive_proxy.wire.codings import Decoder
 
 __all__ = ["DecodedBody"]
@@ -60,6 +60,12 @@ class DecodedBody:
         self._sink = None
         self.pause()
         self._exchange.close()
+
+    def release(self) -> Exchange:
+        """Return the exchange, for another sink, which gets the bytes with their coding."""
+        self._sink = None
+        self.pause()
+        return self._exchange.release()
 
     # For the exchange, as its sink.
 

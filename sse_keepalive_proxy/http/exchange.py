@@ -62,11 +62,15 @@ class Body(Protocol):
     def close(self) -> None:
         """Close the connection now. The sink gets no more calls."""
 
+    def release(self) -> Exchange:
+        """Return the exchange, for another sink. This one gets no more calls."""
+
 
 class Exchange:
     """One request and its response on a connection of its own.
 
-    Made by `dialer.Dialer`. `interim` is called with every 1xx head except 101.
+    Made by `dialer.Dialer`. `interim` is called with every 1xx head except 101. `request_sent`: whether the
+    whole request was sent; who sends a body keeps it up to date.
     """
 
     __slots__ = (
@@ -84,6 +88,7 @@ class Exchange:
         "_sink",
         "_switched",
         "_transport",
+        "request_sent",
         "surplus",
     )
 
@@ -102,6 +107,7 @@ class Exchange:
         self._early: bytearray | None = None
         self._drained: asyncio.Future[None] | None = None
         self.surplus = b""
+        self.request_sent = True
 
     # Called by the proxy.
 
@@ -129,6 +135,13 @@ class Exchange:
             if late is not None:
                 late.cancel()
             self._head = self._interim = None  # a stream lives long: release what it no longer needs
+
+    def awaited_head(self) -> asyncio.Future[ResponseHead] | None:
+        """Return the head if it has not come and `response` no longer waits for it, otherwise None."""
+        if self._reader is None or self._lost is not None:
+            return None
+        self._head = asyncio.get_running_loop().create_future()
+        return self._head
 
     def _late(self, within: float) -> None:
         self.fail(UpstreamTimeout(f"upstream sent no response head within {within:g} s"))
@@ -165,6 +178,11 @@ class Exchange:
         self._sink = None
         if self._transport is not None:
             self._transport.abort()
+
+    def release(self) -> Exchange:
+        """Return this exchange, for another sink. The present one gets no more calls."""
+        self._sink = None
+        return self
 
     def splice(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to `protocol` after a 101. Return its transport. `surplus` holds the bytes

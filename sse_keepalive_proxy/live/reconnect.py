@@ -13,6 +13,7 @@ from typing import Protocol
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, abandon, status_of
 from sse_keepalive_proxy.http.cursors import Cursors
+from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
@@ -49,6 +50,9 @@ class AttemptCallbacks(Protocol):
 
     def fail(self, error: BaseException) -> None:
         """Handle an exception of the proxy itself."""
+
+    def let_go(self, exchange: Exchange) -> None:
+        """Take the exchange of an attempt that was cancelled after its request was sent."""
 
 
 class Reconnection:
@@ -128,7 +132,7 @@ class Reconnection:
             bare = self._cursors.renewed(self._known)
         self._asked, self._named = self._known, False
         field = b"Last-Event-ID: %b\r\n" % self._known if self._known else b""
-        attempt = Attempt(self._target, b"%b%b\r\n" % (bare, field))
+        attempt = Attempt(self._target, b"%b%b\r\n" % (bare, field), let_go=callbacks.let_go)
         self.await_answer(spawn(attempt.make()), callbacks)
 
     def await_answer(self, attempt: asyncio.Task[Answer], callbacks: AttemptCallbacks) -> None:

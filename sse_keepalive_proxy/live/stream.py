@@ -14,11 +14,12 @@ from typing import Any
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamError
 from sse_keepalive_proxy.http.attempts import Answer
-from sse_keepalive_proxy.http.exchange import Body
+from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live import stream_log
 from sse_keepalive_proxy.live.downstream import Downstream, TakeOver
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
+from sse_keepalive_proxy.live.held import part
 from sse_keepalive_proxy.live.reconnect import LateStatus, Reconnection
 from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.route import StreamRoute
@@ -175,10 +176,9 @@ class Stream:
         if self.life.state is State.RECONNECTING:
             self._start_over(CloseReason.STALLED if self._asking else reason)
 
-    def _close_exchange(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.close()
+    def let_go(self, exchange: Exchange) -> None:
+        """Close `exchange`, which lives on without this stream, or hold it as the policy says."""
+        part(self, exchange)
 
     def _start_over(self, reason: CloseReason) -> None:
         stream_log.lost(self, reason)
@@ -194,7 +194,7 @@ class Stream:
         again = self.life.state is not State.CONNECTING
         try:
             if self._exchange is not None:  # stalled, and replaced now
-                self._close_exchange()
+                self._exchange.close()
                 self.flow.start_over()
             self._exchange, self._late = answer.exchange, None
             early, self._early = self._early, None  # a stream lives long: release its request
@@ -385,7 +385,9 @@ class Stream:
             self.flow.inject(notice)
 
     def _close(self, reason: CloseReason) -> None:
-        self._close_exchange()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self.let_go(exchange.release())
         if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
         late = self._late if reason in _LATE and self.life.opened_at is None else None

@@ -146,7 +146,7 @@ def _text(text: str, status: int = 200) -> _Page:
 
 def _snapshots(streams: Registry) -> list[dict[str, Any]]:
     now = asyncio.get_running_loop().time()
-    return [snapshot(stream, now) for stream in streams]
+    return [*(snapshot(stream, now) for stream in streams), *(held.snapshot(now) for held in streams.held)]
 
 
 def may_see(peer: str, host: bytes, pages: Pages) -> bool:

@@ -113,6 +113,9 @@ class Collected(Collector):
         states: Values = {(name, state.value): 0 for name in routes for state in State}
         oldest: Values = {(name,): 0.0 for name in routes}
         stalled: Values = {(name,): 0 for name in routes}
+        held: Values = {(name,): 0 for name in routes}
+        for without_client in self._streams.held:
+            held[without_client.route_name,] += 1
         for stream in self._streams:
             name, life = stream.route_name, stream.life
             states[name, life.state.value] += 1
@@ -129,6 +132,9 @@ class Collected(Collector):
         )
         yield _gauge(
             "upstream_oldest_stall_seconds", "Longest silence of a stalled upstream.", ("route",), oldest
+        )
+        yield _gauge(
+            "upstream_held_streams", "Upstream streams kept open without a client.", ("route",), held
         )
         yield from _sums(sums)
 

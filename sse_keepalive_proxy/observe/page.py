@@ -46,6 +46,7 @@ div{overflow-x:auto}a{color:inherit}
 
 def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
     """Return the page as HTML. It reloads itself every two seconds."""
+    clients = sum(row["state"] != "held" for row in streams)
     stalled_first = sorted(streams, key=lambda row: row["state"] != "stalled")  # a stable sort
     states = Counter(str(row["state"]) for row in streams)
     chips = "".join(
@@ -59,8 +60,8 @@ def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="refresh" content="2"><meta name="viewport" content="width=device-width">'
-        f"<title>streams · {len(streams)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>sse-keepalive-proxy</h1><p>{escape(phase)} · {BUILD} · {len(streams)} of {limit} streams</p>"
+        f"<title>streams · {clients}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>sse-keepalive-proxy</h1><p>{escape(phase)} · {BUILD} · {clients} of {limit} streams</p>"
         f"<p>{chips}</p><div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f'{more}{empty}<p><a href="/streams">streams</a> · <a href="/config">configuration</a> · '
         '<a href="/metrics">metrics</a></p>'

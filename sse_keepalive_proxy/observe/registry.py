@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from sse_keepalive_proxy.observe.held import HeldStreams
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm
@@ -86,11 +87,15 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
 
 
 class Registry:
-    """The open streams and their limits, which a reload may change. `per_client` None means no limit."""
+    """The open streams and their limits, which a reload may change. `per_client` None means no limit.
 
-    def __init__(self, limit: int, per_client: int | None) -> None:
+    `held` are the streams of upstream that have lost their client, at most so many.
+    """
+
+    def __init__(self, limit: int, per_client: int | None, held: int = 0) -> None:
         self.limit = limit
         self.per_client = per_client
+        self.held = HeldStreams(held)
         self._streams: dict[int, OpenStream] = {}
         self._connecting: set[int] = set()
         self._clients: dict[str, int] = {}

@@ -38,6 +38,9 @@ logger = logging.getLogger("sse_keepalive_proxy.serve")
 
 _TICK = 0.5
 _LOOK = 0.05
+_RETURN = 5.0
+"""Seconds: the longest `retry` of a client whose stream the proxy has ended."""
+
 _SPARE = 72
 """Descriptors not used for streams, so that a refused client still gets an answer."""
 
@@ -57,10 +60,9 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._poller = open_poller()
         self._descriptors = raise_descriptor_limit()
-        # Each client may need a second descriptor, to upstream.
-        self._room = max(self._descriptors - _SPARE, 2) // 2
-        limits = settings.limits
-        self.streams = Registry(min(limits.max_streams, self._room), limits.max_streams_per_client)
+        self._room = 0
+        self.streams = Registry(0, None)
+        self._limit_streams(settings)
         self.metrics = Metrics(self.streams, self._loop.time)
         self.phase = Phase.STARTING
         self.addresses: list[str] = []
@@ -136,6 +138,18 @@ class Server:
             self._admin_bound = admin.listen, file_of(admin.listen)
             self._admin_listeners.append(self._admin.listen(self._poller, sock))
 
+    def _limit_streams(self, settings: Settings) -> None:
+        """Set the limits of streams. Each client may need a second descriptor, to upstream. If a route holds
+        upstream without a client (`leave.hold`), up to a quarter of the descriptors are for that.
+        """
+        limits, descriptors = settings.limits, max(self._descriptors - _SPARE, 4)
+        held = min(limits.max_held, descriptors // 4)
+        holds = any(route.stream and route.stream.leave.hold for route in settings.routes)
+        self._room = (descriptors - held if holds else descriptors) // 2
+        self.streams.limit = min(limits.max_streams, self._room)
+        self.streams.per_client = limits.max_streams_per_client
+        self.streams.held.allow(held)
+
     def _compare_with_descriptors(self) -> None:
         limits = self._settings.limits
         for key, wanted in (("max_streams", limits.max_streams), ("max_connections", limits.max_connections)):
@@ -156,10 +170,8 @@ class Server:
         logging_ = settings.logging
         if logging_ != before.logging:
             log.configure(logging_.level, logging_.format, access=logging_.access)
-        limits = settings.limits
-        self.streams.limit = min(limits.max_streams, self._room)
-        self.streams.per_client = limits.max_streams_per_client
-        if limits != before.limits:
+        self._limit_streams(settings)
+        if settings.limits != before.limits:
             self._compare_with_descriptors()
         self._end_streams_of(_stream_routes(before) - _stream_routes(settings))
 
@@ -193,7 +205,9 @@ class Server:
     async def drain(self, hurry: asyncio.Event) -> None:
         """End all streams at block boundaries, spread over `drain.spread` seconds, and every connection after
         its next answer. Listen until the last stream has ended. Return when no connection is left, after
-        `drain.timeout` at the latest, or at once when `hurry` is set.
+        `drain.timeout` at the latest, or at once when `hurry` is set. Upstream streams that are held without
+        a client end last: they have `_RETURN` more seconds, because a client that opens its stream elsewhere
+        may end the harm that they prevent.
         """
         self.phase = Phase.DRAINING
         await self._reloader.stop()
@@ -204,11 +218,14 @@ class Server:
         if proxy is not None:
             proxy.frontend.drain(drain.idle_grace)
             cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)
+            alone_since: float | None = None
             while self._loop.time() < now + drain.timeout and not hurry.is_set():
                 if not len(self.streams):
                     self._stop_listening()  # accepts the waiting connections, which are still served
                 if not proxy.busy:
-                    break
+                    alone_since = self._loop.time() if alone_since is None else alone_since
+                    if not len(self.streams.held) or self._loop.time() >= alone_since + _RETURN:
+                        break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(hurry.wait(), _LOOK)
             cut_at.cancel()
@@ -225,6 +242,7 @@ class Server:
         if self._proxy is not None:
             self._proxy.cut_upgraded()
             await self._proxy.frontend.cut()
+        self.streams.held.allow(0)
         if self._admin is not None:
             if self._admin_bound is not None:
                 self._forget(*self._admin_bound)

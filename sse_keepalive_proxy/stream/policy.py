@@ -223,6 +223,7 @@ class StreamPolicy:
     open_timeout: float = 300.0
     reconnect: Reconnect | None = field(default_factory=Reconnect)
     client_retry: float | None = None
+    hold: float | None = None  # seconds for which upstream stays open after its client has gone
     unname: frozenset[str] = frozenset()
     max_age: float | None = None
     decode: bool = False

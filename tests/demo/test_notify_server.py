@@ -24,6 +24,7 @@ from tests.support.http1 import LAST_CHUNK, Response, chunk
 from tests.support.looping import in_loop
 from tests.support.programs import free_port, running
 from tests.support.raw_client import RawClient
+from tests.support.running import soon
 from tests.support.sockets import Ending
 
 AT = 1750992346_782538123
@@ -631,6 +632,7 @@ async def test_messages_come_in_and_the_state_is_read_over_http() -> None:
         del state["knobs"]
         assert state == {
             "mode": "silent",
+            "frozen": False,
             "open": {},
             "delivered": 1,
             "lost": 1,
@@ -723,3 +725,77 @@ def test_as_a_process_it_says_where_it_is_and_ends_on_sigterm(tmp_path: Path) ->
         hold_a_stream_open()
         assert program.process.wait(5) == 0
         assert program.log.count("\n") == 1
+
+
+# The freeze (facts.md#notify-server-freeze).
+
+
+async def frozen(server: NotifyServer) -> bool:
+    """Whether the server accepts a connection and answers nothing."""
+    async with await RawClient.connect(server.url) as client:
+        client.request("/health")
+        try:
+            await client.wait_response(within=0.3)
+        except TimeoutError:
+            return True
+        return False
+
+
+@in_loop
+@pytest.mark.parametrize("header_delay", [0.0, 5.0])
+async def test_a_client_that_has_left_and_one_message_for_it_freeze_the_silent_build(
+    header_delay: float,
+) -> None:
+    async with serving("silent", Knobs(ping_interval=0.05)) as server, streaming(server, 3) as other:
+        server.set_knobs(header_delay=header_delay)
+        async with await RawClient.connect(server.url) as client:
+            client.request(f"/events?access_token={server.token()}")
+            await (soon(lambda: len(server._busy) == 2) if header_delay else client.wait_head())
+        await soon(lambda: server.hub._deserted == {2})
+        assert not await frozen(server)
+        assert server.publish("fechatter.message.new", NEW).delivered == 0
+        assert server.state()["frozen"]
+        assert await frozen(server)
+        pings = len(other.stream.comments)
+        async with await RawClient.connect(server.url) as late:
+            late.request(f"/events?access_token={server.token(4)}")
+            with pytest.raises(TimeoutError):
+                await late.wait_head(within=0.3)
+        assert len(other.stream.comments) <= pings + 1
+        assert other.events == []
+
+
+@in_loop
+@pytest.mark.parametrize("saved_by", ["another stream", "NATS", "the next event", "a restart", "the knob"])
+async def test_the_freeze_does_not_come(saved_by: str) -> None:
+    async with serving("silent") as server:
+        async with streaming(server) as client:
+            if saved_by == "the next event":
+                server.publish("fechatter.message.new", NEW)
+                await client.wait_response()
+        await server.wait_open(0)
+        match saved_by:
+            case "another stream":
+                async with streaming(server):
+                    server.publish("fechatter.message.new", NEW)
+            case "NATS":
+                status = {"event_type": "status_changed", "user_id": 2, "status": "offline"}
+                server.publish("fechatter.user.status", status)
+            case "a restart":
+                await server.stop()
+                await server.start(port=server.port)
+            case "the knob":
+                server.set_knobs(freezes=False)
+            case _:
+                pass
+        server.publish("fechatter.message.new", NEW)
+        assert not await frozen(server)
+
+
+@in_loop
+async def test_a_user_who_is_set_offline_on_nats_is_unregistered_and_the_stream_ends() -> None:
+    async with serving("silent") as server, streaming(server) as client:
+        server.publish("fechatter.user.status", {"user_id": 2, "status": "offline"})
+        await client.wait_response()
+        assert server.publish("fechatter.message.new", NEW).delivered == 0
+        assert not server.hub.frozen

@@ -206,3 +206,54 @@ async def _everybody_hears(notify: NotifyServer, *clients: RawClient) -> None:
         await soon(lambda: any(stream.registered for stream in notify.hub.streams))
         given += say(notify, f"message {given}").delivered
         await soon(all_heard)
+
+
+# A client that leaves (facts.md#notify-server-freeze).
+
+
+async def left(notify: NotifyServer, proxy: ProxyProcess) -> None:
+    """A client that has had no event leaves, and the proxy has noticed it."""
+    async with await event_source(proxy.url, notify) as client:
+        await client.wait_for(lambda client: client.events)
+    await until_counted(proxy, "streams_closed_total", 1, reason="client_gone")
+
+
+@in_loop
+async def test_a_client_that_leaves_freezes_nobody_because_its_stream_is_held(tmp_path: Path) -> None:
+    async with healing(tmp_path) as (notify, proxy), await event_source(proxy.url, notify) as client:
+        await listening(notify)
+        await left(notify, proxy)
+        await until_counted(proxy, "upstream_held_streams", 1)
+        assert [stream["state"] for stream in proxy.streams()["streams"]].count("held") == 1
+        assert say(notify, "to both").delivered == 2
+        await client.wait_for(lambda client: heard(client) == ["to both"])
+        await until_counted(proxy, "upstream_held_streams", 0)  # its next event has ended it
+        assert not notify.hub.frozen
+
+
+@in_loop
+async def test_a_client_that_leaves_before_the_head_freezes_nobody_either(tmp_path: Path) -> None:
+    async with healing(tmp_path, knobs=Knobs(header_delay=1.0)) as (notify, proxy):
+        async with await event_source(proxy.url, notify):
+            await soon(lambda: notify._busy)
+        await until_counted(proxy, "upstream_held_streams", 1)
+        await listening(notify)
+        assert say(notify, "to one that has left").delivered == 1
+        await until_counted(proxy, "upstream_held_streams", 0)
+        assert not notify.hub.frozen
+
+
+@in_loop
+async def test_without_hold_a_client_that_leaves_freezes_everybody(tmp_path: Path) -> None:
+    async with (
+        healing(tmp_path, hold="off", early_commit_after="200ms") as (notify, proxy),
+        await event_source(proxy.url, notify) as client,
+    ):
+        await listening(notify)
+        await left(notify, proxy)
+        await listening(notify)
+        say(notify, "to both")
+        assert notify.hub.frozen
+        async with await event_source(proxy.url, notify) as late:
+            await late.wait_for(b":ok")  # the early commit
+        assert heard(client) == []

@@ -81,6 +81,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
     "upstream_stall_recoveries_total": ("counter", {}),
     "upstream_stall_seconds": ("histogram", {}),
     "upstream_oldest_stall_seconds": ("gauge", {}),
+    "upstream_held_streams": ("gauge", {}),
     "upstream_reconnects_total": ("counter", {"result": {"reopened", "failed", "ended"}}),
     "upstream_errors_total": ("counter", {"kind": {"refused", "timeout", "reset", "invalid"}}),
     "upstream_eof_after_first_event_total": ("counter", {}),

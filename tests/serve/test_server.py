@@ -24,6 +24,7 @@ from tests.support.proxy_process import running_proxy
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import (
     GOT_REQUEST,
+    LAST_CHUNK,
     RawUpstream,
     UpstreamConnection,
     chunk,
@@ -314,6 +315,69 @@ async def test_a_hurried_drain_does_not_wait() -> None:
         assert proxy.closed() == {"drain": 1}
 
 
+HOLD = "leave: {hold: 1h}"
+
+
+@pytest.mark.usefixtures("on_both")
+@on_each_loop
+async def test_what_is_held_without_a_client_ends_after_the_last_client_and_a_grace() -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream, HOLD, before="drain: {timeout: 60s, spread: 500ms}")) as proxy,
+        await proxy.event_source() as gone,
+        await proxy.event_source() as client,
+    ):
+        for each in (gone, client):
+            await each.wait_for(b"connection_confirmed")
+        await gone.close()
+        await proxy.until(lambda: len(proxy.server.streams.held) == 1)
+        now = asyncio.get_running_loop().time
+        async with Draining(proxy) as draining:
+            await client.wait_end()
+            ended_at = now()
+            await proxy.until(lambda: len(proxy.server.streams.held) == 2)  # the streams of both clients
+            assert not any(connection.lost for connection in upstream.connections)
+            await draining.task
+            assert 4.5 < now() - ended_at < 50
+        await upstream.wait_all_closed()
+
+
+@pytest.mark.usefixtures("on_both")
+@on_each_loop
+async def test_a_drain_is_over_when_upstream_has_ended_what_was_held() -> None:
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, HOLD, before=QUICK)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+        async with Draining(proxy) as draining:
+            await proxy.until(lambda: len(proxy.server.streams.held) == 1)
+            ended_at = asyncio.get_running_loop().time()
+            go.set()
+            await draining.task
+            assert asyncio.get_running_loop().time() - ended_at < 4
+
+
+@pytest.mark.usefixtures("on_both")
+@on_each_loop
+async def test_a_hurried_drain_holds_nothing() -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream, HOLD, before="drain: {timeout: 60s, spread: 60s}")) as proxy,
+        await proxy.event_source() as gone,
+        await proxy.event_source() as client,
+    ):
+        for each in (gone, client):
+            await each.wait_for(b"connection_confirmed")
+        await gone.close()
+        await proxy.until(lambda: len(proxy.server.streams.held) == 1)
+        async with asyncio.timeout(10), Draining(proxy):
+            pass
+        await upstream.wait_all_closed()
+        assert len(proxy.server.streams.held) == 0
+
+
 @pytest.mark.usefixtures("on_both")
 @on_each_loop
 async def test_a_request_in_flight_is_answered_before_the_exit() -> None:
@@ -469,6 +533,20 @@ def test_a_limit_of_streams_above_the_descriptor_limit_is_logged_at_start(tmp_pa
         said = next(line for line in program.log.splitlines() if "WARNING" in line)
         assert "limits.max_streams is more than the descriptor limit allows; raise `ulimit -n`" in said
         assert said.endswith("max_streams=10000 allowed=200")
+
+
+def test_streams_that_are_held_have_descriptors_of_their_own() -> None:
+    async def story() -> None:
+        streams = "limits: {max_streams: 1000000000, max_held: 1000000000}"
+        async with (
+            Instance(config(NOWHERE, before=streams)) as without,
+            Instance(config(NOWHERE, "leave: {hold: 1h}", before=streams)) as holding,
+        ):
+            room, less = without.server.streams.limit, holding.server.streams.limit
+            assert 0 < less < room
+            assert room * 2 * 0.74 < less * 2 < room * 2 * 0.76
+
+    on_loop("asyncio", story())
 
 
 def test_the_limit_that_is_allowed_is_the_one_that_counts(tmp_path: Path) -> None:

@@ -149,6 +149,11 @@ class Limits(Section):
         "Above it the stream whose client is stuck for the longest time is closed "
         "(reason `client_stalled`), or the stream with the largest unfinished event (`event_too_large`).",
     )
+    max_held: _Count = Field(
+        default=1000,
+        description="The largest number of upstream streams that are kept open without a client "
+        "(`leave.hold`). For a further one the oldest is closed.",
+    )
 
 
 class Drain(Section):

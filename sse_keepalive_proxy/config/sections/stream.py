@@ -20,7 +20,7 @@ from sse_keepalive_proxy.config.types.shapes import CredentialPlace, EventName
 from sse_keepalive_proxy.config.types.units import Duration, Size
 from sse_keepalive_proxy.stream import policy
 
-__all__ = ["Decode", "Head", "Rewrite", "Stream"]
+__all__ = ["Decode", "Head", "Leave", "Rewrite", "Stream"]
 
 
 _Family = Annotated[policy.Family, Strict(False)]
@@ -38,6 +38,17 @@ class Decode(StrEnum):
 
     OFF = "off"
     ON = "on"
+
+
+class Leave(Section):
+    """What upstream sees when the client of its stream has gone."""
+
+    hold: Annotated[Duration | None, OFF] = Field(
+        default=None,
+        description="How long upstream's stream is kept open and read without its client, at most until "
+        "upstream ends it. For servers that are harmed by a client that leaves, as notify-server is. With "
+        "off upstream's stream is closed at once, so that upstream does no work for it.",
+    )
 
 
 class Rewrite(Section):
@@ -104,6 +115,10 @@ class Stream(Section):
         description="The reconnect to a lost upstream while the client stays connected. With off the end "
         "of upstream ends the client's stream.",
     )
+    leave: Annotated[Leave, NULL_IS_DEFAULTS] = Field(
+        default=Leave(),
+        description="What upstream sees when the client of its stream has gone.",
+    )
     rewrite: Annotated[Rewrite, NULL_IS_DEFAULTS] = Field(
         default=Rewrite(),
         description="Changes to upstream's events. Without it events pass byte for byte.",
@@ -153,6 +168,7 @@ class Stream(Section):
             open_timeout=self.open_timeout,
             reconnect=self.reconnect.policy if self.reconnect else None,
             client_retry=self.reconnect.client_retry if self.reconnect else None,
+            hold=self.leave.hold,
             unname=frozenset(self.rewrite.unname),
             max_age=self.max_age,
             decode=self.decode is Decode.ON,
