@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
@@ -191,6 +192,24 @@ async def test_an_encoded_stream_is_held_too() -> None:
         await client.close()
         await until_held(proxy)
         assert not (await upstream.connection()).lost
+
+
+@on_each_loop
+async def test_a_stream_that_was_decoded_is_held_and_read_on_with_its_coding() -> None:
+    coded = gzip.compress(EVENT)
+    steps: list[Step] = [chunk(coded), go := asyncio.Event(), chunk(b"no gzip" * 100_000), CLOSE]
+    async with (
+        RawUpstream([GOT_REQUEST, stream_head("Content-Encoding: gzip"), *steps]) as upstream,
+        Instance(config(upstream, HOLD + "decode: on")) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(EVENT)
+        await client.close()
+        await until_held(proxy)
+        assert not (await upstream.connection()).lost
+        go.set()
+        await until_held(proxy, 0)
+        assert proxy.closed() == {"client_gone": 1}
 
 
 # Before upstream has answered.
