@@ -22,7 +22,14 @@ from sse_keepalive_proxy.build import BYTE_PATH
 ROOT = Path(__file__).parent.parent
 COMPILE = {"SSE_PROXY_COMPILE": "1"}
 TESTS = [
-    *("tests/wire", "tests/stream", "tests/net", "tests/live", "tests/http/test_exchange.py"),
+    *(
+        "tests/wire",
+        "tests/stream",
+        "tests/net",
+        "tests/live",
+        "tests/http/test_exchange.py",
+        "tests/http/test_chunked.py",
+    ),
     *("tests/integration/test_streams.py", "tests/integration/test_stream_ends.py", "tests/test_build.py"),
 ]
 """The tests of the byte path."""

@@ -101,8 +101,10 @@ class ChunkedDecoder:
         at, size = 0, len(data)
         while at < size and not self.complete:
             end = data.find(b"\n", at) + 1 if self._left <= 1 else 0
-            stop = end + _KNOWN.get(data[at : end - 2], 0) if self._between else 0
-            if stop > end and data[end - 2 : end] == data[stop : stop + 2] == b"\r\n":
+            stop = size
+            if self._between and end > at + 2:  # compiled, a slice must not end before it begins
+                stop = end + _KNOWN.get(data[at : end - 2], size)
+            if stop + 2 <= size and data[end - 2 : end] == data[stop : stop + 2] == b"\r\n":
                 found.append(data[end:stop])  # a whole chunk in its usual form: it pays for its own coding
                 at = stop + 2
             elif self._left > 1:

@@ -47,8 +47,14 @@ class ResponseHead:
 
     @property
     def media_type(self) -> bytes:
-        """The media type of the content, lower case, without its parameters."""
-        return self.get(b"content-type").partition(b";")[0].strip().lower()
+        """The media type of the content, lower case, without its parameters. Of several, the last counts, as
+        in browsers (WHATWG Fetch, "extract a MIME type").
+        """
+        for value in reversed(b",".join(self.get_all(b"content-type")).split(b",")):
+            essence = value.partition(b";")[0].strip().lower()
+            if b"/" in essence:
+                return essence
+        return b""
 
     @property
     def is_event_stream(self) -> bool:

@@ -656,6 +656,23 @@ def test_a_media_type_is_lower_case_and_without_its_parameters(value: bytes, med
     assert ResponseHead(200, b"", ((b"CONTENT-type", value),)).media_type == media_type
 
 
+@pytest.mark.parametrize(
+    ("values", "media_type"),
+    [
+        ([b"text/event-stream", b"application/json"], b"application/json"),
+        ([b"application/json", b"Text/Event-Stream;x"], b"text/event-stream"),
+        ([b"application/json, text/event-stream; charset=utf-8"], b"text/event-stream"),
+        ([b"text/event-stream", b""], b"text/event-stream"),
+        ([b"text/event-stream, utf-8"], b"text/event-stream"),
+        ([b'text/event-stream; x="a,b"'], b"text/event-stream"),
+    ],
+)
+def test_of_several_media_types_the_last_counts_as_in_browsers(
+    values: list[bytes], media_type: bytes
+) -> None:
+    assert ResponseHead(200, b"", [(b"Content-Type", value) for value in values]).media_type == media_type
+
+
 def test_no_type_is_no_type() -> None:
     assert ResponseHead(200, b"", ()).media_type == b""
 
