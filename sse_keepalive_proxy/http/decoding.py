@@ -37,6 +37,11 @@ class DecodedBody:
 
     # For the reader, like an exchange.
 
+    @property
+    def early(self) -> bytes:
+        """Nothing: no byte is decoded before `attach`."""
+        return b""
+
     def attach(self, sink: Sink, *, paused: bool = False) -> None:
         """Push the decoded body into `sink`. `paused`: not until `resume` is called."""
         self._sink, self._paused, self._holds = sink, paused, paused

@@ -32,6 +32,7 @@ __all__ = ["Body", "Exchange", "Sink"]
 _READ_SIZE = 64 * 1024
 _MAX_CODING: Final = 64 * 1024
 _MAX_EARLY = 64 * 1024
+_FIRST = 128
 
 
 class Sink(Protocol):
@@ -49,6 +50,10 @@ class Sink(Protocol):
 
 class Body(Protocol):
     """A response body, as an `Exchange` has it."""
+
+    @property
+    def early(self) -> bytes:
+        """The first bytes of the body, as far as they are known before `attach`."""
 
     def attach(self, sink: Sink, *, paused: bool = False) -> None:
         """Push the body into `sink`. `paused`: do not read until `resume` is called."""
@@ -145,6 +150,11 @@ class Exchange:
 
     def _late(self, within: float) -> None:
         self.fail(UpstreamTimeout(f"upstream sent no response head within {within:g} s"))
+
+    @property
+    def early(self) -> bytes:
+        """The first bytes of the body, at most 128, as far as they were received before `attach`."""
+        return bytes(self._early[:_FIRST]) if self._early else b""
 
     def attach(self, sink: Sink, *, paused: bool = False) -> None:
         """Push the body into `sink`, first the bytes that were already received. `paused`: do not read until

@@ -3,6 +3,9 @@
 upstream's read -> `data` -> `Framer.feed` (whole blocks; the rest waits) -> one write to the client ->
 two timestamps. This path has no task, queue or timer. It calls the stream only if the lifecycle returns
 commands. `inject` writes frames of the proxy between the blocks.
+
+Beside it, `release` forwards a block that stays unfinished, and a body that is no event stream. From then on
+the block, or the body, is forwarded as it comes.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Command, Fault
 from sse_keepalive_proxy.wire.block import last_id, tally
-from sse_keepalive_proxy.wire.framing import Framer
+from sse_keepalive_proxy.wire.framing import BOM, Framer, begins_event_stream
+from sse_keepalive_proxy.wire.part import Part
 
 __all__ = ["Control", "Relay"]
 
@@ -43,6 +47,9 @@ class Control(Protocol):
     def upstream_failed(self, error: ProxyError) -> None:
         """Handle that upstream's body broke off."""
 
+    def not_an_event_stream(self) -> None:
+        """Handle that upstream's body does not begin like an event stream."""
+
 
 class _Ended:
     """Replaces the stream after its end, so that the relay does not keep it in memory."""
@@ -62,17 +69,23 @@ class _Ended:
     def upstream_failed(self, error: ProxyError) -> None:
         pass
 
+    def not_an_event_stream(self) -> None:
+        pass
+
 
 _ENDED = _Ended()
 
 
 class Relay:
-    """The sink of upstream's body, with counters. `down` is the client, or None."""
+    """The sink of upstream's body, with counters. `down` is the client, or None.
+
+    `opaque`: the body is no event stream, so nothing of the proxy may stand in it.
+    """
 
     __slots__ = (
-        "_control", "_framer", "_inspects", "_least", "_lf_given", "_now", "_opened_at", "_reconnection",
-        "_route", "comments", "down", "event_at", "events", "id_seen", "life", "sent_synthetic",
-        "sent_upstream", "upstream_bytes",
+        "_control", "_framer", "_inspects", "_least", "_lf_given", "_now", "_opened_at", "_part",
+        "_passes", "_reconnection", "_route", "comments", "down", "event_at", "events", "id_seen", "life",
+        "opaque", "sent_synthetic", "sent_upstream", "upstream_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +98,9 @@ class Relay:
             life.reopens = reconnection.allowed
         self._framer = Framer(route.policy.max_event)
         self._least, self._inspects = route.inspection.least, route.inspection.needed
-        self._lf_given = self.id_seen = False
+        self._part: Part | None = None  # the block that is forwarded as it comes
+        self._passes = False  # whether bytes are forwarded as they come
+        self._lf_given = self.id_seen = self.opaque = False
         self.down: Downstream | None = None
         self.event_at: float | None = None
         self.upstream_bytes = self.events = self.comments = self.sent_upstream = self.sent_synthetic = 0
@@ -96,14 +111,16 @@ class Relay:
         """Relay bytes of upstream's body."""
         self.upstream_bytes += len(data)
         try:
-            blocks = self._framer.feed(data)
+            if self._passes and not (data := self._pass(data)):
+                return
+            framer = self._framer
+            blocks = framer.feed(data)
             if blocks:
                 self._forward(blocks)
-            else:
-                if self._framer.pending > _LARGE:
-                    self._control.apply_backpressure()
-                if (commands := self.life.received(self._now(), self._least == 0)) is not None:
-                    self._control.execute(commands)
+            elif (commands := self.life.received(self._now(), self._least == 0)) is not None:
+                self._control.execute(commands)
+            if framer.pending:
+                self._hold(begun=bool(blocks) or framer.pending <= len(data))
         except EventTooLarge as error:
             if error.blocks:
                 self._forward(error.blocks)
@@ -115,14 +132,24 @@ class Relay:
         events, comments, plain = tally(blocks)
         alive = True  # a plain block is one line of data
         if not plain:
-            least = self._least
-            alive = events > 0 if least == 2 else events + comments > 0 or least == 0
+            alive = self._alive(events, comments)
             self.comments += comments
             self._read(blocks)
         if self._inspects:
             blocks, alive = self._route.inspection.look(blocks, alive)
+        self._deliver(blocks, events, alive)
+
+    def _alive(self, events: int, comments: int) -> bool:
+        """Return whether so many events and comments are a sign of life."""
+        least = self._least
+        return events > 0 if least == 2 else events + comments > 0 or least == 0
+
+    def _deliver(self, data: bytes, events: int, alive: bool) -> None:
+        """Write bytes of upstream with so many new events. `alive`: they are a sign of life."""
         now = self._now()
         if not self.events:
+            if self._framer.bom and not self.sent_upstream and not self.sent_synthetic:
+                data = BOM + data
             self.first_byte(now)
             if events:
                 self._route.metrics.upstream_time_to_first_event_seconds.observe(now - self._opened_at)
@@ -138,17 +165,77 @@ class Relay:
             self._control.execute(commands)
         if self._lf_given:
             self._lf_given = False
-            blocks = blocks.removeprefix(b"\n")
-            if not blocks:
+            data = data.removeprefix(b"\n")
+            if not data:
                 return  # an empty chunk would end the body
         down = self.down
         if down is not None:
-            self.sent_upstream += len(blocks)
+            self.sent_upstream += len(data)
             if events or not self._route.pings_by_event:
                 life.written_at = now
-            down.write(blocks)
+            down.write(data)
             if life.blocked:
                 self._control.apply_backpressure()
+
+    # What is forwarded before its end.
+
+    def expect(self, early: bytes) -> None:
+        """Look at the first bytes of the body, which came with its head, before anything is written."""
+        if begins_event_stream(early) is False:
+            self._turn_opaque()
+
+    def _turn_opaque(self) -> None:
+        self.opaque = self._passes = True
+        self.life.reopens = False  # another body could only be glued to this one
+        self._control.not_an_event_stream()
+
+    def _hold(self, *, begun: bool) -> None:
+        """Handle that bytes of an unfinished block are held. `begun`: the block has begun just now."""
+        framer = self._framer
+        if framer.opaque:
+            self.release()
+            return
+        if framer.pending > _LARGE:
+            self._control.apply_backpressure()
+        if self.life.hold(self._now(), begun=begun):
+            self._control.execute(())  # sets the timer
+
+    def release(self) -> None:
+        """Forward the held bytes now, and the rest of their block as it comes."""
+        framer, doubtful = self._framer, not self._framer.begun
+        held = framer.release()
+        if not held:
+            return
+        if framer.opaque:
+            self._turn_opaque()
+        else:
+            self._part, self._passes = Part(held, doubtful=doubtful), True
+        self._pass(held)
+
+    def _pass(self, data: bytes) -> bytes:
+        """Forward `data` as far as they belong to what is forwarded as it comes. Return the rest."""
+        part, life = self._part, self.life
+        if part is not None:
+            taken = part.take(data)
+            if part.opaque:
+                self._part = part = None
+                self._turn_opaque()
+        if part is None:
+            self._deliver(data, 0, alive=True)
+            return b""
+        self.comments += part.comments
+        self._read(part.lines)
+        alive = self._alive(part.has_data, part.comments)
+        if self._inspects:
+            alive = self._route.inspection.look(part.lines, alive)[1]
+        self._deliver(taken, part.events, alive)
+        self._framer.after_cr = taken.endswith(b"\r")
+        life.in_block = not part.ended
+        if part.ended:
+            self._part, self._passes = None, False
+        else:
+            life.reopens = False  # the block of another upstream could only be glued to this one
+        return data[len(taken) :]
 
     def _read(self, blocks: bytes) -> None:
         """Read `id` and `retry`, which affect the form of pings and the reconnection."""
@@ -162,8 +249,11 @@ class Relay:
         self.id_seen = self.id_seen or bool(known)
 
     def end(self) -> None:
-        """Handle the end of upstream's body. An unfinished block is dropped, as a client would drop it."""
-        self._control.upstream_ended()
+        """Handle the end of upstream's body."""
+        try:
+            self._control.upstream_ended()
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            self._control.fail(error)
 
     def failed(self, error: ProxyError) -> None:
         """Handle that upstream's body broke off."""
@@ -171,14 +261,18 @@ class Relay:
 
     # What the proxy adds.
 
-    def inject(self, frame: bytes) -> None:
-        """Write a frame of the proxy. It is always between two blocks, because only whole blocks are
-        forwarded. If the last block ended in a bare CR, the frame gets an LF in front, and upstream's LF is
-        dropped (behaviour.md#injections-between-blocks).
+    def inject(self, frame: bytes, *, line: bool = False) -> bool:
+        """Write a frame of the proxy between two blocks. If it is one comment `line`, it may also stand
+        between two lines of a block of which a part was forwarded. Return whether it was written: not inside
+        a line, and not into a body that is no event stream (behaviour.md#injections-between-blocks).
+
+        If the last line ended in a bare CR, the frame gets an LF in front, and upstream's LF is dropped.
         """
-        down = self.down
-        if not frame or down is None:
-            return
+        down, part = self.down, self._part
+        if not frame or down is None or self.opaque:
+            return False
+        if part is not None and (part.mid_line or not line):
+            return False
         now = self._now()
         self.first_byte(now)
         if frame[:1] != b":" or not self._route.pings_by_event:
@@ -188,6 +282,7 @@ class Relay:
             frame = b"\n" + frame
         self.sent_synthetic += len(frame)
         down.write(frame)
+        return True
 
     def begin_with(self, head: bytes, body: bytes) -> None:
         """Write the response head and the first bytes of the body, if any, together with the first bytes of
@@ -222,7 +317,7 @@ class Relay:
     @property
     def unfinished(self) -> bool:
         """Whether upstream has sent a part of a block."""
-        return bool(self._framer.pending)
+        return self._part is not None or self._framer.unfinished
 
     def start_over(self) -> None:
         """Prepare for a new upstream connection: drop the unfinished block of the old one. If the last line
@@ -231,4 +326,4 @@ class Relay:
         if self._framer.after_cr and not self._lf_given and self.down is not None:
             self.sent_synthetic += 1
             self.down.write(b"\n")
-        self._framer, self._lf_given = Framer(self._route.policy.max_event), False
+        self._framer, self._lf_given = Framer(self._route.policy.max_event, sure=True), False

@@ -138,6 +138,7 @@ class Stream:
         policy, now = self.route.policy, self._loop.time()
         if self.life.opened_at is None:
             self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
+            self.flow.expect(exchange.early)
         self._exchange, self._events_before = exchange, self.flow.events
         wait = policy.confirm.wait if policy.confirm and self._confirms_by_event else 0.0
         self._do(self.life.handle(messages.Opened(wait, resumed), now))
@@ -149,12 +150,18 @@ class Stream:
 
     def upstream_ended(self) -> None:
         """Handle the end of upstream's body."""
-        events, asking = self.flow.events - self._events_before, self._asking
+        asking, reconnection = self._asking, self._reconnection
+        if reconnection is not None and not asking:
+            events = self.flow.events - self._events_before
+            lived = self._loop.time() - (self.life.opened_at or 0.0)
+            self.life.reopens = self.life.reopens and reconnection.may_have_more(events, lived)
+        if not self.life.reopens:
+            self.flow.release()  # the stream ends with its last block, whole or not
+        events = self.flow.events - self._events_before
         if events == 1 and not asking:
             self.route.metrics.upstream_eof_after_first_event += 1
-        if self._reconnection is not None and not asking:
-            lived = self._loop.time() - (self.life.opened_at or 0.0)
-            self.life.reopens = self.life.reopens and self._reconnection.may_have_more(events, lived)
+        elif not events and not self.flow.opaque:
+            self.route.metrics.upstream_eof_without_event += 1
         self._lost(CloseReason.UPSTREAM_END)
 
     def upstream_failed(self, error: ProxyError) -> None:
@@ -169,6 +176,10 @@ class Stream:
         one for it.
         """
         return self._reconnection is not None and self._reconnection.busy
+
+    def not_an_event_stream(self) -> None:
+        """Handle that upstream's body does not begin like an event stream."""
+        stream_log.not_an_event_stream(self)
 
     def _lost(self, reason: CloseReason) -> None:
         self._exchange = None
@@ -308,8 +319,7 @@ class Stream:
         for command in commands:
             match command:
                 case messages.Ping(idle_for=idle_for):
-                    self.pings += 1
-                    flow.inject(route.frames.ping(idle_for=idle_for, after_id=flow.id_seen, **self._moment()))
+                    self._ping(idle_for)
                 case messages.Confirm():
                     self._confirm()
                 case messages.Reopen():
@@ -318,6 +328,8 @@ class Stream:
                 case messages.Abandon():
                     if self._reconnection is not None:
                         self._reconnection.cancel()
+                case messages.Release():
+                    flow.release()
                 case messages.Announce():
                     self._announce(command)
                 case messages.Stalled(silent_for=silent_for):
@@ -343,11 +355,11 @@ class Stream:
         """Write the response head with the first bytes of the body."""
         head, self._head = self._head, b""
         self.route.metrics.streams_opened[self.family] += 1
-        frames, form = self.route.frames, self.route.gets.confirm
+        frames, form = self.route.frames, None if self.flow.opaque else self.route.gets.confirm
         first = frames.ok
         if confirm and form is ConfirmForm.EVENT:
             first = frames.confirm(claims=self.claims, **self._moment())
-        self.flow.begin_with(head, frames.first(first))
+        self.flow.begin_with(head, b"" if self.flow.opaque else frames.first(first))
         if confirm:
             self.claims = None
         if form is not None and (confirm or form is ConfirmForm.COMMENT):
@@ -360,9 +372,17 @@ class Stream:
 
     def _confirm(self) -> None:
         if self._confirms_by_event:
-            self.flow.inject(self.route.frames.confirm(claims=self.claims, **self._moment()))
-            self.route.metrics.confirms_sent[ConfirmForm.EVENT] += 1
+            written = self.flow.inject(self.route.frames.confirm(claims=self.claims, **self._moment()))
+            self.route.metrics.confirms_sent[ConfirmForm.EVENT] += written
         self.claims = None
+
+    def _ping(self, idle_for: float) -> None:
+        flow, frames, in_block = self.flow, self.route.frames, self.life.in_block
+        if in_block:
+            frame = frames.ping_line(idle_for)
+        else:
+            frame = frames.ping(idle_for=idle_for, after_id=flow.id_seen, **self._moment())
+        self.pings += flow.inject(frame, line=in_block)
 
     def _announce(self, back: messages.Announce) -> None:
         stream_log.recovered(self, back)
@@ -393,10 +413,10 @@ class Stream:
         late = self._late if reason in _LATE and self.life.opened_at is None else None
         if self.down is not None:
             farewell, whole = self.route.farewell(reason, late)
-            self.flow.inject(farewell)
+            written = self.flow.inject(farewell)
             if reason is CloseReason.CLIENT_STALLED:
                 self.down.reset()
-            elif whole:
+            elif whole and (written or not farewell):
                 self.down.end()
             else:
                 self.down.cut(self._loop.call_later)

@@ -13,7 +13,17 @@ from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.registry import OpenStream, snapshot
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 
-__all__ = ["closed", "failed", "lost", "not_reopened", "opened", "recovered", "shed", "stalled"]
+__all__ = [
+    "closed",
+    "failed",
+    "lost",
+    "not_an_event_stream",
+    "not_reopened",
+    "opened",
+    "recovered",
+    "shed",
+    "stalled",
+]
 
 logger = logging.getLogger("sse_keepalive_proxy.stream")
 
@@ -87,6 +97,16 @@ def not_reopened(
     if not repeated:
         text = "upstream gives no stream to a waiting client: %s"
         logger.warning(text, why, extra={"fields": _fields(stream)})
+
+
+def not_an_event_stream(stream: LoggedStream) -> None:
+    """Log and count a body that does not begin like an event stream."""
+    stream.route.metrics.uninspectable_streams += 1
+    logger.warning(
+        "upstream labels a body as text/event-stream that does not begin like one: it is forwarded as it "
+        "comes, without pings",
+        extra={"fields": _fields(stream)},
+    )
 
 
 def recovered(stream: LoggedStream, back: Announce) -> None:

@@ -23,7 +23,9 @@ _COUNTERS = {
     "upstream_stalls": "Stalls of upstream streams.",
     "upstream_stall_recoveries": "Stalls that ended with a sign of life.",
     "upstream_eof_after_first_event": "Streams that upstream ended after one event.",
-    "uninspectable_streams": "Streams with a content coding, passed through without pings.",
+    "upstream_eof_without_event": "Streams that upstream ended without any event.",
+    "uninspectable_streams": "Streams with a content coding, and bodies that do not begin like an event "
+    "stream: passed through without pings.",
     "quick_tunnel_requests": "GET requests for streams through *.trycloudflare.com, which holds them back.",
 }
 _LABELLED = {

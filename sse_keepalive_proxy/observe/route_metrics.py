@@ -104,6 +104,7 @@ class RouteMetrics:
         self.upstream_time_to_first_event_seconds = Histogram(_SILENCES)
         self.upstream_silence_seconds = Histogram(_SILENCES)
         self.upstream_eof_after_first_event = 0
+        self.upstream_eof_without_event = 0
         self.upstream_stalls = 0
         self.upstream_stall_recoveries = 0
         self.upstream_stall_seconds = Histogram(_SILENCES)

@@ -48,7 +48,13 @@ _CLOCKS = (
         "`written_at`",
         "bytes that are sent to the client, from upstream or from the proxy",
         "a ping after `keepalive.interval`",
-        "an unfinished block of upstream, because none of it is sent",
+        "an unfinished block of upstream that is held, because none of it is sent",
+    ),
+    _Clock(
+        "`held_since`",
+        "the first byte of a block that is not finished",
+        "the block is forwarded as it comes, after one second, unless upstream may be opened again",
+        "further bytes of the block. It stops while the proxy has paused upstream",
     ),
     _Clock(
         "`upstream_at`, `alive_at`",

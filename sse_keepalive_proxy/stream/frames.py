@@ -94,6 +94,15 @@ class Frames:
             return self._ping_comment(f"{keepalive.text} upstream_idle={idle_for:.0f}s", blank=blank)
         return self._ping if blank else self._ping_newline
 
+    def ping_line(self, idle_for: float) -> bytes:
+        """Return one ping for the inside of a block: a comment that ends in one newline. `idle_for` as for
+        `ping`.
+        """
+        keepalive = self._keepalive
+        if keepalive.report_idle:
+            return self._ping_comment(f"{keepalive.text} upstream_idle={idle_for:.0f}s", blank=False)
+        return self._ping_newline
+
     def _ping_comment(self, text: str, *, blank: bool) -> bytes:
         return self._padded(encode.comment(text, blank=blank))
 

@@ -7,6 +7,8 @@ It follows the rules of `docs/reference/behaviour.md`:
 - Downstream silence causes a ping. Upstream silence causes a stall. A ping or a reconnect moves no
   upstream clock, so it cannot hide a dead upstream (behaviour.md#pings-never-pretend).
 - The upstream clocks stop while the proxy has paused upstream.
+- A block that stays unfinished for a second is forwarded as far as it has come, unless upstream may be opened
+  again (behaviour.md#unfinished-blocks).
 - A lost upstream is opened again if `reopens` allows it. The waits grow until upstream gives a sign of life.
 - A stalled upstream that is to be replaced keeps its stream until a new one is accepted. Only then is the old
   one closed; a sign of life from it ends the attempt (behaviour.md#a-reopening-kills-no-living-stream).
@@ -41,15 +43,16 @@ _FLOWING: Final = State.FLOWING  # a member lookup in the enum is slow
 class Lifecycle:
     """The states, clocks and deadlines of one stream. The module docstring has the rules.
 
-    `reopens`: whether a lost upstream may be opened again. `retry`: the seconds that upstream demands
-    before that. `draw` returns uniform random numbers from 0 to 1.
+    `in_block`: a part of a block was forwarded, so only a ping may follow, and only after a pause of
+    upstream. `reopens`: whether a lost upstream may be opened again. `retry`: the seconds that upstream
+    demands before that. `draw` returns uniform random numbers from 0 to 1.
     """
 
     __slots__ = (
-        "_aborted", "_checked_at", "_committed", "_draw", "_leave_at", "_leave_by",
+        "_aborted", "_checked_at", "_committed", "_draw", "_held_since", "_leave_at", "_leave_by",
         "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_replacing",
-        "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "opened_at", "reopens", "retry",
-        "stalled_since", "state", "upstream_at", "written_at",
+        "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "in_block", "opened_at", "reopens",
+        "retry", "stalled_since", "state", "upstream_at", "written_at",
     )  # fmt: skip
 
     def __init__(self, policy: StreamPolicy, now: float, draw: Callable[[], float] = lambda: 0.5) -> None:
@@ -66,6 +69,8 @@ class Lifecycle:
         self._moved_at, self._checked_at, self._taken = now, now, 0
         self.opened_at: float | None = None  # upstream's latest answer with a stream
         self.confirm_at: float | None = None
+        self._held_since: float | None = None
+        self.in_block = False
         self._leave_at: float | None = None
         self._leave_by: float | None = None  # the end comes then, even inside a block
         self._leave_reason = CloseReason.DRAIN
@@ -117,6 +122,17 @@ class Lifecycle:
         if self.stalled_since is None and self.state is not State.FLOWING:
             self._enter(State.FLOWING)
         return tuple(commands)
+
+    def hold(self, now: float, *, begun: bool) -> bool:
+        """Note that a part of a block waits for its end. `begun`: the block has begun just now. Return
+        whether the next deadline may be earlier now.
+        """
+        first = self._held_since is None
+        if self.reopens:
+            self._held_since = None
+        elif first or begun:
+            self._held_since = self._upstream_time(now)
+        return first and not self.reopens
 
     # Control.
 
@@ -235,6 +251,8 @@ class Lifecycle:
             self._outage.stood_still(stood_still, now)
         if self.stalled_since is not None:
             self.stalled_since += stood_still
+        if self._held_since is not None:
+            self._held_since += stood_still
 
     def _close(self, reason: CloseReason, now: float) -> tuple[Command, ...]:
         if self.close_reason is not None:
@@ -268,6 +286,8 @@ class Lifecycle:
         if self._paused_at is None:
             if self.state is State.FLOWING:
                 due.append(self.upstream_at + self._quiet)
+            if self._held_since is not None:
+                due.append(self._held_since + _UNFINISHED)
             due += [at for at in (self._stalls_at(), self._replaces_at()) if at is not None]
             if self.state is State.RECONNECTING and (outage := self._outage) is not None:
                 due.append(outage.due_at)
@@ -323,6 +343,7 @@ class Lifecycle:
             return self._close(CloseReason.CLIENT_STALLED, now)
         commands: list[Command] = []
         self._upstream_due(now, commands)
+        self._block_due(now, unfinished, commands)
         self._downstream_due(now, commands)
         return tuple(commands)
 
@@ -363,8 +384,19 @@ class Lifecycle:
         if self.state is not State.RECONNECTING:
             self._enter(State.STALLED)
         commands.append(messages.Stalled(now - self.alive_at))
-        if (stall := self._policy.stall) and stall.action is StallAction.NOTIFY:
+        if (stall := self._policy.stall) and stall.action is StallAction.NOTIFY and not self.in_block:
             self.written_at = now  # the notice ends the downstream silence: no ping follows at once
+
+    def _block_due(self, now: float, unfinished: bool, commands: list[Command]) -> None:
+        """Add the command for a block that stays unfinished, if upstream will not be opened again."""
+        if self._held_since is None or self._paused_at is not None or self.close_reason is not None:
+            return
+        if not unfinished or self.reopens:
+            self._held_since = None
+        elif now >= self._held_since + _UNFINISHED:
+            self._held_since = None
+            self.written_at = now
+            commands.append(messages.Release())
 
     def _downstream_due(self, now: float, commands: list[Command]) -> None:
         """Add confirm or ping when due. No ping while bytes wait (behaviour.md#downstream-silence)."""
@@ -377,4 +409,5 @@ class Lifecycle:
         keepalive = self._policy.keepalive
         if keepalive and not self.blocked and now >= self.written_at + keepalive.interval:
             self.written_at = now
-            commands.append(messages.Ping(self._upstream_time(now) - self.upstream_at))
+            if not self.in_block or now >= self.upstream_at + _UNFINISHED:
+                commands.append(messages.Ping(self._upstream_time(now) - self.upstream_at))

@@ -29,6 +29,7 @@ __all__ = [
     "Paused",
     "Ping",
     "Recovered",
+    "Release",
     "Reopen",
     "Resumed",
     "SilenceEnded",
@@ -165,6 +166,11 @@ class Reopen:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Forward the unfinished block as far as it has come, and its rest as it comes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Upstream is back. Write the notice that events of the last `gap` seconds may be missing.
 
@@ -220,5 +226,16 @@ class Abort:
 
 
 Command = (
-    Commit | Confirm | Reopen | Abandon | Announce | Ping | Stalled | Recovered | SilenceEnded | Close | Abort
+    Commit
+    | Confirm
+    | Reopen
+    | Abandon
+    | Release
+    | Announce
+    | Ping
+    | Stalled
+    | Recovered
+    | SilenceEnded
+    | Close
+    | Abort
 )

@@ -16,14 +16,20 @@ from typing import Final
 
 from sse_keepalive_proxy.errors import EventTooLarge
 
-__all__ = ["Framer", "boundary_after"]
+__all__ = ["BOM", "Framer", "begins_event_stream", "boundary_after"]
 
-_BOM: Final = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8, which a client drops at the start of a body (WHATWG HTML 9.2.6)."""
+
 _CR: Final = 0x0D
 _LF: Final = 0x0A
 _COLON: Final = 0x3A
 _LINE: Final = rb"[^\r\n]*+(?:\r\n?+|\n)"
 _COMMENTS = re.compile(b"(?::%b)*+" % _LINE)
+_FIELDS = (b"data", b"event", b"id", b"retry")
+_BEGINNING = re.compile(
+    b"%b$|(?:%b)?+(?:[:\r\n]|(?:%b)[\r\n]|[a-z][a-z0-9_-]{0,63}+:)" % (BOM, BOM, b"|".join(_FIELDS))
+)
 _REST_OF_COMMENT = re.compile(b"%b(?::%b)*+" % (_LINE, _LINE))
 # Every blank line contains one of these pairs or `\n\n`, and each of these pairs is a blank line.
 # `\r\n` is one line ending, so it is not among them.
@@ -79,26 +85,46 @@ def _leaves(data: bytes, held: bytes | bytearray) -> int:
     return found.end() if found else end
 
 
+def begins_event_stream(data: bytes) -> bool | None:
+    """Return whether a body that begins with `data` may be an event stream, or None if this is not clear yet.
+
+    After an optional BOM, an event stream begins with a blank line, a comment, or a field. A client ignores
+    fields that it does not know (WHATWG HTML 9.2.6), so any name of small letters, digits, `_` and `-` with a
+    colon behind it counts, if it comes in one piece (behaviour.md#no-event-stream).
+    """
+    if _BEGINNING.match(data):
+        return True
+    name = data.removeprefix(BOM)
+    return None if BOM.startswith(data) or any(field.startswith(name) for field in _FIELDS) else False
+
+
 class Framer:
     """Split the body of one upstream response at block boundaries.
 
     `max_event` limits one block, in bytes, and so the held bytes. If a block ends in CR LF, the LF does not
-    count: the framer may return the block before the LF arrives. A leading BOM is dropped once (WHATWG HTML
-    9.2.6). `after_cr` is True if the last returned byte is a CR; its LF may still arrive.
+    count: the framer may return the block before the LF arrives. A leading BOM is dropped once, and `bom` is
+    then True. `after_cr` is True if the last returned byte is a CR; its LF may still arrive.
+
+    The first bytes are held until it is clear what they begin; from then on `begun` is True. If it is no
+    event stream, they stay held and `opaque` is True, unless `sure`: the client is in the middle of a stream.
     """
 
-    __slots__ = ("_at_start", "_max_event", "_tail", "after_cr")
+    __slots__ = ("_max_event", "_sure", "_tail", "after_cr", "begun", "bom", "opaque")
 
-    def __init__(self, max_event: int) -> None:
-        self._max_event = max_event
+    def __init__(self, max_event: int, *, sure: bool = False) -> None:
+        self._max_event, self._sure = max_event, sure
         self._tail = bytearray()
-        self._at_start = True
-        self.after_cr = False
+        self.begun = self.after_cr = self.bom = self.opaque = False
 
     @property
     def pending(self) -> int:
         """The number of held bytes of the unfinished block."""
         return len(self._tail)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a block has begun and not ended. A BOM begins none."""
+        return bool(self._tail) and (self.begun or not BOM.startswith(self._tail))
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body. Return the whole blocks that they complete, unchanged.
@@ -106,7 +132,7 @@ class Framer:
         Raises `EventTooLarge`, with the whole blocks before it, if a block is larger than `max_event`. The
         result does not depend on how the body was cut into reads. After the error the framer is unusable.
         """
-        if self._at_start and not (data := self._drop_bom(data)):
+        if not self.begun and not (data := self._begin(data)):
             return b""
         tail = self._tail
         if len(tail) + len(data) > self._max_event:
@@ -130,15 +156,26 @@ class Framer:
         self._tail.clear()
         return blocks
 
-    def _drop_bom(self, data: bytes) -> bytes:
-        """Drop a BOM at the start of the body. Hold at most two bytes until this is decided."""
-        data = bytes(self._tail) + data
+    def release(self) -> bytes:
+        """Return the held bytes, and hold nothing. Without a leading BOM, unless `opaque`."""
+        held = bytes(self._tail)
         self._tail.clear()
-        if len(data) < len(_BOM) and _BOM.startswith(data):
-            self._tail += data
+        return held if self.begun or self.opaque else self._without_bom(held)
+
+    def _begin(self, data: bytes) -> bytes:
+        """Return the first bytes of the body without a BOM, or nothing if it is not clear what they begin."""
+        self._tail += data
+        held = bytes(self._tail)
+        begins = begins_event_stream(held)
+        self.opaque = begins is False and not self._sure
+        if begins is None or self.opaque:
             return b""
-        self._at_start = False
-        return data.removeprefix(_BOM)
+        self._tail.clear()
+        return self._without_bom(held)
+
+    def _without_bom(self, data: bytes) -> bytes:
+        self.begun, self.bom = True, data.startswith(BOM)
+        return data.removeprefix(BOM)
 
     def _refuse_large(self, data: bytes) -> None:
         """Raise `EventTooLarge` if one block of the held bytes and `data` is too large.

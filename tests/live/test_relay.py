@@ -41,7 +41,17 @@ from tests.live.stage import (
     tell,
 )
 from tests.support import sse_reference
-from tests.wire.bodies import BOM
+from tests.support.http1 import LAST_CHUNK
+from tests.wire.bodies import BOM, chunkings
+
+ALWAYS = Reconnect(when=ReconnectWhen.ALWAYS, give_up_after=1e6)
+
+
+def reopenable(policy: StreamPolicy = POLICY, **how: Any) -> Stage:
+    policy = replace(
+        policy, reconnect=policy.reconnect and replace(ALWAYS, announce=policy.reconnect.announce)
+    )
+    return Stage(policy, attempts=Attempts(policy, b"", always=True), **how)
 
 
 @settings(deadline=None)
@@ -63,6 +73,52 @@ def test_whatever_happens_the_client_reads_upstreams_events_in_order_and_ours_be
     check_bytes(stage)
     check_meaning(stage)
     check_end(stage)
+
+
+@settings(deadline=None)
+@given(chunkings(), st.sampled_from([0.0, 0.5, 1.5]))
+@example([b"d", b"ata: 1\r", b"\n\r", b"\n"], 1.5)
+@example([b"d", b"ogs"], 1.5)
+def test_a_client_gets_the_bytes_that_came_whatever_they_are_and_however_they_are_cut(
+    chunks: list[bytes], pause: float
+) -> None:
+    stage = Stage(replace(POLICY, keepalive=None), form=None)
+    for chunk in filter(None, chunks):
+        stage.feed(chunk)
+        stage.clock.advance(pause)
+    stage.end("upstream ends")
+    body = b"".join(chunks)
+    assert stage.body() == (b"" if body == BOM else body)
+    check_end(stage)
+
+
+# No event stream.
+
+
+@pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT, None])
+def test_bytes_with_the_head_that_begin_no_event_stream_spare_the_confirm(form: ConfirmForm | None) -> None:
+    stage = Stage(form=form, early=b'{"error":1}')
+    assert stage.body() == b'{"error":1}'
+    value = stage.metrics.registry.get_sample_value
+    assert value("sse_proxy_uninspectable_streams_total", {"route": "events"}) == 1
+    assert not any(
+        value("sse_proxy_confirms_sent_total", {"route": "events", "form": form}) for form in ConfirmForm
+    )
+
+
+@pytest.mark.parametrize("end", ["upstream ends", "upstream breaks", "drain"])
+def test_nothing_of_the_proxy_stands_in_a_body_that_is_no_event_stream(end: str) -> None:
+    stall = Stall(STALLED_AFTER, action=StallAction.NOTIFY)
+    stage = reopenable(replace(POLICY, stall=stall))
+    confirm = stage.body()
+    for token in (b"Hel", b"lo\n\n", b"data: no\n"):
+        stage.feed(token)
+        stage.clock.advance(2 * STALLED_AFTER)
+    stage.end(end)
+    assert stage.body() == confirm + b"Hello\n\ndata: no\n"
+    assert (stage.stream.pings, stage.stream.flow.events) == (0, 0)
+    assert stage.stream.life.close_reason is not None
+    assert stage.client.writes[-1].data.endswith(LAST_CHUNK) == (end == "upstream ends")
 
 
 # One frame of ours, at every place there is.
@@ -104,7 +160,7 @@ INJECTIONS = {
 def test_a_frame_of_the_proxy_fits_between_any_two_bytes_of_upstream(what: str, body: bytes) -> None:
     policy, inject = INJECTIONS[what]
     for at in range(len(body) + 1):
-        stage = Stage(policy)
+        stage = reopenable(policy)
         stage.feed(body[:at])
         before = len(stage.pieces())
         inject(stage)
@@ -115,14 +171,41 @@ def test_a_frame_of_the_proxy_fits_between_any_two_bytes_of_upstream(what: str, 
         check_end(stage)
 
 
+@pytest.mark.parametrize("what", INJECTIONS)
+@pytest.mark.parametrize("body", EVERY_ENDING)
+def test_a_frame_of_the_proxy_disturbs_no_block_that_is_forwarded_as_it_comes(what: str, body: bytes) -> None:
+    policy, inject = INJECTIONS[what]
+    for at in range(len(body) + 1):
+        stage = Stage(policy)
+        stage.feed(body[:at])
+        inject(stage)
+        stage.feed(body[at:])
+        check_bytes(stage)
+        check_meaning(stage)
+        check_end(stage)
+
+
 @pytest.mark.parametrize("form", [ConfirmForm.EVENT, ConfirmForm.COMMENT])
 @pytest.mark.parametrize("body", EVERY_ENDING)
 def test_pings_fit_between_all_bytes_of_upstream_at_once(body: bytes, form: ConfirmForm) -> None:
-    stage = Stage(form=form)
+    stage = reopenable(form=form)
     for at in range(len(body)):
         stage.feed(body[at : at + 1])
         stage.clock.advance(2 * INTERVAL)
     assert stage.stream.pings == 2 * len(body)
+    check_bytes(stage)
+    check_meaning(stage)
+
+
+@pytest.mark.parametrize("body", EVERY_ENDING)
+def test_pings_fit_between_all_lines_of_blocks_that_are_forwarded_as_they_come(body: bytes) -> None:
+    stage = Stage()
+    for at in range(len(body)):
+        stage.feed(body[at : at + 1])
+        stage.clock.advance(2 * INTERVAL)
+    lines = sum(body[at] in b"\r\n" for at in range(len(body)))
+    mark = 3 if body.startswith(BOM) else 0  # nothing is forwarded of it
+    assert stage.stream.pings == 2 * (lines + mark)
     check_bytes(stage)
     check_meaning(stage)
 
@@ -196,15 +279,6 @@ def test_unnamed_events_lose_their_name_and_nothing_else(moments: list[Moment], 
 
 
 # Another upstream.
-
-ALWAYS = Reconnect(when=ReconnectWhen.ALWAYS, give_up_after=1e6)
-
-
-def reopenable(policy: StreamPolicy = POLICY, **how: Any) -> Stage:
-    policy = replace(
-        policy, reconnect=policy.reconnect and replace(ALWAYS, announce=policy.reconnect.announce)
-    )
-    return Stage(policy, attempts=Attempts(policy, b"", always=True), **how)
 
 
 def reopened(stage: Stage, early: bytes = b"") -> None:
@@ -286,12 +360,24 @@ def test_a_cr_that_a_ping_has_completed_gets_no_second_lf_at_the_loss() -> None:
     assert stage.body() == b"data: 1\r\r\n:our ping\n\n\ndata: 2\n\n"
 
 
-def test_the_mark_of_every_upstream_is_dropped() -> None:
-    stage = reopenable(replace(POLICY, reconnect=Reconnect(announce=False)), form=None)
-    stage.feed(BOM + b"data: 1\n\n" + BOM[:2])
+@pytest.mark.parametrize("form", [ConfirmForm.EVENT, None])
+def test_a_mark_is_dropped_where_something_stands_before_it(form: ConfirmForm | None) -> None:
+    stage = reopenable(replace(POLICY, reconnect=Reconnect(announce=False)), form=form)
+    confirm = stage.body()
+    stage.feed(BOM[:2])
+    stage.feed(BOM[2:] + b"data: 1\n\n" + BOM[:2])
     reopened(stage, early=BOM[:1])
     stage.feed(BOM[1:] + b"data: 2\n\n")
-    assert stage.body() == b"data: 1\n\ndata: 2\n\n"
+    assert stage.body() == (confirm or BOM) + b"data: 1\n\ndata: 2\n\n"
+    assert stage.stream.flow.events == 2
+
+
+def test_a_mark_is_dropped_if_a_ping_has_come_before_its_end() -> None:
+    stage = Stage(form=None)
+    stage.feed(BOM[:2])
+    stage.clock.advance(INTERVAL)
+    stage.feed(BOM[2:] + b"data: 1\n\n")
+    assert stage.body() == b":our ping\n\ndata: 1\n\n"
 
 
 @pytest.mark.parametrize("early", [b"data: 2\n\n", b"data: 2\n", b"d"])

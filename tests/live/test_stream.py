@@ -36,6 +36,7 @@ from tests.live.stage import (
     check_meaning,
     is_ours,
     stories,
+    streams,
     tell,
 )
 from tests.support import sse_reference
@@ -56,7 +57,10 @@ def test_a_stream_that_can_be_written_is_never_silent_past_its_interval_and_a_pi
     tell(stage, [moment for moment in moments if moment is not None])
     stage.clock.advance(3 * INTERVAL)
     written = [stage.client.writes[0].at, *(write.at for write in stage.pieces()), stage.clock()]
-    assert max(after - before for before, after in itertools.pairwise(written)) <= INTERVAL
+    body = b"\n"
+    for (before, after), piece in zip(itertools.pairwise(written), [b"", *stage.pieces()], strict=True):
+        body += getattr(piece, "data", b"")
+        assert after - before <= INTERVAL or body[-1] not in b"\r\n"  # nothing fits into a line
     for before, piece in itertools.pairwise(stage.pieces()):
         if b":our ping" in piece.data:
             assert piece.at - before.at == INTERVAL
@@ -82,7 +86,7 @@ def test_no_ping_is_written_after_waiting_bytes_and_one_follows_an_interval_afte
 
 
 @settings(deadline=None)
-@given(chunkings(), st.integers(2, 40), st.booleans())
+@given(chunkings(streams), st.integers(8, 40), st.booleans())
 def test_an_event_too_large_ends_the_stream_after_the_blocks_before_it(
     chunks: list[bytes], limit: int, chunked: bool
 ) -> None:
@@ -174,7 +178,7 @@ ENDINGS = {
     "client_gone": lambda stage: stage.end("the client leaves"),
     "drain": lambda stage: stage.stream.cut(),
     "stalled": lambda stage: stage.clock.advance(2 * STALLED_AFTER),
-    "event_too_large": lambda stage: stage.feed(b"x" * 1000),
+    "event_too_large": lambda stage: stage.feed(b"data:" + b"x" * 1000),
 }
 
 
@@ -193,10 +197,21 @@ def test_the_first_reason_to_end_is_the_only_one(first: str, second: str, takes:
     check_end(stage)
 
 
-def test_an_unfinished_block_is_dropped_at_the_end_as_every_client_would() -> None:
+@pytest.mark.parametrize("tail", [b"data: [DONE]\n", b"data: half", b"id: 4\n", b"event"])
+def test_an_unfinished_block_is_forwarded_when_the_stream_ends_with_it(tail: bytes) -> None:
+    stage = Stage(form=None)
+    stage.feed(b"data: 1\n\n" + tail)
+    assert stage.body() == b"data: 1\n\n"
+    stage.end("upstream ends")
+    assert stage.body() == b"data: 1\n\n" + tail
+    assert stage.stream.flow.events == 1 + tail.startswith(b"data:")
+    check_end(stage)
+
+
+def test_an_unfinished_block_that_a_fault_has_cut_is_dropped() -> None:
     stage = Stage(form=None)
     stage.feed(b"data: 1\n\ndata: half")
-    stage.end("upstream ends")
+    stage.end("upstream breaks")
     assert stage.body() == b"data: 1\n\n"
     check_end(stage)
 

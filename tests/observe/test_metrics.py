@@ -85,6 +85,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
     "upstream_reconnects_total": ("counter", {"result": {"reopened", "failed", "ended"}}),
     "upstream_errors_total": ("counter", {"kind": {"refused", "timeout", "reset", "invalid"}}),
     "upstream_eof_after_first_event_total": ("counter", {}),
+    "upstream_eof_without_event_total": ("counter", {}),
     "uninspectable_streams_total": ("counter", {}),
     "streams_rejected_total": ("counter", {"reason": {"max_streams", "max_streams_per_client"}}),
     "streams_limit": ("gauge", {}),

@@ -20,6 +20,7 @@ from sse_keepalive_proxy.stream.messages import (
     Paused,
     Ping,
     Recovered,
+    Release,
     Resumed,
     SilenceEnded,
     Stalled,
@@ -28,7 +29,7 @@ from sse_keepalive_proxy.stream.messages import (
 )
 from sse_keepalive_proxy.stream.policy import Stall, StallAction
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
-from tests.stream.transcript import DATA, NOISE, PIECE, Step, Took, play, promise
+from tests.stream.transcript import DATA, NOISE, PIECE, Reopens, Step, Took, play, promise
 
 NOTHING_ON = promise()
 PINGS = promise(ping=10)
@@ -55,7 +56,7 @@ def test_a_confirm_that_waits_follows_when_upstream_has_said_nothing() -> None:
 
 @pytest.mark.parametrize("first", [DATA, NOISE, PIECE])
 def test_whatever_upstream_says_during_the_wait_spares_the_confirm(first: Step) -> None:
-    transcript = play(NOTHING_ON, (0, Opened(confirm_wait=2)), (1.5, first), until=10)
+    transcript = play(NOTHING_ON, (0, Opened(confirm_wait=2)), (1.5, first), until=2.25)
     assert transcript.said == [(0, Commit(confirm=False))]
 
 
@@ -131,8 +132,44 @@ def test_a_ping_follows_the_last_byte_and_no_beat_of_its_own() -> None:
 
 
 def test_the_beginning_of_a_block_keeps_no_client_awake() -> None:
-    transcript = play(PINGS, OPEN, (4, PIECE), (8, PIECE), until=11)
+    transcript = play(PINGS, OPEN, (3, Reopens()), (4, PIECE), (8, PIECE), until=11)
     assert transcript.said == [COMMITTED, (10, Ping(2))]
+
+
+# Blocks that stay unfinished (behaviour.md#unfinished-blocks).
+
+
+def test_a_block_that_stays_unfinished_for_a_second_is_released_and_its_rest_counts_as_written() -> None:
+    transcript = play(PINGS, OPEN, (4, PIECE), (4.5, PIECE), (8, PIECE), (12, DATA), until=23)
+    assert transcript.said == [COMMITTED, (5, Release()), (22, Ping(10))]
+
+
+def test_a_second_counts_from_the_beginning_of_each_block() -> None:
+    steps = [(4, PIECE), (4.25, DATA), (4.75, PIECE), (5.5, DATA), (5.625, PIECE), (6, DATA)]
+    assert play(NOTHING_ON, OPEN, *steps, until=9).said == JUST_COMMITTED
+
+
+def test_a_block_of_an_upstream_that_may_be_asked_again_is_held() -> None:
+    assert play(NOTHING_ON, OPEN, (1, Reopens()), (4, PIECE), until=100).said == JUST_COMMITTED
+    until_then = [(4, PIECE), (4.5, Reopens()), (8, Reopens(allowed=False)), (9, PIECE)]
+    assert play(NOTHING_ON, OPEN, *until_then, until=100).said == [COMMITTED, (10, Release())]
+
+
+def test_a_second_does_not_pass_while_we_have_paused_upstream() -> None:
+    transcript = play(NOTHING_ON, OPEN, (4, PIECE), (4.5, Paused()), (20, Resumed()), until=30)
+    assert transcript.said == [COMMITTED, (20.5, Release())]
+
+
+def test_inside_a_block_a_ping_waits_for_a_pause_of_upstream() -> None:
+    often = promise(ping=0.25)
+    transcript = play(often, OPEN, (0.125, PIECE), (1.25, PIECE), (1.75, PIECE), until=2.875)
+    pings = [at for at, command in transcript.said if isinstance(command, Ping)]
+    assert pings == [0.25, 0.5, 0.75, 1, 2.75]
+
+
+def test_the_notice_of_a_stall_does_not_count_as_written_inside_a_block() -> None:
+    transcript = play(NOTIFIED, OPEN, (55, PIECE), until=66)
+    assert transcript.said[-3:] == [(56, Release()), (60, Stalled(60)), (66, Ping(11))]
 
 
 def test_without_keepalive_nothing_is_ever_due() -> None:

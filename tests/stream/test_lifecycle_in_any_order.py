@@ -34,6 +34,7 @@ from sse_keepalive_proxy.stream.messages import (
     Paused,
     Ping,
     Recovered,
+    Release,
     Resumed,
     SilenceEnded,
     Stalled,
@@ -324,7 +325,7 @@ def test_scripts_and_machine_lead_to_every_answer_every_state_and_every_end() ->
         heard.update(type(command) for _, command in witness.transcript.said)
 
     look()
-    assert heard == {Abort, Close, Commit, Confirm, Ping, Recovered, SilenceEnded, Stalled}
+    assert heard == {Abort, Close, Commit, Confirm, Ping, Recovered, Release, SilenceEnded, Stalled}
 
     class Seen(LifeOfAStream):
         heard, states, ends = set(), set(), set()

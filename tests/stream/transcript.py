@@ -10,7 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
-from sse_keepalive_proxy.stream.messages import Announce, Command, Confirm, Event, Opened, UpstreamLost
+from sse_keepalive_proxy.stream.messages import (
+    Announce,
+    Command,
+    Confirm,
+    Event,
+    Opened,
+    Release,
+    UpstreamLost,
+)
 from sse_keepalive_proxy.stream.policy import Keepalive, Reconnect, Stall, StreamPolicy
 from sse_keepalive_proxy.stream.states import State
 
@@ -73,6 +81,7 @@ class Transcript:
     states: list[tuple[float, State]] = field(default_factory=list)
     taken: int = 0
     unfinished: bool = False  # whether upstream is in the middle of a block
+    reopens: bool = False  # whether upstream may be asked again between two blocks
 
     def wait_until(self, at: float) -> None:
         """Let time pass until `at`, with a timer that is never late."""
@@ -93,15 +102,21 @@ class Transcript:
             case Took(count=count):
                 self.taken += count
             case Reopens(allowed=allowed, retry=retry):
-                self.life.reopens, self.life.retry = allowed, retry
+                self.reopens, self.life.retry = allowed, retry
+                self.life.reopens = allowed and not self.life.in_block
             case Sent(alive=alive, whole=whole):
                 self.receive(alive)
-                self.unfinished = not whole
-                if whole:
+                if whole or self.life.in_block:
                     self.life.written_at = self.now
+                if whole:
+                    self.life.in_block, self.life.reopens = False, self.reopens
+                elif not self.life.in_block:
+                    self.life.hold(self.now, begun=not self.unfinished)
+                self.unfinished = not whole
             case _:
                 self.write_down(self.life.handle(step, self.now))
-                self.unfinished = self.unfinished and not isinstance(step, UpstreamLost | Opened)
+                if isinstance(step, UpstreamLost | Opened):
+                    self.unfinished = self.life.in_block = False
 
     def receive(self, alive: bool) -> None:
         """Bytes of upstream, on their short way where that is open to them."""
@@ -120,6 +135,9 @@ class Transcript:
             self.said.append((self.now, command))
             match command:
                 case Confirm() | Announce():
+                    self.life.written_at = self.now
+                case Release():
+                    self.life.in_block = True
                     self.life.written_at = self.now
                 case _:
                     pass

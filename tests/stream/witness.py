@@ -26,6 +26,7 @@ from sse_keepalive_proxy.stream.messages import (
     Paused,
     Ping,
     Recovered,
+    Release,
     Reopen,
     Resumed,
     SilenceEnded,
@@ -35,7 +36,7 @@ from sse_keepalive_proxy.stream.messages import (
 )
 from sse_keepalive_proxy.stream.policy import Reconnect, StallAction, StreamPolicy
 from sse_keepalive_proxy.stream.states import State
-from tests.stream.transcript import Sent, Step, Took, Transcript
+from tests.stream.transcript import Reopens, Sent, Step, Took, Transcript
 
 __all__ = ["Upstream", "Witness"]
 
@@ -115,6 +116,8 @@ class Witness:
     lifeless: float = 0.0  # upstream's silence, in signs of life
     byteless: float = 0.0  # upstream's silence, in bytes
     stalled_for: float | None = None
+    block_for: float | None = None  # how long a block is unfinished and held
+    timed: bool = False  # and since then upstream was not to be asked again
     moved_at: float = 0.0
     leave: LeaveAt | None = None
     told: set[CloseReason] = field(default_factory=set)  # what the step under way may end the stream for
@@ -179,6 +182,8 @@ class Witness:
             self.open_for += passed
             if self.stalled_for is not None:
                 self.stalled_for += passed
+            if self.block_for is not None:
+                self.block_for += passed
         elif self.out and self.outage is not None:
             self.outage.hold(passed)
         if self.closed:
@@ -202,6 +207,8 @@ class Witness:
 
     def nothing_of_upstream_is_overdue(self, now: float) -> None:
         stall, outage = self.policy.stall, self.outage
+        if self.block_for is not None and self.timed:
+            assert self.block_for <= MID_BLOCK + self.lag, "nothing is withheld for an end that does not come"
         if stall and self.watched_since is not None:
             if self.stalled_for is None:
                 since = min(self.lifeless - stall.after, now - self.watched_since)
@@ -269,7 +276,7 @@ class Witness:
         match step:
             case Opened() if not self.closed:
                 assert self.upstream is not Upstream.OPEN or self.beside is Upstream.ASKED
-                self.beside = None
+                self.beside = self.block_for = None
                 self.upstream, self.opened, self.spoke, self.open_for = Upstream.OPEN, True, False, 0.0
                 if self.outage is None:
                     self.lifeless = self.byteless = 0.0
@@ -289,12 +296,15 @@ class Witness:
                 self.told.add(CloseReason.CLIENT_GONE)
             case Sent() if not self.closed:
                 self.confirm_at, self.spoke = None, True
+            case Reopens(allowed=allowed):
+                self.timed = self.timed and not allowed
             case Paused() if not self.closed and not self.out:
                 self.paused = True
             case Resumed() if not self.closed:
                 self.paused = False
             case _:
                 step = self.clients_side(step)
+        in_block = self.life.in_block
         heard = self.turn(lambda: self.transcript.take(step))
         if isinstance(step, Opened) and not closed:
             assert heard == (self.news_of_another(step) if again else _first_words(step, committed))
@@ -303,7 +313,11 @@ class Witness:
             if step.alive and self.outage is not None:
                 self.outage.lived |= self.lifeless > 0  # two signs at one moment are one
             self.lifeless = 0.0 if step.alive else self.lifeless
-            self.written_at = now if step.whole else self.written_at
+            self.written_at = now if step.whole or in_block else self.written_at
+            if step.whole or in_block:
+                self.block_for = None
+            elif self.block_for is None:
+                self.block_for, self.timed = 0.0, not self.life.reopens
         self.state_is_that_of_the_books()
 
     def clients_side(self, step: Step) -> Step:
@@ -324,7 +338,7 @@ class Witness:
         if not self.life.reopens or self.policy.reconnect is None:
             self.told.add(reason)
             return
-        self.out, self.upstream = True, Upstream.LOST
+        self.out, self.upstream, self.block_for = True, Upstream.LOST, None
         if beside is Upstream.ASKED and self.outage is not None:
             self.upstream, self.outage.lost_at, self.outage.held = Upstream.ASKED, self.now, 0.0
             return
@@ -389,6 +403,12 @@ class Witness:
                 self.written_at = now
             case Announce():
                 self.written_at = now
+            case Release():
+                assert not self.paused
+                assert not self.life.reopens
+                assert self.block_for is not None
+                assert self.block_for >= MID_BLOCK, "not before a second has passed"
+                self.block_for, self.written_at = None, now
             case SilenceEnded(seconds=seconds):
                 assert seconds == self.byteless >= self.quiet
             case Stalled() | Recovered():
@@ -421,7 +441,7 @@ class Witness:
         assert not self.paused
         assert self.stalled_for is None, "a stall is counted once"
         self.stalled_for = 0.0
-        if stall.action is StallAction.NOTIFY:
+        if stall.action is StallAction.NOTIFY and not self.life.in_block:
             self.written_at = now
 
     def hear_of_an_attempt(self, now: float) -> None:

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import EventTooLarge
-from sse_keepalive_proxy.wire.framing import Framer, boundary_after
+from sse_keepalive_proxy.wire.framing import Framer, begins_event_stream, boundary_after
 from tests.support import sse_reference
 from tests.support.sse_reference import Comment, Event
 from tests.wire.bodies import BOM, bodies, chunkings, cut_blocks, released_by
@@ -43,12 +43,12 @@ class Client:
 
 @given(chunkings())
 def test_bytes_out_and_what_waits_are_bytes_in_without_a_leading_bom(chunks: list[bytes]) -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     out = b"".join(map(framer.feed, chunks))
     body = b"".join(chunks)
-    if framer._at_start:  # what could still become a BOM waits
-        assert BOM.startswith(body)
+    if not framer.begun:  # what could still become a BOM, or a field's name, waits
         assert (out, framer.pending) == (b"", len(body))
+        assert begins_event_stream(body) is None
     else:
         assert out + bytes(framer._tail) == body.removeprefix(BOM)
         assert framer.pending == len(framer._tail)
@@ -59,7 +59,7 @@ def test_bytes_out_and_what_waits_are_bytes_in_without_a_leading_bom(chunks: lis
 @example([b"data: 1\r", b"\n", b"\r", b"\n"])
 @example([b"data: 1\n", b"\r", b"data: 2\r", b"\r"])
 def test_each_feed_releases_everything_up_to_the_last_boundary(chunks: list[bytes]) -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     fed = out = b""
     for chunk in chunks:
         fed += chunk
@@ -70,7 +70,7 @@ def test_each_feed_releases_everything_up_to_the_last_boundary(chunks: list[byte
 
 @given(chunkings())
 def test_any_chunking_gives_the_events_of_the_original_bytes(chunks: list[bytes]) -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     out = b"".join(map(framer.feed, chunks))
     body = b"".join(chunks)
     assert sse_reference.parse(b":ok\n\n" + out).events == sse_reference.parse(body).events
@@ -87,7 +87,7 @@ def test_any_chunking_gives_the_events_of_the_original_bytes(chunks: list[bytes]
     ],
 )
 def test_a_block_that_ends_in_a_bare_cr_leaves_at_once(body: bytes) -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     assert b"".join(framer.feed(body[at : at + 1]) for at in range(len(body))) == body
     assert framer.after_cr
     assert framer.feed(b"\n") == b"\n"
@@ -99,7 +99,7 @@ def test_a_block_that_ends_in_a_bare_cr_leaves_at_once(body: bytes) -> None:
 def test_boundary_after_agrees_with_reading_one_byte_at_a_time(data: bytes, before: int) -> None:
     # The block under way, up to `before`: none, or one line whose ending `before` belongs to.
     under_way = {LF: b"", 0x0D: b"y\r", ord("x"): b"x"}[before]
-    expected = released_by(under_way + data) - len(under_way)
+    expected = released_by(under_way + data, comments=False) - len(under_way)
     assert boundary_after(data, before) == max(expected, 0)
 
 
@@ -110,14 +110,14 @@ def test_boundary_after_agrees_with_reading_one_byte_at_a_time(data: bytes, befo
 @pytest.mark.parametrize("step", [1, 2, 100])
 def test_a_comment_line_before_the_first_field_leaves_at_once(end: bytes, step: int) -> None:
     body = b"data: 1" + end + end + b": ping" + end + b":" + end
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     assert b"".join(framer.feed(body[at : at + step]) for at in range(0, len(body), step)) == body
     assert framer.pending == 0
     assert framer.feed(b"data: 2" + end + end) == b"data: 2" + end + end
 
 
 def test_a_comment_line_behind_a_field_waits_for_the_end_of_its_block() -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     assert framer.feed(b": 1\nid: 4\n: 2\n") == b": 1\n"
     assert framer.feed(b": 3\n") == b""
     assert framer.feed(b"data: x\n\n: 4\n: 5") == b"id: 4\n: 2\n: 3\ndata: x\n\n: 4\n"
@@ -125,7 +125,7 @@ def test_a_comment_line_behind_a_field_waits_for_the_end_of_its_block() -> None:
 
 
 def test_comment_lines_never_add_up_to_a_too_large_block() -> None:
-    framer = Framer(20)
+    framer = Framer(20, sure=True)
     for _ in range(10):
         assert framer.feed(b": ping of upstream\n") == b": ping of upstream\n"
     assert framer.feed(b"data: 1\n") == b""
@@ -138,29 +138,90 @@ def test_comment_lines_never_add_up_to_a_too_large_block() -> None:
 
 @pytest.mark.parametrize("chunks", [[BOM + b"data: 1\n\n"], [BOM[:1], BOM[1:2], BOM[2:], b"data: 1\n\n"]])
 def test_a_leading_bom_is_dropped_even_when_it_comes_in_pieces(chunks: list[bytes]) -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     assert b"".join(map(framer.feed, chunks)) == b"data: 1\n\n"
 
 
 def test_a_bom_is_dropped_once_and_not_again_later() -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     assert framer.feed(BOM + BOM + b"data: 1\n\n") == BOM + b"data: 1\n\n"
     assert framer.feed(BOM + b"data: 2\n\n") == BOM + b"data: 2\n\n"
 
 
 @pytest.mark.parametrize("start", [BOM[:1], BOM[:2]])
 def test_a_beginning_that_turns_out_to_be_no_bom_is_kept(start: bytes) -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     assert framer.feed(start) == b""
     assert framer.feed(b"\n\n") == start + b"\n\n"
 
 
 def test_nothing_fed_is_nothing_released() -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     assert framer.feed(b"") == b""
     assert framer.feed(b"data: 1") == b""
     assert framer.feed(b"") == b""
     assert framer.feed(b"\n\n") == b"data: 1\n\n"
+
+
+# Whether it is an event stream at all.
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        (b"data: 1\n\n", True),
+        (b"data\n", True),
+        (b"retry\r", True),
+        (b"id:", True),
+        (b": comment", True),
+        (b"\n", True),
+        (b"\r\n", True),
+        (BOM, True),
+        (BOM + b"event: a", True),
+        (b"x-trace_id: 7\n", True),
+        (b"error: no such model", True),
+        (b"", None),
+        (BOM[:2], None),
+        (b"dat", None),
+        (b"event", None),
+        (BOM + b"r", None),
+        (b"Hel", False),
+        (b"hello", False),
+        (b"hello\n", False),
+        (b"data science", False),
+        (b"database\n", False),
+        (b'{"span":0}\n', False),
+        (b'[{"id":1}]', False),
+        (b"<!DOCTYPE html>", False),
+        (b"2026-01-01 12:00:00 INFO started\n", False),
+        (b"INFO: started\n", False),
+        (b"Internal Server Error", False),
+        (b" data: 1\n\n", False),
+        (b"\x1f\x8b\x08\x00:", False),
+        (b"\x28\xb5\x2f\xfd", False),
+        (BOM + b'{"a":1}', False),
+        (BOM + BOM + b"data: 1\n\n", False),
+        (b"x" * 65 + b": 1\n", False),
+    ],
+)
+def test_a_body_begins_like_an_event_stream_or_it_does_not(body: bytes, begins: bool | None) -> None:
+    assert begins_event_stream(body) is begins
+
+
+@pytest.mark.parametrize("chunks", [[b"Hello: world"], [b"d", b"ogs"], [BOM[:1], BOM[1:] + b"x"]])
+def test_a_body_that_is_no_event_stream_is_returned_whole_by_a_release(chunks: list[bytes]) -> None:
+    framer = Framer(PLENTY)
+    assert b"".join(map(framer.feed, chunks)) == b""
+    assert framer.opaque
+    assert framer.release() == b"".join(chunks)
+    assert framer.pending == 0
+
+
+@given(chunkings())
+def test_what_a_framer_returns_and_releases_is_all_that_came(chunks: list[bytes]) -> None:
+    framer = Framer(PLENTY)
+    out = b"".join(map(framer.feed, chunks)) + framer.release()
+    assert BOM * framer.bom + out == b"".join(chunks)
 
 
 # A frame of our own, at every moment there is.
@@ -207,7 +268,7 @@ FRAMES = {
 
 
 def play(moments: list[bytes | None], frame: bytes) -> list[object]:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     client = Client(framer)
     client.bytes = b"\n"  # a byte of ours always goes first, so that no client looks for a BOM
     count = 0
@@ -252,7 +313,7 @@ def test_a_frame_fits_between_any_two_bytes(body: bytes, form: str) -> None:
 
 
 def test_the_lf_that_an_injection_brought_is_not_given_twice() -> None:
-    framer = Framer(PLENTY)
+    framer = Framer(PLENTY, sure=True)
     client = Client(framer)
     client.forward(framer.feed(b"data: 1\r\n\r"))
     client.inject(b":ping\n\n")
@@ -281,18 +342,18 @@ def first_too_large(body: bytes, limit: int) -> bytes | None:
     return None
 
 
-@given(chunkings(), st.integers(2, 40))
+@given(chunkings(), st.integers(8, 40))
 @example([b"data: 1\r\n\r", b"\n", b"x" * 12], 11)
 @example([b"data: 1\r\n\r\n" + b"x" * 12], 11)
 @example([b":note 1\n:note 2\r\n:note 3\r", b"\ndata\n\n"], 8)
 def test_a_block_larger_than_the_limit_is_refused_however_the_body_is_cut(
     chunks: list[bytes], limit: int
 ) -> None:
-    framer = Framer(limit)
+    framer = Framer(limit, sure=True)
     fed = out = b""
     for chunk in chunks:
         fed += chunk
-        body = b"" if framer._at_start and len(fed) < 3 and BOM.startswith(fed) else fed.removeprefix(BOM)
+        body = b"" if begins_event_stream(fed) is None else fed.removeprefix(BOM)
         before = first_too_large(body, limit)
         if before is None:
             out += framer.feed(chunk)
@@ -312,11 +373,11 @@ def test_a_block_larger_than_the_limit_is_refused_however_the_body_is_cut(
 def test_a_block_of_exactly_the_limit_passes_and_one_more_byte_does_not(end: bytes, step: int) -> None:
     block = b"data: " + b"x" * 94 + end
     limit = size(block)
-    framer = Framer(limit)
+    framer = Framer(limit, sure=True)
     for at in range(0, len(block), step):
         framer.feed(block[at : at + step])
     assert framer.pending == 0
-    framer = Framer(limit - 1)
+    framer = Framer(limit - 1, sure=True)
     pieces = [block[at : at + step] for at in range(0, len(block), step)]
     with pytest.raises(EventTooLarge, match=rf"larger than max_event \({limit - 1} bytes\)"):
         list(map(framer.feed, pieces))
@@ -324,7 +385,7 @@ def test_a_block_of_exactly_the_limit_passes_and_one_more_byte_does_not(end: byt
 
 def test_many_small_blocks_in_one_read_may_exceed_the_limit_together() -> None:
     blocks = b"data: 1\r\n\r\n" * 50
-    framer = Framer(20)
+    framer = Framer(20, sure=True)
     assert framer.feed(blocks + b"data: 2") == blocks
     assert framer.pending == 7
 
@@ -334,7 +395,7 @@ def test_many_small_blocks_in_one_read_may_exceed_the_limit_together() -> None:
 
 def test_a_long_line_in_small_pieces_takes_linear_time() -> None:
     def line(length: int) -> None:
-        framer = Framer(8 << 20)
+        framer = Framer(8 << 20, sure=True)
         for _ in range(length // 16):
             framer.feed(b"x" * 16)
         assert framer.pending == length
@@ -345,7 +406,7 @@ def test_a_long_line_in_small_pieces_takes_linear_time() -> None:
 @pytest.mark.parametrize("block", [b"data: x\n\n", b"data: x\r\n\r\n", b"data: x\r\r", b": note\n", b":\r"])
 def test_a_read_larger_than_the_limit_takes_linear_time(block: bytes) -> None:
     def read(blocks: int) -> None:
-        framer = Framer(len(block) * blocks // 2)
+        framer = Framer(len(block) * blocks // 2, sure=True)
         assert len(framer.feed(block * blocks)) == len(block) * blocks
 
     assert grows_no_faster_than_linear(read, 20_000)
@@ -354,7 +415,7 @@ def test_a_read_larger_than_the_limit_takes_linear_time(block: bytes) -> None:
 @pytest.mark.parametrize("line", [b": note\n", b":\r", b":\r\n"])
 def test_many_comment_lines_before_an_unfinished_block_take_linear_time(line: bytes) -> None:
     def read(lines: int) -> None:
-        framer = Framer(PLENTY)
+        framer = Framer(PLENTY, sure=True)
         assert framer.feed(line * lines + b"data") == line * lines
 
     assert grows_no_faster_than_linear(read, 20_000)
