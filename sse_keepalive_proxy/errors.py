@@ -134,7 +134,7 @@ class BodyInvalid(RequestBodyError):
 
 
 class BodyTooLate(RequestBodyError):
-    """Upstream has answered with a stream, but the request body was not complete in time."""
+    """A request's body paused for too long before the answer began."""
 
 
 class UpstreamError(ProxyError):

@@ -261,8 +261,10 @@ class ClientConnection(web.RequestHandler):
         self._wake_in(None)
         self._frontend.connections.pop(self, None)
         self.keep_alive(False)  # releases a timer that refers to this
-        super().connection_lost(exc)  # this also ends the wait for the rest of a body
         taker, self._taker = self._taker, None
+        if taker is not None:
+            self.transport = None  # aiohttp must not close it: that is for `taker`
+        super().connection_lost(exc)  # this also ends the wait for the rest of a body
         if taker is not None:
             taker.connection_lost(cast(Exception | None, exc))
         elif self._answer_task is not None:
@@ -458,11 +460,12 @@ class ClientConnection(web.RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        if is_broken(transport):
+        closes = self._ended or has_left(transport)
+        if is_broken(transport) or (closes and self.ends_at_eof and not self._ended):
             transport.abort()
             return
         wait = _LOOK_AT_PEER
-        if not self._began and not self._ahead and (self._ended or has_left(transport)):
+        if closes and not self._began and not self._ahead:
             self._ahead, wait = True, _ANSWER_TO_AHEAD
             transport.write(_AHEAD)
         self._wake_in(wait)

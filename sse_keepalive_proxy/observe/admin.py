@@ -157,7 +157,10 @@ def may_see(peer: str, host: bytes, pages: Pages) -> bool:
 
 
 def _is_loopback(peer: str) -> bool:
-    address = ipaddress.ip_address(peer)
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:  # the client has left
+        return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 

@@ -126,8 +126,13 @@ async def test_a_client_that_has_closed_both_sides_cancels_its_request(
         assert held.story == ["begin /1", "cancelled /1"]
 
 
+@pytest.mark.parametrize("behind", [b"", request("/2")], ids=["reading", "paused"])
 @on_each_loop
-async def test_an_answer_may_say_that_a_client_which_closes_its_side_has_left() -> None:
+async def test_an_answer_may_say_that_a_client_which_closes_its_side_has_left(
+    behind: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_AT_PEER", SHORT)
+
     async def stream(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         connection.ends_at_eof = True
         connection.write(b"HTTP/1.1 200 OK\r\n\r\nendless")
@@ -135,7 +140,7 @@ async def test_an_answer_may_say_that_a_client_which_closes_its_side_has_left() 
         return False
 
     async with Serving(stream) as serving, await serving.client() as client:
-        client.send(request("/"))
+        client.send(request("/") + behind)
         await client.wait_for(b"endless")
         client.half_close()
         await client.wait_end()

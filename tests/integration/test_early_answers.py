@@ -24,6 +24,7 @@ def answered(proxy: Instance) -> dict[str, float]:
     return {sample.labels["code"]: sample.value for sample in family.samples}
 
 
+@pytest.mark.usefixtures("on_both")
 @pytest.mark.parametrize(("head", "body"), [(SIZED, b"hello"), (CHUNKED, b"5\r\nhello\r\n0\r\n\r\n")])
 @on_each_loop
 async def test_a_stream_begins_before_the_body_and_the_body_still_reaches_upstream(
@@ -48,6 +49,7 @@ async def test_a_stream_begins_before_the_body_and_the_body_still_reaches_upstre
         assert answered(proxy) == {"200": 1}
 
 
+@pytest.mark.usefixtures("on_both")
 @on_each_loop
 async def test_a_client_that_leaves_such_a_stream_is_gone_and_counted_once() -> None:
     async with (
@@ -63,6 +65,7 @@ async def test_a_client_that_leaves_such_a_stream_is_gone_and_counted_once() -> 
         assert answered(proxy) == {"200": 1}
 
 
+@pytest.mark.usefixtures("on_both")
 @on_each_loop
 async def test_an_invalid_rest_of_the_body_ends_such_a_stream_visibly() -> None:
     async with (

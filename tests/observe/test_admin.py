@@ -206,6 +206,7 @@ async def test_a_hostile_client_stays_text_on_every_page() -> None:
         ("all", "10.0.0.5", "evil.example", False),
         ("off", "127.0.0.1", "127.0.0.1:9090", False),
         ("loopback", "", "localhost", True),  # a Unix socket
+        ("loopback", "?", "localhost", False),  # it has left
     ],
 )
 def test_pages_are_seen_by_whom_the_configuration_lets(pages: str, peer: str, host: str, seen: bool) -> None:
