@@ -20,6 +20,12 @@ _SIZES: Final = [b"%x\r\n" % size for size in range(2048)]
 _KNOWN: Final = {digits: size for size in range(1, 2048) for digits in (b"%x" % size, b"%X" % size)}
 """The sizes of most chunks. A look-up is the quickest way to read one."""
 
+_BEGINS: Final[list[tuple[bytes, ...]]] = [()] * (len(_SIZES) + 7)
+"""The size lines that a chunk can begin with, by the bytes that it takes as a whole, in its usual form."""
+
+for _line in _SIZES[1:]:
+    _BEGINS[len(_line) + int(_line, 16) + 2] = (_line, _line.upper())
+
 _NO_TRAILERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _CODING_PER_BYTE: Final = 16
 """Bytes of coding allowed per byte of data. Endless chunk extensions and trailers are an attack."""
@@ -86,10 +92,10 @@ class ChunkedDecoder:
         """Return what is in `data` if it is exactly one chunk in its usual form, as most reads are, otherwise
         `b""`. Then nothing has changed, and `feed` decodes the same bytes.
         """
-        if self._between:
-            digits, _, rest = data.partition(b"\r\n")
-            if _KNOWN.get(digits, 0) == len(rest) - 2 and rest.endswith(b"\r\n"):
-                return rest[:-2]
+        if self._between and len(data) < len(_BEGINS):
+            begins = _BEGINS[len(data)]
+            if data.startswith(begins) and data.endswith(b"\r\n"):
+                return data[len(begins[0]) : -2]
         return b""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:

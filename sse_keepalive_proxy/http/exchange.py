@@ -274,17 +274,18 @@ class Exchange:
         return b""
 
     def _begin(self, head: ResponseHead) -> None:
-        """Note where the body of `head` ends, and return `head` to the caller of `response`."""
+        """Note where the body of `head` ends, and return `head` to the caller of `response`. Raises
+        `UpstreamInvalid`.
+        """
+        self._switched = head.status == SWITCHING_PROTOCOLS
+        size = 0 if self._head_only and not self._switched else body_size(head)
         self._reader = None
-        if head.status == SWITCHING_PROTOCOLS:
-            self._switched = True
+        if self._switched:
             self.pause()  # until `splice`
+        elif size == CHUNKED:
+            self._decoder = ChunkedDecoder(_MAX_CODING, LENIENT)
         else:
-            size = 0 if self._head_only else body_size(head)
-            if size == CHUNKED:
-                self._decoder = ChunkedDecoder(_MAX_CODING, LENIENT)
-            else:
-                self._left, self._complete = size, size == 0
+            self._left, self._complete = size, size == 0
         if self._head is not None and not self._head.done():
             self._head.set_result(head)
         if self._complete:

@@ -121,9 +121,11 @@ def _read(raw: bytes) -> ResponseHead:
     head = ResponseHead(int(status[1]), reason, headers)
     if head.status == SWITCHING_PROTOCOLS and not _names_a_protocol(head):
         raise invalid("it switches protocols and names none")
-    chunked = _is_chunked(head)
     lengths = head.get_all(b"content-length")
-    if not lengths or (not chunked and len(lengths) == 1 and _is_number(lengths[0])):
+    if not lengths:
+        return head
+    chunked = _is_chunked(head)
+    if not chunked and len(lengths) == 1 and _is_number(lengths[0]):
         return head
     others = [field for field in headers if field[0].lower() != b"content-length"]
     length = None if chunked else _one_length(lengths)
@@ -133,7 +135,9 @@ def _read(raw: bytes) -> ResponseHead:
 
 
 def body_size(head: ResponseHead) -> int:
-    """Return the size of the body in bytes, or `CHUNKED` or `UNTIL_CLOSE` (RFC 9112 6.3)."""
+    """Return the size of the body in bytes, or `CHUNKED` or `UNTIL_CLOSE` (RFC 9112 6.3). Raises
+    `UpstreamInvalid` for a transfer coding that was not asked for.
+    """
     if head.status in _NO_BODY:
         return 0
     if _is_chunked(head):
@@ -146,8 +150,11 @@ def _is_chunked(head: ResponseHead) -> bool:
     """Return whether the body is chunked. Other words, such as `identity`, mean nothing. Raises
     `UpstreamInvalid` for a compression, which was not asked for.
     """
+    codings = head.get_all(b"transfer-encoding")
+    if not codings or codings == [b"chunked"]:
+        return bool(codings)
     found = False
-    for word in b",".join(head.get_all(b"transfer-encoding")).lower().split(b","):
+    for word in b",".join(codings).lower().split(b","):
         coding = word.partition(b";")[0].strip(b' \t"')
         if coding in _COMPRESSED:
             raise invalid("it uses a transfer coding that was not asked for")

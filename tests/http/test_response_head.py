@@ -103,7 +103,7 @@ def test_a_status_without_a_body_has_none(status: int) -> None:
 @pytest.mark.parametrize("line", [b"gzip", b"chunked, x-gzip", b"DEFLATE", b"br;q=1", b"zstd"])
 def test_a_compressed_transfer_is_refused(line: bytes) -> None:
     with pytest.raises(UpstreamInvalid, match="not asked for"):
-        fields(b"Transfer-Encoding: " + line)
+        body_size(fields(b"Transfer-Encoding: " + line))
 
 
 def test_a_head_ends_with_the_first_blank_line_and_gives_the_rest_back() -> None:
