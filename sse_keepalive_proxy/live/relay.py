@@ -26,7 +26,9 @@ __all__ = ["Control", "Relay"]
 
 
 _LARGE = 64 * 1024
-"""Bytes: the sum of all streams includes only larger unfinished blocks (`limits.max_buffered`)."""
+"""Bytes: the sum of all streams includes only larger unfinished blocks (`limits.max_buffered`). While such a
+block is being received, its bytes are a sign of life.
+"""
 
 
 class Control(Protocol):
@@ -117,8 +119,10 @@ class Relay:
             blocks = framer.feed(data)
             if blocks:
                 self._forward(blocks)
-            elif (commands := self.life.received(self._now(), self._least == 0)) is not None:
-                self._control.execute(commands)
+            else:
+                alive = self._least == 0 or framer.pending > _LARGE
+                if (commands := self.life.received(self._now(), alive)) is not None:
+                    self._control.execute(commands)
             if framer.pending:
                 self._hold(begun=bool(blocks) or framer.pending <= len(data))
         except EventTooLarge as error:

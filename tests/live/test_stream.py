@@ -641,6 +641,24 @@ def test_an_attempt_that_fails_keeps_the_stalled_upstream_and_is_told_to_nobody(
     check_meaning(stage)
 
 
+def test_a_large_event_that_comes_slowly_is_no_stall() -> None:
+    stall = Stall(STALLED_AFTER, action=StallAction.RECONNECT, close_after=STALLED_AFTER)
+    stage = reopenable(replace(POLICY, stall=stall), again=PATIENT, form=None)
+    stage.feed(b"data: ")
+    for _ in range(10):
+        stage.feed(b"x" * 100_000)
+        stage.clock.advance(STALLED_AFTER / 2)
+    stage.feed(b"\n\n")
+    assert stage.attempts is not None
+    assert (stage.stream.stalls, stage.attempts.started, stage.closed) == (0, 0, {})
+    check_meaning(stage)
+    stage.feed(b"data: ")  # few bytes may be all that ever comes
+    for _ in range(3):
+        stage.feed(b"x")
+        stage.clock.advance(STALLED_AFTER / 2)
+    assert stage.stream.stalls == 1
+
+
 def test_a_server_with_one_place_ends_the_old_stream_for_the_new_one_and_that_is_no_loss() -> None:
     stage = stalled(b"data: 1\n\n")
     stage.lose("upstream ends")
