@@ -49,8 +49,9 @@ class _Held:
         self._route = route = stream.route
         self.route_name = route.name
         self._exchange, self._is_over = exchange, False
-        self._since = self._read_at = now = route.now()
+        self._since = now = route.now()
         self._known, self._opened_at = snapshot(stream, now), stream.opened_at
+        self._read_at = stream.life.upstream_at if stream.flow.upstream_bytes else None
         self._until = now + seconds
         route.timers.schedule(self, self._until)
         if (head := exchange.awaited_head()) is not None:
@@ -66,9 +67,13 @@ class _Held:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return its values for pages."""
-        known = {**self._known, "state": "held", "age_s": round(now - self._opened_at, 3)}
-        known["since_upstream_byte_s"] = round(now - self._read_at, 3)
-        return {**known, "held_s": round(now - self._since, 3)}
+        return {
+            **self._known,
+            "state": "held",
+            "age_s": round(now - self._opened_at, 3),
+            "held_s": round(now - self._since, 3),
+            "since_upstream_byte_s": None if self._read_at is None else round(now - self._read_at, 3),
+        }
 
     # Upstream's sink, and the timer.
 

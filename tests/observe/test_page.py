@@ -61,6 +61,13 @@ def test_an_idle_proxy_says_that_no_stream_is_open() -> None:
     assert len(page.rows) == 1
 
 
+def test_a_stream_that_is_held_without_a_client_has_a_row_and_counts_as_no_stream() -> None:
+    page = Page(render([row(), row(state="held", held_s=1.0)], "ready", 10))
+    assert "1 of 10 streams" in page.text
+    assert "1 held" in page.text
+    assert [cells[0] for cells in page.rows[1:]].count("held") == 1
+
+
 def test_each_stream_is_a_row_with_its_state_its_times_and_its_counts() -> None:
     page = Page(
         render(
