@@ -17,7 +17,7 @@ from sse_keepalive_proxy.live.downstream import Downstream
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
-from sse_keepalive_proxy.stream.messages import CloseReason, Command, Fault
+from sse_keepalive_proxy.stream.messages import CloseReason, Command, Fault, Finished
 from sse_keepalive_proxy.wire.block import last_id, tally
 from sse_keepalive_proxy.wire.framing import BOM, Framer, begins_event_stream
 from sse_keepalive_proxy.wire.part import Part
@@ -140,8 +140,16 @@ class Relay:
             self.comments += comments
             self._read(blocks)
         if self._inspects:
+            if events:
+                self._look_for_the_last(blocks)
             blocks, alive = self._route.inspection.look(blocks, alive)
         self._deliver(blocks, events, alive)
+
+    def _look_for_the_last(self, blocks: bytes) -> None:
+        """Tell the lifecycle if an event of `blocks` is the last one of upstream, or follows the last one."""
+        finished = self._route.inspection.finish(blocks)
+        if finished != (self.life.finished_at is not None):
+            self._control.execute(self.life.handle(Finished(finished), self._now()))
 
     def _alive(self, events: int, comments: int) -> bool:
         """Return whether so many events and comments are a sign of life."""

@@ -44,7 +44,6 @@ class StreamRoutes:
         "_prepared",
         "backlog",
         "departures",
-        "inspection",
         "metrics",
         "name",
         "now",
@@ -60,7 +59,6 @@ class StreamRoutes:
         self.backlog, self.departures = backlog, Departures()
         self.timers = TimerWheel()
         self.now = asyncio.get_running_loop().time
-        self.inspection = Inspection(policy)
         self._prepared: dict[tuple[Family, Terminator, bool], StreamRoute] = {}
 
     def for_client(self, family: Family, terminator: Terminator, *, library: bool = False) -> StreamRoute:
@@ -90,12 +88,13 @@ class StreamRoute:
 
     def __init__(self, shared: StreamRoutes, family: Family, gets: Treatment) -> None:
         self.name, self.metrics, self.registry = shared.name, shared.metrics, shared.registry
-        self.timers, self.now, self.inspection = shared.timers, shared.now, shared.inspection
+        self.timers, self.now = shared.timers, shared.now
         self.backlog, self.departures = shared.backlog, shared.departures
         self.family, self.gets = family, gets
         self.policy = policy = treated(shared.policy, gets)
         self.pings_by_event = policy.keepalive is not None and policy.keepalive.form is KeepaliveForm.EVENT
         self.frames = Frames(policy, shared.name, gets)
+        self.inspection = Inspection(policy, gets.last_events)
 
     def farewell(self, reason: CloseReason, late: tuple[int, str] | None) -> tuple[bytes, bool]:
         """Return the last blocks of a stream, and whether its body is then whole. They are empty if the proxy

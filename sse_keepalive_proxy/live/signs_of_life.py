@@ -1,4 +1,4 @@
-"""Decide which blocks are signs of life, and rewrite blocks of configured events."""
+"""Decide which blocks are signs of life and which is the last, and rewrite blocks of configured events."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ __all__ = ["Inspection"]
 
 
 class Inspection:
-    """Inspect blocks according to `policy`.
+    """Inspect blocks according to `policy`. `last_events`: see `Treatment`.
 
     `least` is the least sign of life, as a number: 0 any byte, 1 a comment, 2 an event. `needed`: whether
-    blocks must be parsed, because some are rewritten or ignored as signs of life.
+    blocks must be looked at, because some are rewritten, ignored as signs of life, or the last one.
     """
 
-    __slots__ = ("_ignored_events", "_ignored_types", "_unname", "least", "needed")
+    __slots__ = ("_ignored_events", "_ignored_types", "_last_events", "_unname", "least", "needed")
 
-    def __init__(self, policy: StreamPolicy) -> None:
+    def __init__(self, policy: StreamPolicy, last_events: frozenset[bytes] = frozenset()) -> None:
+        self._last_events = last_events
         stall = policy.stall or Stall()  # signs of life also reset the backoff
         self.least = list(SignOfLife).index(stall.sign_of_life)
         self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
         self._unname = frozenset(event.encode() for event in policy.unname)
-        self.needed = bool(self._unname) or self._ignores
+        self.needed = bool(self._unname or last_events) or self._ignores
 
     @property
     def _ignores(self) -> bool:
@@ -35,6 +36,20 @@ class Inspection:
         if alive and self._ignores:
             alive = any(map(self._counts, split(blocks)))
         return (unname(blocks, self._unname) if self._unname else blocks), alive
+
+    def finish(self, blocks: bytes) -> bool:
+        """Return whether the last event of `blocks` is one after which upstream has nothing more to send."""
+        for mark in self._last_events:
+            if mark in blocks:
+                break
+        else:
+            return False  # the common case: no event is parsed
+        found = False
+        for block in split(blocks):
+            read = parse(block)
+            if read.is_event:
+                found = bool(self._last_events & {read.data, read.name, (read.json_type or "").encode()})
+        return found
 
     def _counts(self, block: bytes) -> bool:
         """Return whether one block is a sign of life, if some events are ignored."""

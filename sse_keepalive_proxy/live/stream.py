@@ -413,6 +413,8 @@ class Stream:
         late = self._late if reason in _LATE and self.life.opened_at is None else None
         if self.down is not None:
             farewell, whole = self.route.farewell(reason, late)
+            if self.life.finished_at is not None and reason is not CloseReason.UPSTREAM_RESET:
+                farewell, whole = b"", True  # the client has everything
             written = self.flow.inject(farewell)
             if reason is CloseReason.CLIENT_STALLED:
                 self.down.reset()

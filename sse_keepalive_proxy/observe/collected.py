@@ -118,6 +118,7 @@ class Collected(Collector):
         held: Values = {(name,): 0 for name in routes}
         for without_client in self._streams.held:
             held[without_client.route_name,] += 1
+        finished: Values = {(name,): 0 for name in routes}
         for stream in self._streams:
             name, life = stream.route_name, stream.life
             states[name, life.state.value] += 1
@@ -128,6 +129,8 @@ class Collected(Collector):
             if life.stalled_since is not None:
                 stalled[name,] += 1
                 oldest[name,] = max(oldest[name,], life.silent_for(now))
+            if life.finished_at is not None:
+                finished[name,] += 1
         yield _gauge("streams_active", "Open streams by state.", ("route", "state"), states)
         yield _gauge(
             "upstream_stalled_streams", "Streams whose upstream is stalled now.", ("route",), stalled
@@ -137,6 +140,12 @@ class Collected(Collector):
         )
         yield _gauge(
             "upstream_held_streams", "Upstream streams kept open without a client.", ("route",), held
+        )
+        yield _gauge(
+            "upstream_finished_streams",
+            "Open streams whose upstream has sent its last event.",
+            ("route",),
+            finished,
         )
         yield from _sums(sums)
 

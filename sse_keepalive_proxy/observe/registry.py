@@ -82,6 +82,7 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
         "pings": stream.pings,
         "stalls": stream.stalls,
         "reconnects": stream.reconnects,
+        "finished": stream.life.finished_at is not None,
         "bytes": flow.sent_upstream + flow.sent_synthetic,
     }
 

@@ -24,6 +24,7 @@ from sse_keepalive_proxy.stream.policy import (
 )
 
 __all__ = [
+    "DONE",
     "TREATMENTS",
     "Family",
     "LateError",
@@ -34,6 +35,9 @@ __all__ = [
     "treated",
     "treatment",
 ]
+
+DONE = b"[DONE]"
+"""The data of the last event of a chat completion, which has no name and is no JSON."""
 
 _STREAM = b"text/event-stream"
 _BOTH_TYPES = frozenset({b"application/json", _STREAM})
@@ -66,6 +70,7 @@ class Treatment:
     `early_commit`: whether they may get a 200 before upstream has answered. `resumes`: whether
     `reconnect.when: resumable` applies to them, because the protocol has ids to resume with. `comes_back`:
     whether the client itself reconnects also after a clean end; any other client reads a stream to its end.
+    `last_events`: the names, types or data of the event after which upstream has nothing more to send.
     """
 
     confirm: ConfirmForm | None
@@ -76,6 +81,7 @@ class Treatment:
     early_commit: bool = True
     resumes: bool = False
     comes_back: bool = False
+    last_events: frozenset[bytes] = frozenset()
 
 
 _EVENT, _COMMENT = ConfirmForm.EVENT, ConfirmForm.COMMENT
@@ -88,8 +94,22 @@ TREATMENTS: Mapping[Family, Treatment] = MappingProxyType(
         ),
         Family.GEMINI_PYTHON: Treatment(None, False, _NEWLINE, None, LateError.GOOGLE),
         Family.GEMINI: Treatment(_COMMENT, True, _BLANK, _COMMENT, LateError.GOOGLE),
-        Family.ANTHROPIC: Treatment(_COMMENT, True, _NEWLINE, _COMMENT, LateError.API_ERROR),
-        Family.OPENAI: Treatment(_COMMENT, True, _AUTO, _COMMENT, LateError.API_ERROR),
+        Family.ANTHROPIC: Treatment(
+            _COMMENT,
+            True,
+            _NEWLINE,
+            _COMMENT,
+            LateError.API_ERROR,
+            last_events=frozenset({b"message_stop"}),
+        ),
+        Family.OPENAI: Treatment(
+            _COMMENT,
+            True,
+            _AUTO,
+            _COMMENT,
+            LateError.API_ERROR,
+            last_events=frozenset({DONE, b"response.completed", b"response.failed", b"response.incomplete"}),
+        ),
         Family.BROWSER: Treatment(
             _EVENT, True, _NEWLINE, _EVENT, LateError.PROXY_ERROR, resumes=True, comes_back=True
         ),

@@ -6,6 +6,7 @@ It follows the rules of `docs/reference/behaviour.md`:
   anything) with `alive_at` (upstream gave a sign of life), and `moved_at` (the client took waiting bytes).
 - Downstream silence causes a ping. Upstream silence causes a stall. A ping or a reconnect moves no
   upstream clock, so it cannot hide a dead upstream (behaviour.md#pings-never-pretend).
+- After the last event of its protocol, upstream is finished: no ping follows, and it cannot stall.
 - The upstream clocks stop while the proxy has paused upstream.
 - A block that stays unfinished for a second is forwarded as far as it has come, unless upstream may be opened
   again (behaviour.md#unfinished-blocks).
@@ -51,8 +52,8 @@ class Lifecycle:
     __slots__ = (
         "_aborted", "_checked_at", "_committed", "_draw", "_held_since", "_leave_at", "_leave_by",
         "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_replacing",
-        "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "in_block", "opened_at", "reopens",
-        "retry", "stalled_since", "state", "upstream_at", "written_at",
+        "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "finished_at", "in_block", "opened_at",
+        "reopens", "retry", "stalled_since", "state", "upstream_at", "written_at",
     )  # fmt: skip
 
     def __init__(self, policy: StreamPolicy, now: float, draw: Callable[[], float] = lambda: 0.5) -> None:
@@ -74,6 +75,7 @@ class Lifecycle:
         self._leave_at: float | None = None
         self._leave_by: float | None = None  # the end comes then, even inside a block
         self._leave_reason = CloseReason.DRAIN
+        self.finished_at: float | None = None  # upstream's last event; its end should follow
         self._paused_at: float | None = None
         self._outage: Outage | None = None
         self._replacing = False  # upstream is asked for a new stream while its stalled one is kept
@@ -155,6 +157,8 @@ class Lifecycle:
                 return self._not_opened(event, now)
             case messages.UpstreamLost(reason=reason, at_least=at_least):
                 return self._lost(reason, at_least, now)
+            case messages.Finished(finished=finished):
+                self.finished_at = self._upstream_time(now) if finished else None
             case messages.Paused():
                 if self._paused_at is None and self.state is not State.RECONNECTING:
                     self._paused_at = now
@@ -188,7 +192,7 @@ class Lifecycle:
 
     def _lost(self, reason: CloseReason, at_least: float, now: float) -> tuple[Command, ...]:
         """Upstream is lost: schedule a reconnect, or end the stream with `reason`."""
-        if not self.reopens or self._policy.reconnect is None:
+        if not self.reopens or self._policy.reconnect is None or self.finished_at is not None:
             return self._close(reason, now)
         outage, replacing, self._replacing = self._outage, self._replacing, False
         self._enter(State.RECONNECTING)
@@ -253,6 +257,8 @@ class Lifecycle:
             self.stalled_since += stood_still
         if self._held_since is not None:
             self._held_since += stood_still
+        if self.finished_at is not None:
+            self.finished_at += stood_still
 
     def _close(self, reason: CloseReason, now: float) -> tuple[Command, ...]:
         if self.close_reason is not None:
@@ -281,7 +287,7 @@ class Lifecycle:
             return due
         if self.blocked:
             due.append(self._looks_at_client())
-        elif keepalive := self._policy.keepalive:
+        elif (keepalive := self._policy.keepalive) and self.finished_at is None:
             due.append(self.written_at + keepalive.interval)
         if self._paused_at is None:
             if self.state is State.FLOWING:
@@ -299,13 +305,16 @@ class Lifecycle:
         return min(self._moved_at + limit, self._checked_at + limit / 4)
 
     def _stalls_at(self) -> float | None:
-        """Return the time when upstream counts as stalled or, if it is stalled, when the stream ends."""
+        """Return the time when upstream counts as stalled or, if it is stalled or finished, when the stream
+        ends.
+        """
         stall = self._policy.stall
         if stall is None or self.state is State.CONNECTING:
             return None
-        if self.stalled_since is None:
+        over_since = self.stalled_since if self.finished_at is None else self.finished_at
+        if over_since is None:
             return self.alive_at + stall.after
-        return None if stall.close_after is None else self.stalled_since + stall.close_after
+        return None if stall.close_after is None else over_since + stall.close_after
 
     def _replaces_at(self) -> float | None:
         """Return the time to ask for a new stream in the place of a stalled one, which first gets
@@ -314,7 +323,7 @@ class Lifecycle:
         stall = self._policy.stall
         if stall is None or stall.action is not StallAction.RECONNECT or self._policy.reconnect is None:
             return None
-        if self.stalled_since is None or self.opened_at is None:
+        if self.stalled_since is None or self.opened_at is None or self.finished_at is not None:
             return None
         if self.state is not State.STALLED or not self.reopens:
             return None
@@ -362,7 +371,7 @@ class Lifecycle:
             self._enter(State.IDLE)
         stalls_at = self._stalls_at()
         if stalls_at is not None and now >= stalls_at:
-            if self.stalled_since is not None:
+            if self.stalled_since is not None or self.finished_at is not None:
                 commands.extend(self._close(CloseReason.STALLED, now))
                 return
             self._stall(now, commands)
@@ -407,6 +416,8 @@ class Lifecycle:
             self.written_at = now
             commands.append(messages.Confirm())
         keepalive = self._policy.keepalive
+        if self.finished_at is not None:
+            return
         if keepalive and not self.blocked and now >= self.written_at + keepalive.interval:
             self.written_at = now
             if not self.in_block or now >= self.upstream_at + _UNFINISHED:

@@ -23,6 +23,7 @@ __all__ = [
     "Confirm",
     "Event",
     "Fault",
+    "Finished",
     "LeaveAt",
     "NotOpened",
     "Opened",
@@ -101,6 +102,13 @@ class Unblocked:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """Upstream has sent the last event of its protocol. `finished` is false for another event after it."""
+
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Paused:
     """The proxy has paused reading from upstream."""
 
@@ -130,6 +138,7 @@ Event = (
     | Opened
     | NotOpened
     | UpstreamLost
+    | Finished
     | ClientGone
     | Blocked
     | Unblocked

@@ -206,3 +206,47 @@ async def test_event_pings_come_beside_comments_of_upstream_and_a_browser_is_tol
         ping = re.search(rb"event: ping\ndata: [^\n]+\n(:[^\n]*\n)+\n", client.body)
         assert ping is not None
         assert len(ping[0]) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("openai-python", b"data: [DONE]\n\n"),
+        ("openai-python", b'event: response.completed\ndata: {"type":"response.completed"}\n\n'),
+        ("anthropic-node", b'event: message_stop\ndata: {"type":"message_stop"}\n\n'),
+    ],
+)
+@on_each_loop
+async def test_a_finished_stream_that_upstream_leaves_open_gets_no_ping_and_ends_whole(
+    name: str, last: bytes
+) -> None:
+    keys = "keepalive: {interval: 100ms}\nstall: {after: 1h, close_after: 700ms}"
+    beats: list[Step] = [step for _ in range(40) for step in (0.05, chunk(b": beat\n\n"))]
+    async with (
+        RawUpstream([*SILENT, 0.25, chunk(last), *beats]) as upstream,
+        Instance(config(upstream, keys)) as proxy,
+        await CLIENTS[name].ask(proxy) as client,
+    ):
+        await client.wait_for(last)
+        await proxy.until(lambda: proxy.metric("upstream_finished_streams") == 1)
+        assert [snapshot(stream, 0.0)["finished"] for stream in proxy.server.streams] == [True]
+        await client.wait_response()
+        before, _, behind = client.body.partition(last)
+        assert b":ping\n" in before
+        assert set(behind.splitlines()) == {b": beat", b""}
+        await proxy.until_closed("stalled")
+        assert proxy.metric("upstream_finished_streams") == 0
+        assert proxy.metric("upstream_stalls_total") == 0
+
+
+@on_each_loop
+async def test_an_event_after_the_last_one_makes_it_an_ordinary_stream_again() -> None:
+    steps = [*SILENT, chunk(b"data: [DONE]\n\n"), 0.3, chunk(b"data: more\n\n")]
+    async with (
+        RawUpstream(steps) as upstream,
+        Instance(config(upstream, "keepalive: {interval: 100ms}\nstall: {close_after: 1h}")) as proxy,
+        await CLIENTS["openai-python"].ask(proxy) as client,
+    ):
+        await client.wait_for(b"more\n\n:ping\n")
+        assert client.body == b":ok\ndata: [DONE]\n\ndata: more\n\n:ping\n"
+        assert proxy.metric("upstream_finished_streams") == 0

@@ -349,6 +349,7 @@ async def test_a_stream_has_a_line_when_it_opens_and_one_with_its_reason_when_it
         "comments": 1,
         "stalls": 1,
         "reconnects": 0,
+        "finished": False,
     }
     assert len(fields_of(caplog, "stream open")) == 1
     assert fields_of(caplog, "request") == []  # a stream is no plain request

@@ -77,6 +77,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
     "confirm_failures_total": ("counter", {}),
     "pings_sent_total": ("counter", {"form": {"event", "comment"}}),
     "upstream_stalled_streams": ("gauge", {}),
+    "upstream_finished_streams": ("gauge", {}),
     "upstream_stalls_total": ("counter", {}),
     "upstream_stall_recoveries_total": ("counter", {}),
     "upstream_stall_seconds": ("histogram", {}),

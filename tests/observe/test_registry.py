@@ -168,6 +168,7 @@ def test_a_stream_without_upstream_bytes_shows_never() -> None:
         "pings": 0,
         "stalls": 0,
         "reconnects": 0,
+        "finished": False,
         "bytes": 0,
     }
 
