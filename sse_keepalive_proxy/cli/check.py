@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands
 from sse_keepalive_proxy.environment import CONFIG_VARIABLE
@@ -34,7 +35,7 @@ def execute(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from sse_keepalive_proxy.cli.configuration import load_or_say, report
-    from sse_keepalive_proxy.config import Overrides, to_yaml
+    from sse_keepalive_proxy.config import Overrides, notes, to_yaml
 
     loaded = load_or_say(args.config, Overrides(), "check: no configuration: give -c FILE")
     if isinstance(loaded, int):
@@ -43,6 +44,8 @@ def execute(args: argparse.Namespace) -> int:
         report(replace(problem, warning=False) for problem in loaded.warnings)
         return CONFIGURATION
     report(loaded.warnings)
+    for note in notes(loaded.settings):
+        print(note, file=sys.stderr)
     if args.show:
         print(to_yaml(loaded.settings), end="")
     return OK

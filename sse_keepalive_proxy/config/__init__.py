@@ -6,6 +6,7 @@ Use `load` and `from_upstream`. They return only frozen, valid values.
 from __future__ import annotations
 
 from sse_keepalive_proxy.config.dump import effective, to_yaml
+from sse_keepalive_proxy.config.notes import notes
 from sse_keepalive_proxy.config.reading.load import Loaded, from_upstream, load
 from sse_keepalive_proxy.config.reading.overrides import Overrides
 from sse_keepalive_proxy.config.sections.client import Cors
@@ -51,5 +52,6 @@ __all__ = [
     "effective",
     "from_upstream",
     "load",
+    "notes",
     "to_yaml",
 ]

@@ -148,9 +148,12 @@ class Forward:
     # Towards upstream.
 
     def _send_body(self, exchange: Exchange) -> None:
-        request = self._request
+        request, stream_request = self._request, self._stream_request
         exchange.request_sent = False
-        self._pump = spawn(send_body(request.content, exchange, length=request.length, limit=self._limit))
+        look = None if stream_request is None else stream_request.look
+        self._pump = spawn(
+            send_body(request.content, exchange, length=request.length, limit=self._limit, look=look)
+        )
         self._pump.add_done_callback(lambda pump: self._pumped(pump, exchange))
 
     def _pumped(self, pump: asyncio.Task[RequestBodyError | None], exchange: Exchange) -> None:

@@ -26,9 +26,14 @@ _NO_BODY = frozenset({204, 304})
 
 
 async def send_body(
-    body: StreamReader, exchange: Exchange, *, length: int | None, limit: int | None
+    body: StreamReader,
+    exchange: Exchange,
+    *,
+    length: int | None,
+    limit: int | None,
+    look: Callable[[bytes], None] | None,
 ) -> RequestBodyError | None:
-    """Send a request's body to upstream, chunked if its `length` is None.
+    """Send a request's body to upstream, chunked if its `length` is None. `look` sees each part of it.
 
     If the body is invalid or larger than `limit` bytes, the exchange fails with an error, which is also
     returned. The caller may wait for either of them.
@@ -40,6 +45,8 @@ async def send_body(
             if limit is not None and sent > limit:
                 raise BodyTooLarge(f"the request's body is larger than {limit} bytes")
             exchange.send(data if length is not None else chunk(data))
+            if look is not None:
+                look(data)
             if not await exchange.drained():
                 return None
     except RequestBodyError as error:

@@ -14,6 +14,7 @@ from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.gateway.attempts import first_answer
 from sse_keepalive_proxy.gateway.credentials import fingerprint
 from sse_keepalive_proxy.gateway.identity import LEEWAY, TokenRejection
+from sse_keepalive_proxy.gateway.json_body import JsonBody
 from sse_keepalive_proxy.gateway.state import Process, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, LetGo, abandon
@@ -29,7 +30,14 @@ from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.live.stream import Stream
 from sse_keepalive_proxy.observe.line import redact_target
-from sse_keepalive_proxy.stream.families import Family, is_library, recognise, terminator_for
+from sse_keepalive_proxy.stream.families import (
+    Family,
+    LateError,
+    accepts_streams,
+    is_library,
+    recognise,
+    terminator_for,
+)
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ReconnectWhen
 
@@ -48,6 +56,7 @@ class StreamRequest:
     """One request that becomes a stream if upstream answers with one."""
 
     __slots__ = (
+        "_body",
         "_client",
         "_connection",
         "_process",
@@ -78,6 +87,37 @@ class StreamRequest:
         )
         self._stream: Stream | None = None
         self.has_begun = False  # then the stream removes itself from the registry
+        self._body = self._look_into_body()
+
+    # The request's body.
+
+    def _look_into_body(self) -> JsonBody | None:
+        """Return what reads the request's body while it passes, or None if nothing in it is needed."""
+        if not self._request.has_body:
+            return None
+        if self._stream_route.gets.error is LateError.JSON_RPC:
+            return JsonBody("id", "method")
+        return JsonBody("stream") if self._may_commit_early() else None
+
+    def look(self, data: bytes) -> None:
+        """Look at a part of the request's body, before it is forwarded unchanged."""
+        if self._body is not None and not self._body.over:
+            self._body.feed(data)
+
+    def _request_id(self) -> str | int | None:
+        """Return the id of a JSON-RPC request. A notification, a response and a batch have none."""
+        found = {} if self._body is None else self._body.found
+        request_id = found.get("id")
+        known = isinstance(found.get("method"), str) and isinstance(request_id, str | int)
+        return request_id if known and not isinstance(request_id, bool) else None
+
+    def _wants_stream(self) -> bool:
+        """Whether the request, whose body has passed, asks for a stream (behaviour.md#early-commit)."""
+        if self._request.is_repeatable:
+            return True
+        found = {} if self._body is None else self._body.found
+        wants: bool = found.get("stream", accepts_streams(self._request.named)) is True
+        return wants
 
     # The place among the streams.
 
@@ -165,7 +205,7 @@ class StreamRequest:
         policy = self._stream_route.policy.early_commit
         if policy is None or not self._may_commit_early() or self._fingerprint() in self._process.refused:
             return None
-        return EarlyCommit(policy.after, self._accepted_late, self._refused_late)
+        return EarlyCommit(policy.after, self._wants_stream, self._accepted_late, self._refused_late)
 
     def _may_commit_early(self) -> bool:
         policy, request = self._stream_route.policy.early_commit, self._request
@@ -215,6 +255,7 @@ class StreamRequest:
         if stream is None or self.has_begun:
             raise AssertionError("a stream begins once, after `reserve`")
         self.has_begun = True
+        stream.request_id = self._request_id()
         if not stream.begin(connection.lend, chunked=not self._request.http10):
             return None
         self._process.streams.begun(stream)

@@ -20,11 +20,13 @@ __all__ = ["EarlyCommit"]
 class EarlyCommit:
     """The early commit of one request, `after` seconds without an answer.
 
-    If upstream answers later, one of the callbacks is called: `accepted` for a stream, `refused` for any
-    other answer that ends the stream.
+    There is none if the request, when its body is whole, is not one that `wants_stream`. If upstream answers
+    later, one of the other callbacks is called: `accepted` for a stream, `refused` for any other answer that
+    ends the stream.
     """
 
     after: float
+    wants_stream: Callable[[], bool]
     accepted: Callable[[], None]
     refused: Callable[[], None]
 
@@ -41,6 +43,8 @@ class EarlyCommit:
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if body.done() and not body.result():
                     await asyncio.wait({opening})  # `opening` fails with the body's error
+            if not opening.done() and not self.wants_stream():
+                await asyncio.wait({opening})
         except asyncio.CancelledError:
             abandon(opening)
             raise

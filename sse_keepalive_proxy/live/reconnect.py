@@ -16,11 +16,12 @@ from sse_keepalive_proxy.http.cursors import Cursors
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
+from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import Reconnect
 from sse_keepalive_proxy.wire.block import last_id, last_retry
 
-__all__ = ["AttemptCallbacks", "LateStatus", "Reconnection", "no_answer", "no_stream"]
+__all__ = ["AttemptCallbacks", "Reconnection", "no_answer", "no_stream"]
 
 _SENDABLE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]+")
 _UNAUTHORIZED = frozenset({401, 403})
@@ -30,9 +31,6 @@ _LONGEST_ID = 4096
 _AT_ONCE = 1.0
 _MOST_IN_VAIN = 10
 """An upstream that ends within so many seconds and sends no event, so many times in a row, has no more."""
-
-LateStatus = tuple[int, str]
-"""The status that came too late for the client, whose response had begun, and an explanation."""
 
 
 class AttemptCallbacks(Protocol):

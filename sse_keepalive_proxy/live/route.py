@@ -14,6 +14,7 @@ from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.departures import Departures
 from sse_keepalive_proxy.stream.families import Treatment, treated, treatment
 from sse_keepalive_proxy.stream.frames import Frames
+from sse_keepalive_proxy.stream.late_error import LateStatus, late_error
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StreamPolicy, Terminator
 
@@ -96,15 +97,23 @@ class StreamRoute:
         self.frames = Frames(policy, shared.name, gets)
         self.inspection = Inspection(policy, gets.last_events)
 
-    def farewell(self, reason: CloseReason, late: tuple[int, str] | None) -> tuple[bytes, bool]:
-        """Return the last blocks of a stream, and whether its body is then whole. They are empty if the proxy
-        did not cause the end, or if the client cannot read them.
+    def farewell(
+        self, reason: CloseReason, late: LateStatus | None, request_id: str | int | None, *, early: bool
+    ) -> tuple[bytes, bool]:
+        """Return the last blocks of a stream, and whether it ends whole (behaviour.md#cut-looks-cut).
 
-        `late`: the status and the text that came too late for the client.
+        `late`: the last answer of upstream that was no stream, if it caused the end. `early`: the client got
+        its status before upstream had opened a stream. `request_id` as for `late_error`.
         """
-        error = b"" if late is None else self.frames.error(*late)
-        if (reason in _NOT_OURS and not error) or self.gets.notices is not ConfirmForm.EVENT:
+        gets, error = self.gets, b""
+        announces = gets.notices is ConfirmForm.EVENT
+        # A client that comes back needs no words for a cut, and may hand over every event to its user.
+        if (early and late is not None) or not (announces or gets.comes_back):
+            error = late_error(gets.error, reason, late, request_id)
+        if not announces:
             return error, reason is CloseReason.UPSTREAM_END
+        if reason in _NOT_OURS and not error:
+            return b"", reason is CloseReason.UPSTREAM_END
         drained = math.ceil(self.registry.drain_rest(self.now()) * 1000)  # not during a drain
         retry = drained + random.randint(*_RETRY_MS)  # noqa: S311 (spreads clients, guards nothing)
         return error + self.frames.closing(reason, retry), True

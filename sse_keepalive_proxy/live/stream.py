@@ -20,11 +20,12 @@ from sse_keepalive_proxy.live import stream_log
 from sse_keepalive_proxy.live.downstream import Downstream, TakeOver
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
 from sse_keepalive_proxy.live.held import part
-from sse_keepalive_proxy.live.reconnect import LateStatus, Reconnection
+from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.line import now_rfc3339
 from sse_keepalive_proxy.stream import messages
+from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StallAction
@@ -41,7 +42,7 @@ _LATE = frozenset(
         CloseReason.GIVE_UP,
     }
 )
-"""Ends that upstream causes. After an early commit they report the status that came too late."""
+"""Ends that an answer of upstream causes, which comes too late to be the status of the client's response."""
 
 
 class Stream:
@@ -50,12 +51,13 @@ class Stream:
     It is made before upstream is asked (state `connecting`), so that limits and metrics include it. `begin`
     takes the client's connection over. `commit` or `commit_early` writes the response head. `reconnection`
     can ask upstream again; it is None if this is not allowed. `claims` are for a confirm not yet sent.
+    `request_id` is that of a JSON-RPC request.
     """
 
     __slots__ = (
         "_early", "_events_before", "_exchange", "_head", "_late", "_loop", "_paused", "_reconnection",
-        "_wakes_at", "claims", "client", "down", "flow", "life", "opened_at", "pings", "reconnects", "route",
-        "route_name", "stalls", "stream_id", "target",
+        "_wakes_at", "claims", "client", "down", "flow", "life", "opened_at", "pings", "reconnects",
+        "request_id", "route", "route_name", "stalls", "stream_id", "target",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,7 @@ class Stream:
         self._early: EarlyCommit | None = None  # until upstream has answered
         self._late: LateStatus | None = None
         self.claims: Mapping[str, Any] | None = None
+        self.request_id: str | int | None = None
         self._wakes_at: float | None = None
         self._paused = False
         self._events_before = self.pings = self.stalls = self.reconnects = 0
@@ -88,6 +91,11 @@ class Stream:
     def family(self) -> Family:
         """The family of the client."""
         return self.route.family
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether the client opens its stream again after an end."""
+        return self.route.gets.comes_back
 
     @property
     def ping_form(self) -> KeepaliveForm | None:
@@ -410,22 +418,31 @@ class Stream:
             self.let_go(exchange.release())
         if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
-        late = self._late if reason in _LATE and self.life.opened_at is None else None
+        late = self._late if reason in _LATE else None
         if self.down is not None:
-            farewell, whole = self.route.farewell(reason, late)
-            if self.life.finished_at is not None and reason is not CloseReason.UPSTREAM_RESET:
-                farewell, whole = b"", True  # the client has everything
-            written = self.flow.inject(farewell)
-            if reason is CloseReason.CLIENT_STALLED:
-                self.down.reset()
-            elif whole and (written or not farewell):
-                self.down.end()
-            else:
-                self.down.cut(self._loop.call_later)
+            self._end_for_client(self.down, reason, late)
         early, self._early = self._early, None
         if early is not None and late is not None:
             early.refused()
         stream_log.closed(self, reason, self._loop.time(), late)
+
+    def _end_for_client(self, down: Downstream, reason: CloseReason, late: LateStatus | None) -> None:
+        if reason is CloseReason.CLIENT_STALLED:
+            down.reset()
+            return
+        request_id = self.request_id
+        if reason is CloseReason.UPSTREAM_RESET and self.flow.id_seen:
+            request_id = (
+                None  # its client opens the stream again by the last event id, and an error would end that
+            )
+        last, whole = self.route.farewell(reason, late, request_id, early=self.life.opened_at is None)
+        if self.life.finished_at is not None:
+            last, whole = b"", reason is not CloseReason.UPSTREAM_RESET  # the client has everything
+        written = self.flow.inject(last)
+        if whole and (written or not last):
+            down.end()
+        else:
+            down.cut(self._loop.call_later)
 
     def _moment(self) -> dict[str, str]:
         return {"stream_id": self.stream_id, "now": now_rfc3339()}

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.http.response import ResponseHead
-from sse_keepalive_proxy.live.reconnect import LateStatus
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.registry import OpenStream, snapshot
+from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 
 __all__ = [

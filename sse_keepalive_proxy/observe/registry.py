@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sse_keepalive_proxy.observe.held import HeldStreams
@@ -16,7 +17,7 @@ from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm
 
-__all__ = ["Flow", "OpenStream", "Registry", "snapshot"]
+__all__ = ["Flow", "OpenStream", "Registry", "Spread", "snapshot"]
 
 
 _LATECOMER = 1.0
@@ -49,6 +50,10 @@ class OpenStream(Protocol):
     @property
     def family(self) -> Family:
         """The family of its client."""
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether its client opens it again after an end."""
 
     @property
     def ping_form(self) -> KeepaliveForm | None:
@@ -87,6 +92,23 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """When the proxy ends its streams. Times are on the loop's clock.
+
+    A stream whose client comes back ends at a random time between `now` and `until`. Any other may be an
+    answer that its client has only once: it has until `last` to end by itself.
+    """
+
+    now: float
+    until: float
+    last: float
+
+    def end_of(self, stream: OpenStream) -> float:
+        """Return the time for `stream`."""
+        return random.uniform(self.now, self.until) if stream.comes_back else self.last  # noqa: S311
+
+
 class Registry:
     """The open streams and their limits, which a reload may change. `per_client` None means no limit.
 
@@ -100,7 +122,7 @@ class Registry:
         self._streams: dict[int, OpenStream] = {}
         self._connecting: set[int] = set()
         self._clients: dict[str, int] = {}
-        self._drain_ends_at: float | None = None
+        self._draining: Spread | None = None
         self.leaving = asyncio.Event()  # set when a drain begins
 
     def __len__(self) -> int:
@@ -125,33 +147,34 @@ class Registry:
             return "max_streams_per_client"
         return None
 
-    def leave(self, which: Callable[[str], bool], at: Callable[[], float], reason: CloseReason) -> None:
-        """End the streams of every route for which `which` is true, each at its own time `at()`.
+    def leave(self, which: Callable[[str], bool], spread: Spread, reason: CloseReason) -> None:
+        """End the streams of every route for which `which` is true.
 
         This includes streams that upstream has not accepted yet.
         """
         for stream in self:
             if which(stream.route_name):
-                stream.leave(at(), reason)
+                stream.leave(spread.end_of(stream), reason)
 
-    def drain(self, now: float, until: float) -> None:
-        """End every stream at a random time between `now` and `until`.
+    def drain(self, spread: Spread) -> None:
+        """End every stream.
 
-        A stream that is added later ends at most one second after `until`. Times are on the loop's clock.
+        A stream that is added later ends at most one second after `spread.until`, if its client comes back.
         """
-        self._drain_ends_at = until
+        self._draining = spread
         self.leaving.set()
-        self.leave(lambda _: True, lambda: random.uniform(now, until), CloseReason.DRAIN)  # noqa: S311
+        self.leave(lambda _: True, spread, CloseReason.DRAIN)
 
     def drain_rest(self, now: float) -> float:
         """Return the seconds until the end of the drain, 0 without a drain."""
-        return 0.0 if self._drain_ends_at is None else max(self._drain_ends_at - now, 0.0)
+        return 0.0 if self._draining is None else max(self._draining.until - now, 0.0)
 
     def add(self, stream: OpenStream) -> None:
         """Add `stream` as connecting."""
-        if self._drain_ends_at is not None:
-            last = max(self._drain_ends_at, stream.opened_at + _LATECOMER)
-            stream.leave(random.uniform(stream.opened_at, last), CloseReason.DRAIN)  # noqa: S311
+        if (draining := self._draining) is not None:
+            now = stream.opened_at
+            rest = Spread(now, max(draining.until, now + _LATECOMER), draining.last)
+            stream.leave(rest.end_of(stream), CloseReason.DRAIN)
         self._streams[id(stream)] = stream
         self._connecting.add(id(stream))
         self._clients[stream.client] = self._clients.get(stream.client, 0) + 1

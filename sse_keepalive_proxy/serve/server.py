@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import signal
 
 from sse_keepalive_proxy.build import BUILD, INTERPRETED
@@ -18,7 +17,7 @@ from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.observe import log
 from sse_keepalive_proxy.observe.admin import Phase, admin_frontend, admin_handler
 from sse_keepalive_proxy.observe.metrics import Metrics
-from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.observe.registry import Registry, Spread
 from sse_keepalive_proxy.serve.activation import HandedOver, handed_over
 from sse_keepalive_proxy.serve.bind import (
     FileIdentity,
@@ -38,6 +37,10 @@ logger = logging.getLogger("sse_keepalive_proxy.serve")
 
 _TICK = 0.5
 _LOOK = 0.05
+_LAST_WORDS = 2.0
+"""Seconds between the end of the last streams and `drain.timeout`: time for the end of a block, and for the
+clients to take their last bytes. A short timeout leaves a fifth of it.
+"""
 _RETURN = 5.0
 """Seconds: the longest `retry` of a client whose stream the proxy has ended."""
 
@@ -179,14 +182,16 @@ class Server:
         count = sum(stream.route_name in routes for stream in self.streams)
         if not count:
             return
-        now, spread = self._loop.time(), self._settings.drain.spread
+        spread = self._settings.drain.spread
         fields = {"routes": ",".join(sorted(routes)), "streams": count, "spread_s": spread}
         logger.info("streams of removed routes are ended", extra={"fields": fields})
-        self.streams.leave(
-            lambda route: route in routes,
-            lambda: now + random.uniform(0, spread),  # noqa: S311 (spreads clients)
-            CloseReason.ROUTE_REMOVED,
-        )
+        self.streams.leave(lambda route: route in routes, self._spread(), CloseReason.ROUTE_REMOVED)
+
+    def _spread(self) -> Spread:
+        """Return when streams end that must end from now on."""
+        now, drain = self._loop.time(), self._settings.drain
+        last = drain.timeout - min(_LAST_WORDS, drain.timeout / 5)
+        return Spread(now, now + drain.spread, now + last)
 
     def _forget(self, address: ListenAddress, file: FileIdentity) -> None:
         """Remove a Unix socket, unless it was handed over: the next process will get it too."""
@@ -203,8 +208,9 @@ class Server:
             self._listeners.pop().close()
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """End all streams at block boundaries, spread over `drain.spread` seconds, and every connection after
-        its next answer. Listen until the last stream has ended. Return when no connection is left, after
+        """End all streams at block boundaries: over `drain.spread` seconds those whose clients come back, the
+        others shortly before `drain.timeout`. End every connection after its next answer. Listen until the
+        last stream has ended, `drain.spread` at most. Return when no connection is left, after
         `drain.timeout` at the latest, or at once when `hurry` is set. Upstream streams that are held without
         a client end last: they have `_RETURN` more seconds, because a client that opens its stream elsewhere
         may end the harm that they prevent.
@@ -213,18 +219,18 @@ class Server:
         await self._reloader.stop()
         drain, proxy = self._settings.drain, self._proxy
         logger.info("draining", extra={"fields": {"streams": len(self.streams), "timeout_s": drain.timeout}})
-        now = self._loop.time()
-        self.streams.drain(now, now + drain.spread)
+        spread = self._spread()
+        self.streams.drain(spread)
         if proxy is not None:
             proxy.frontend.drain(drain.idle_grace)
             cut_at = self._loop.call_later(drain.spread, proxy.cut_upgraded)
             alone_since: float | None = None
-            while self._loop.time() < now + drain.timeout and not hurry.is_set():
-                if not len(self.streams):
+            while (now := self._loop.time()) < spread.now + drain.timeout and not hurry.is_set():
+                if not len(self.streams) or now >= spread.until:
                     self._stop_listening()  # accepts the waiting connections, which are still served
                 if not proxy.busy:
-                    alone_since = self._loop.time() if alone_since is None else alone_since
-                    if not len(self.streams.held) or self._loop.time() >= alone_since + _RETURN:
+                    alone_since = now if alone_since is None else alone_since
+                    if not len(self.streams.held) or now >= alone_since + _RETURN:
                         break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(hurry.wait(), _LOOK)

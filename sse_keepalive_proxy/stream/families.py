@@ -29,6 +29,7 @@ __all__ = [
     "Family",
     "LateError",
     "Treatment",
+    "accepts_streams",
     "is_library",
     "recognise",
     "terminator_for",
@@ -145,8 +146,13 @@ def terminator_for(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> Te
     terminator = TREATMENTS[family].terminator
     if terminator is not Terminator.AUTO:
         return terminator
-    lines = _STREAM in _types(named.get(b"accept", _NOTHING)) or _any_begins(named, b"x-stainless-")
+    lines = accepts_streams(named) or _any_begins(named, b"x-stainless-")
     return Terminator.NEWLINE if lines else Terminator.AUTO
+
+
+def accepts_streams(named: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Return whether the `Accept` of a request names event streams. `named` as for `recognise`."""
+    return _STREAM in _types(named.get(b"accept", _NOTHING))
 
 
 def is_library(named: Mapping[bytes, Sequence[bytes]]) -> bool:

@@ -142,15 +142,6 @@ class Frames:
             return b""
         return encode.comment(text, blank=self._ends_blank(after_id))
 
-    def error(self, status: int, message: str) -> bytes:
-        """Return the `proxy_error` event for a client that got 200 before upstream answered.
-
-        `status` and `message` are upstream's real answer. It is an event for every client
-        (behaviour.md#early-commit).
-        """
-        data = {"type": "proxy_error", "status": status, "message": message}
-        return encode.event("proxy_error", encode.json_line(data))
-
     def closing(self, reason: CloseReason, retry: int) -> bytes:
         """Return the last block of a stream that the proxy itself ends.
 

@@ -177,3 +177,13 @@ def test_nothing_is_opened_connected_to_or_written(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError):
             taken.accept()
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_what_is_right_and_needs_a_word_is_a_note_that_strict_forgives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "config.yaml").write_text(
+        VALID + "      early_commit: {after: 2s, methods: [GET, POST]}\n    cors: off\n"
+    )
+    assert main(["check", "--strict", "-c", str(file)]) == 0
+    assert capsys.readouterr().err.startswith("note: routes[0].stream.early_commit.methods: POST gets ")

@@ -12,6 +12,7 @@ import pytest
 from sse_keepalive_proxy.errors import UpstreamRefused
 from sse_keepalive_proxy.gateway.attempts import first_answer
 from sse_keepalive_proxy.http.attempts import Answer, Attempt
+from sse_keepalive_proxy.observe.registry import Spread
 from sse_keepalive_proxy.stream.policy import Reconnect
 from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
@@ -170,7 +171,7 @@ async def test_a_drain_ends_the_tries_with_the_real_status() -> None:
     ):
         await upstream.connection(2)
         assert client.received == b""
-        proxy.server.streams.drain(now(), now() + 60)
+        proxy.server.streams.drain(Spread(now(), now() + 60, now() + 60))
         await client.wait_response()
         assert (client.response.status, client.body) == (503, b"come again\n")
 

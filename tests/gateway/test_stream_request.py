@@ -16,6 +16,7 @@ import pytest
 
 from sse_keepalive_proxy.demo.tokens import Ed25519Tokens
 from sse_keepalive_proxy.gateway.identity import Identifier
+from sse_keepalive_proxy.observe.registry import Spread
 from sse_keepalive_proxy.stream.states import State
 from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
@@ -310,7 +311,7 @@ async def test_a_drain_after_it_is_announced() -> None:
     ):
         await client.wait_for(b":ok")
         now = asyncio.get_running_loop().time()
-        proxy.server.streams.drain(now, now)
+        proxy.server.streams.drain(Spread(now, now, now))
         await client.wait_response()
         assert closing(client) == [closed("drain")]
         await upstream.wait_all_closed()

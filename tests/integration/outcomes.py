@@ -490,7 +490,8 @@ counts.
 
 In the next two columns the client already has its 200 from `early_commit`. (For an answer before
 `early_commit.after`, see the first two columns.) An answer that is not a stream is reported as the event
-`proxy_error` with `{"type","status","message"}`. The next request with the same credential waits for the
+`proxy_error` with `{"type","status","message"}`, or as an error in the words of the client's
+[family](behaviour.md#late-errors). The next request with the same credential waits for the
 real status. Here, too, an EventSource first has its `first_within`. The table of clients shows whether
 upstream is opened again after that, for a client without an id.
 
@@ -499,8 +500,8 @@ The last column is a running stream that has lost its upstream. The proxy opens 
 
 - *As it is*: upstream's own answer, unchanged.
 - *502*, *504*: one line of the proxy with the name of the route.
-- *Ends*: after a `stream_closing` with the reason, if the confirm is an event; otherwise with a cut, so that
-  the answer does not look complete.
+- *Ends*: after a `stream_closing` with the reason, if the confirm is an event; otherwise after an error in
+  the words of the [family](behaviour.md#late-errors) and with a cut, so that nothing looks complete.
 - *Repeated*: new attempts with growing random waits, never sooner than `Retry-After` and upstream's own
   `retry:` allow. If upstream then answers with a stream, the client gets this stream.
 """
@@ -513,8 +514,8 @@ _IMPOSSIBLE = """\
 - **Events of a gap.** They are lost, unless upstream stores them and resumes with `Last-Event-ID`.
   `stream_recovered` with `"resumed":false` means that events may be missing. A page that must not miss any
   reloads its state then. With `"resumed":true` upstream got the id, but it may ignore it.
-- **A status that was sent.** An answer after an early commit is only visible inside the stream, and only to
-  a client that listens for `proxy_error`.
+- **A status that was sent.** An answer after an early commit is only visible inside the stream, and to a
+  browser only if it listens for `proxy_error`.
 - **A server with one place per user.** Two streams of one user evict each other. The waits between the
   attempts grow, because an answer alone is not a sign of life.
 """

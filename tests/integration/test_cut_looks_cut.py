@@ -136,7 +136,8 @@ async def test_a_reset_destroys_nothing_that_a_slow_client_of_http_1_0_has_not_r
         await proxy.until_closed("upstream_reset")
         client.resume()
         assert await client.wait_end() is Ending.RESET
-        assert client.body.endswith(event * 12)
+        assert event * 12 + b"event: error\n" in client.body  # and our own last word
+        assert client.body.endswith(b"\n\n")
 
 
 @on_each_loop

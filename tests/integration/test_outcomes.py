@@ -76,6 +76,15 @@ class Asking:
         """Whether the confirm is an event for it, and with it all else that the proxy says."""
         return self.headers[0] == EVENT_SOURCE and self.method == "GET" and not self.body
 
+    @property
+    def error(self) -> str:
+        """The event that reports a failure to it."""
+        return "error" if self.body else "proxy_error"
+
+    def is_told_of(self, reason: CloseReason) -> bool:
+        """Whether this end of its stream is reported to it, if it hears no other events of ours."""
+        return reason not in NOT_OURS or (reason is CloseReason.UPSTREAM_RESET and bool(self.body))
+
 
 _ID = b"id: 7\ndata: 1\n\n"
 OFF, NO_ID, ALWAYS = Asking("off"), Asking("resumable"), Asking("always")
@@ -249,7 +258,7 @@ class Scene:
         if self.asking.hears_events:
             assert client.events[0].type == "connection_confirmed"
         else:
-            assert client.body.startswith(b":ok\n\n")
+            assert client.body.startswith(b":ok\n")
         assert not client.response.complete
         assert proxy.closed() == {}
         await client.close()
@@ -276,17 +285,21 @@ class Scene:
         await self.over(proxy)
         closes = self.asking.hears_events and (outcome.told or outcome.reason not in NOT_OURS)
         assert client.response.complete == (closes or outcome.reason is CloseReason.UPSTREAM_END)
-        about: list[dict[str, Any]] = []
+        about = [self.asking.error] if outcome.told else []
+        if closes:
+            about.append("stream_closing")
+        elif not outcome.told and self.asking.is_told_of(outcome.reason):
+            about = [self.asking.error]
+        last = client.events[len(client.events) - len(about) :]
+        assert [event.type for event in last] == about
+        kinds = [event.type for event in client.events]
+        assert sum(kinds.count(kind) for kind in ("proxy_error", "error", "stream_closing")) == len(about)
+        if closes:
+            assert json.loads(last[-1].data) == {"type": "stream_closing", "reason": outcome.reason.value}
         if outcome.told:
             status = self.way.told or self.way.status
-            about.append({"type": "proxy_error", "status": status, "message": words_told(client)})
-        if closes:
-            about.append({"type": "stream_closing", "reason": outcome.reason.value})
-        last = client.events[len(client.events) - len(about) :]
-        assert [event.type for event in last] == [data["type"] for data in about]
-        assert [json.loads(event.data) for event in last] == about
-        kinds = [event.type for event in client.events]
-        assert kinds.count("proxy_error") + kinds.count("stream_closing") == len(about)
+            told = {"type": "proxy_error", "status": status, "message": words_told(client)}
+            assert json.loads(last[0].data) == told
 
     def told_of_gap(self, client: RawClient, reason: CloseReason) -> None:
         """It was told of the gap once: behind all that came before the gap, ahead of all that came after."""
@@ -378,7 +391,7 @@ async def behind_an_early_commit(scene: Scene) -> None:
     ) as (upstream, proxy):
         await upstream.into(way, go := asyncio.Event())
         async with scene.client(proxy) as client:
-            await client.wait_for(b":ok\n\n")
+            await client.wait_for(b":ok\n")
             assert client.response.status == 200
             assert client.events == []
             go.set()
@@ -388,7 +401,7 @@ async def behind_an_early_commit(scene: Scene) -> None:
                 await upstream.out_of(way)
             if scene.mends or isinstance(outcome, Begins):
                 await scene.runs(proxy, client, 200)
-                assert client.body.startswith(b":ok\n\n")
+                assert client.body.startswith(b":ok\n")
                 assert b"stream_recovered" not in client.body  # nothing was lost
                 return
             await scene.ended(proxy, client)

@@ -133,7 +133,7 @@ async def test_a_requests_head_arrives_unchanged_without_hop_by_hop_fields() -> 
         b"Authorization: Bearer t\r\nAccept-Encoding: gzip, br\r\nContent-Encoding: gzip\r\n"
         b"X-Latin: \xe9\r\nX-Empty: \r\nCookie: b=2\r\nRange: bytes=0-1\r\n"
         b"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: Chat.example:81\r\n"
-        b"Content-Length: 2\r\nConnection: close\r\n\r\n"
+        b"Content-Length: 2\r\n\r\n"
     )
     assert asked.body == b"hi"
 

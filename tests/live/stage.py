@@ -64,7 +64,7 @@ POLICY = StreamPolicy(
     max_buffer=100,
     write_timeout=1e6,
 )
-OUR_TYPES = {"our_confirm", "our_ping", "stalled", "stream_recovered", "stream_closing"}
+OUR_TYPES = {"our_confirm", "our_ping", "stalled", "stream_recovered", "stream_closing", "proxy_error"}
 OUR_COMMENTS = ("our ping", "stalled silent_for=", "stream_recovered ")
 PING_LINE = re.compile(rb":our ping[^\r\n]*\n")
 NOT_OURS = {"client_gone", "client_stalled", "upstream_end", "upstream_reset"}
@@ -339,6 +339,11 @@ class Stage:
         while self.client.waiting or (self.in_the_kernel and not self.upstream.is_closing()):
             self.take(len(self.client.waiting))
 
+    def settle(self) -> None:
+        """The client takes everything, and the end of the stream comes, which a reset delays by a moment."""
+        self.take_all()
+        self.clock.advance(0 if self.stream.life.close_reason is None else 0.2)
+
     def end(self, how: str) -> None:
         """The stream ends, or does not."""
         if not self.upstream.is_closing() and how in ("upstream ends", "upstream breaks"):
@@ -348,8 +353,7 @@ class Stage:
         elif how == "the client leaves":
             self.client.leave()
         self.clock.advance(0)
-        self.take_all()
-        self.clock.advance(0)
+        self.settle()
 
     def lose(self, how: str = "upstream breaks") -> None:
         """Upstream ends or breaks."""
@@ -534,9 +538,12 @@ def check_end(stage: Stage) -> None:
     assert not any(stage.route.timers._sleepers.values())
     assert len(stage.streams) == 0
     left_first = reason in ("client_gone", "client_stalled")
-    closings = [event for event in sse_reference.parse(stage.body()).events if event.type == "stream_closing"]
+    events = sse_reference.parse(stage.body()).events
+    closings = [event for event in events if event.type == "stream_closing"]
     announced = stage.form is ConfirmForm.EVENT and reason not in NOT_OURS
     announced = announced and not stage.stream.life.in_block  # nothing can be told there
+    told = stage.form is None and reason not in NOT_OURS and not stage.stream.life.in_block
+    assert [event.type for event in events].count("proxy_error") == told
     if not left_first:
         whole = announced or reason == "upstream_end"
         assert (last == LAST_CHUNK) == (stage.chunked and whole)

@@ -325,8 +325,7 @@ def test_a_client_reads_the_whole_blocks_of_every_upstream_and_each_gap(
             break
         stage.reopen(early)
         reopenings += 1
-    stage.take_all()
-    stage.clock.advance(0)
+    stage.settle()
     check_meaning(stage)
     check_end(stage)
     assert gaps(stage) == stage.stream.reconnects == reopenings

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.live.signs_of_life import Inspection
+from sse_keepalive_proxy.stream.families import LateError
+from sse_keepalive_proxy.stream.late_error import late_error
 from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
@@ -361,6 +363,8 @@ def test_an_upstream_that_ends_after_its_first_event_is_counted(events: int, cou
 
 # Leaving.
 
+DRAINED = late_error(LateError.PROXY_ERROR, CloseReason.DRAIN, None)
+
 
 def test_a_stream_that_is_to_leave_waits_for_the_end_of_a_block_that_upstream_has_begun() -> None:
     stage = Stage(form=None)
@@ -369,7 +373,7 @@ def test_a_stream_that_is_to_leave_waits_for_the_end_of_a_block_that_upstream_ha
     stage.clock.advance(0.5)
     stage.feed(b"lf\n\n")
     stage.clock.advance(0.1)
-    assert stage.body() == b"data: 1\n\ndata: half\n\n"
+    assert stage.body() == b"data: 1\n\ndata: half\n\n" + DRAINED
     assert stage.closed == {"drain": 1}
     check_end(stage)
 
@@ -379,7 +383,7 @@ def test_it_does_not_wait_for_ever() -> None:
     stage.feed(b"data: 1\n\ndata: ha")
     stage.stream.leave(stage.clock(), CloseReason.DRAIN)
     stage.clock.advance(1.5)
-    assert stage.body() == b"data: 1\n\n"
+    assert stage.body() == b"data: 1\n\n" + DRAINED
     assert stage.closed == {"drain": 1}
     check_end(stage)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from sse_keepalive_proxy.observe.registry import OpenStream, Registry, snapshot
+from sse_keepalive_proxy.observe.registry import OpenStream, Registry, Spread, snapshot
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Opened
 from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm, StreamPolicy
@@ -24,9 +24,15 @@ class Stream:
     pings = stalls = reconnects = 0
 
     def __init__(
-        self, client: str = "203.0.113.7", opened_at: float = 1000.0, route_name: str = "events"
+        self,
+        client: str = "203.0.113.7",
+        opened_at: float = 1000.0,
+        route_name: str = "events",
+        *,
+        comes_back: bool = True,
     ) -> None:
         self.client, self.opened_at, self.route_name = client, opened_at, route_name
+        self.comes_back = comes_back
         self.life = Lifecycle(StreamPolicy(), opened_at, random.random)
         self.flow = Passed()
         self.told: list[tuple[float, CloseReason]] = []
@@ -124,10 +130,12 @@ def test_only_the_streams_of_the_named_routes_leave_each_at_its_own_time() -> No
     registry = Registry(10, None)
     gone, open_one, other = Stream(route_name="gone"), Stream(route_name="gone"), Stream()
     filled(registry, gone, open_one, other).begun(open_one)
-    times = iter((3.0, 4.0))
-    registry.leave(lambda route: route == "gone", lambda: next(times), CloseReason.ROUTE_REMOVED)
-    assert gone.told == [(3.0, CloseReason.ROUTE_REMOVED)]
-    assert open_one.told == [(4.0, CloseReason.ROUTE_REMOVED)]
+    registry.leave(lambda route: route == "gone", Spread(3.0, 4.0, 9.0), CloseReason.ROUTE_REMOVED)
+    for stream in (gone, open_one):
+        ((at, reason),) = stream.told
+        assert 3.0 <= at <= 4.0
+        assert reason is CloseReason.ROUTE_REMOVED
+    assert gone.told != open_one.told
     assert other.told == []
     assert not registry.leaving.is_set()
     filled(registry, late := Stream(route_name="gone"))
@@ -138,7 +146,7 @@ def test_a_drain_is_for_all_and_for_those_still_to_come() -> None:
     registry = filled(Registry(10, None), here := Stream())
     assert not registry.leaving.is_set()
     assert registry.drain_rest(1000.0) == 0.0
-    registry.drain(1000.0, 1010.0)
+    registry.drain(Spread(1000.0, 1010.0, 1020.0))
     assert registry.leaving.is_set()
     filled(registry, late := Stream(opened_at=1004.0), latest := Stream(opened_at=1020.0))
     for stream, earliest, last in ((here, 1000.0, 1010.0), (late, 1004.0, 1010.0), (latest, 1020.0, 1021.0)):
@@ -147,6 +155,13 @@ def test_a_drain_is_for_all_and_for_those_still_to_come() -> None:
         assert reason is CloseReason.DRAIN
     assert registry.drain_rest(1003.0) == 7.0
     assert registry.drain_rest(1011.0) == 0.0
+
+
+def test_an_answer_that_its_client_has_only_once_may_run_to_its_own_end() -> None:
+    registry = filled(Registry(10, None), here := Stream(comes_back=False))
+    registry.drain(Spread(1000.0, 1010.0, 1020.0))
+    filled(registry, late := Stream(opened_at=1015.0, comes_back=False))
+    assert here.told == late.told == [(1020.0, CloseReason.DRAIN)]
 
 
 # How a stream is shown.

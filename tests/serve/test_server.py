@@ -17,6 +17,9 @@ import pytest
 from sse_keepalive_proxy.build import BUILD
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.observe.admin import Phase
+from sse_keepalive_proxy.stream.families import LateError
+from sse_keepalive_proxy.stream.late_error import late_error
+from sse_keepalive_proxy.stream.messages import CloseReason
 from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.programs import free_port, running, wait_for_port
@@ -31,7 +34,7 @@ from tests.support.raw_upstream import (
     response,
     stream_head,
 )
-from tests.support.running import on_each_loop, on_loop, settings_of
+from tests.support.running import on_each_loop, on_loop, settings_of, soon
 from tests.support.sockets import Ending
 
 SILENT = [GOT_REQUEST, stream_head()]
@@ -197,24 +200,58 @@ async def test_streams_get_the_end_at_a_block_boundary() -> None:
         RawUpstream([*SILENT, chunk(b"data: whole\n\ndata: ha")]) as upstream,
         Instance(config(upstream, before=QUICK)) as proxy,
         await proxy.event_source() as browser,
-        await proxy.client() as other,
     ):
-        other.request("/events", "Accept: */*")
         await browser.wait_for(b"data: whole\n\n")
-        await other.wait_for(b"data: whole\n\n")
         async with Draining(proxy) as draining:
             await browser.wait_response()
-            await other.wait_end()
             await draining.task
         event, retry, data = last_block(browser).split("\n")
         assert event == "event: stream_closing"
         assert 1000 <= int(retry.removeprefix("retry: ")) <= 5010  # of the drain 10 ms may be left
         assert json.loads(data.removeprefix("data: ")) == {"type": "stream_closing", "reason": "drain"}
         assert b"data: ha" not in browser.body
-        assert not other.response.complete  # it is no browser: what is cut looks cut
-        assert other.body == b":ok\n\ndata: whole\n\n"  # an event nobody asked for could break it
-        assert proxy.closed() == {"drain": 2}
+        assert proxy.closed() == {"drain": 1}
         await upstream.wait_all_closed()
+
+
+@pytest.mark.usefixtures("on_both")
+@on_each_loop
+async def test_an_answer_that_its_client_has_only_once_runs_to_its_own_end() -> None:
+    event = b"data: whole\n\n"
+    async with (
+        RawUpstream([*SILENT, chunk(event), go := asyncio.Event(), chunk(event), LAST_CHUNK]) as upstream,
+        Instance(config(upstream, before=QUICK)) as proxy,
+        await proxy.event_source() as browser,
+        await proxy.client() as model,
+    ):
+        model.request("/events", method="POST", body=b"{}")
+        await model.wait_for(event)
+        await browser.wait_for(event)
+        async with Draining(proxy) as draining:
+            await browser.wait_response()  # the spread is over
+            await soon(lambda: not proxy.server._listeners, lambda: "it still listens")
+            assert not draining.task.done()
+            go.set()
+            await model.wait_response()
+            assert model.body.endswith(event + event)
+            await draining.task
+
+
+@pytest.mark.usefixtures("on_both")
+@on_each_loop
+async def test_an_answer_that_does_not_end_is_told_so_and_cut_before_the_timeout() -> None:
+    async with (
+        RawUpstream([*SILENT, chunk(b"data: 1\n\n")]) as upstream,
+        Instance(config(upstream, before="drain: {timeout: 1s, spread: 10ms}")) as proxy,
+        await proxy.client() as model,
+    ):
+        model.request("/events", method="POST", body=b"{}")
+        await model.wait_for(b"data: 1\n\n")
+        async with Draining(proxy) as draining:
+            await draining.task
+        assert not model.response.complete
+        assert model.body.endswith(late_error(LateError.API_ERROR, CloseReason.DRAIN, None))
+        assert proxy.closed() == {"drain": 1}
 
 
 @pytest.mark.usefixtures("on_both")

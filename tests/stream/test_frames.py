@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import EncodingError
-from sse_keepalive_proxy.stream.families import TREATMENTS, treatment
+from sse_keepalive_proxy.stream.families import TREATMENTS, LateError, treatment
 from sse_keepalive_proxy.stream.frames import Frames
+from sse_keepalive_proxy.stream.late_error import late_error
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
@@ -107,7 +108,12 @@ def spoken(draw: st.DrawFn) -> bytes:
                     resumed=draw(st.booleans()),
                     after_id=after_id,
                 ),
-                said.error(draw(st.integers(100, 999)), draw(st.text())),
+                late_error(
+                    draw(st.sampled_from(LateError)),
+                    CloseReason.UPSTREAM_STATUS,
+                    (draw(st.integers(100, 999)), draw(st.text())),
+                    draw(st.text() | st.integers()),
+                ),
             ]
         )
     )
@@ -388,15 +394,6 @@ def test_where_no_event_is_wanted_a_gap_is_a_comment_that_ends_like_a_ping(
     )
     told = b":stream_recovered reason=upstream_reset gap_ms=61200 resumed="
     assert frame == told + (b"true" if resumed else b"false") + end
-
-
-@pytest.mark.parametrize("form", ConfirmForm)
-def test_upstreams_answer_after_an_early_commit_is_always_reported_as_an_event(form: ConfirmForm) -> None:
-    frame = frames(Confirm(form=form)).error(404, "upstream answered with status 404")
-    assert frame == (
-        b"event: proxy_error\n"
-        b'data: {"type":"proxy_error","status":404,"message":"upstream answered with status 404"}\n\n'
-    )
 
 
 @pytest.mark.parametrize("reason", CloseReason)

@@ -40,13 +40,14 @@ class EarlyCommit(Section):
     after: Annotated[Duration | None, OFF] = Field(
         default=None,
         description="The longest wait for upstream's answer before the client gets a 200. An earlier "
-        "answer is passed on unchanged. A later refusal is reported inside the stream, and the next "
-        "request with the same credential waits for the real status.",
+        "answer is passed on unchanged. A later refusal is reported inside the stream, in the words of the "
+        "client's family, and the next request with the same credential waits for the real status.",
     )
     methods: Annotated[tuple[Method, ...], Strict(False), Field(min_length=1)] = Field(
         default=("GET",),
-        description="The methods of requests that may get an early 200, in upper case. Other requests wait "
-        "for upstream's own status.",
+        description="The methods of requests that may get an early 200, in upper case. All but a GET without "
+        'a body also need `"stream": true` in a JSON body, or an `Accept` that names event streams. Other '
+        "requests, and all of MCP, wait for upstream's own status.",
     )
 
     @property

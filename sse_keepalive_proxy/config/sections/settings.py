@@ -166,8 +166,9 @@ class Drain(Section):
     )
     spread: ShortDuration = Field(
         default=10.0,
-        description="The time over which open streams are closed, each at a random moment. It keeps "
-        "clients from coming back together, and must not exceed `timeout`.",
+        description="The time over which the streams of browsers are closed, each at a random moment. It "
+        "keeps clients from coming back together, and must not exceed `timeout`. Other streams may run to "
+        "their own end until shortly before `timeout`.",
     )
     idle_grace: ShortDuration = Field(
         default=2.0,
