@@ -191,11 +191,6 @@ class ClientConnection(web.RequestHandler):
         """Whether a request is being answered."""
         return self._head_reader is None
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the connection waits for a request, or for the rest of its head."""
-        return self._head_reader is not None
-
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Let the handler answer `request`. The response returned says whether the connection is kept."""
         self._answer_task, self._answers = request.task, request
@@ -243,7 +238,7 @@ class ClientConnection(web.RequestHandler):
         frontend, connected = self._frontend, cast(asyncio.Transport, transport)
         frontend.connections[self] = None
         room = frontend.limits.room()
-        if room >= 0 or frontend.make_room():
+        if room >= 0 or frontend.make_room(self):
             super().connection_made(transport)
             wait, grace = frontend.limits.head_timeout, frontend.idle_grace
             self._wake_in(wait if grace is None else min(wait, grace))

@@ -120,18 +120,17 @@ class Frontend:
         """The number of connections, with those in a TLS handshake, without those handed over."""
         return len(self.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
 
-    def make_room(self) -> bool:
-        """Close the oldest connection that waits for a request or for the rest of its head, if the limits say
-        so. Return whether there was one.
+    def make_room(self, newcomer: ClientConnection) -> bool:
+        """Close the oldest connection on which nothing is being answered, except `newcomer`, if the limits
+        say so. Return whether there was one.
         """
-        if not self.limits.displaces:
-            return False
-        idle = next((each for each in self.connections if each.is_idle), None)
-        if idle is None:
-            return False
-        del self.connections[idle]  # the transport reports its end later
-        idle.cut()
-        return True
+        if self.limits.displaces:
+            for each in self.connections:
+                if each is not newcomer and not each.answering:
+                    del self.connections[each]  # the transport reports its end later
+                    each.cut()
+                    return True
+        return False
 
     def use_tls(self, poller: Poller, context: ssl.SSLContext) -> None:
         """Use TLS with `context` on every TCP socket given to `listen` from now on. If TLS is already in use,

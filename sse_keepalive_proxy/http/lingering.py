@@ -29,7 +29,6 @@ class Lingering(asyncio.Protocol):
     """
 
     answering = False
-    is_idle = True
 
     def __init__(self, frontend: Frontend, transport: asyncio.Transport, left: int | None) -> None:
         """`left` is the number of bytes that the client will still send, or None if it is not known."""
