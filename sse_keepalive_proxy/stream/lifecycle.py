@@ -118,8 +118,9 @@ class Lifecycle:
             if self.stalled_since is not None:
                 commands.append(messages.Recovered(upstream_now - self.alive_at))
                 self.stalled_since = None
-                commands += self._keep()
             self.alive_at = upstream_now
+        if alive or not self.reopens:
+            commands += self._keep()
         self.upstream_at = upstream_now
         if self.stalled_since is None and self.state is not State.FLOWING:
             self._enter(State.FLOWING)

@@ -595,6 +595,11 @@ def test_where_it_may_not_be_asked_again_a_stalled_upstream_is_not_replaced() ->
     assert told(transcript, Reopen) == [(1001, Reopen())]
 
 
+def test_an_attempt_ends_when_upstream_may_not_be_asked_again_any_more() -> None:
+    script: list[tuple[float, Step]] = [(62, Reopens(allowed=False)), (62, NOISE)]
+    assert play(REPLACING, *OPEN, *script, until=100).said[-1] == (62, Abandon())
+
+
 def test_a_paused_upstream_is_not_replaced() -> None:
     script: list[tuple[float, Step]] = [(61, REOPENED), (81, Paused()), (181, Resumed())]
     transcript = play(REPLACING, *OPEN, *script, until=223)

@@ -417,7 +417,7 @@ class Witness:
                 self.hear_of_an_attempt(now)
             case Abandon():
                 assert self.beside is not None
-                assert self.paused or self.stalled_for is None
+                assert self.paused or self.stalled_for is None or not self.life.reopens
                 self.beside = None
             case Close(reason=reason):
                 assert self.life.close_reason is reason
