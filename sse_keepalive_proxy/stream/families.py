@@ -122,14 +122,14 @@ TREATMENTS: Mapping[Family, Treatment] = MappingProxyType(
 
 def recognise(method: str, *, has_body: bool, named: Mapping[bytes, Sequence[bytes]]) -> Family:
     """Return the family of a request, never `auto`. `named`: the header values by names in lower case."""
-    accepts = named.get(b"accept", _NOTHING)
-    if _any_begins(named, b"mcp-") or frozenset(_types(accepts)) == _BOTH_TYPES:
+    accepts, names = named.get(b"accept", _NOTHING), _joined(named)
+    if b"\nmcp-" in names or frozenset(_types(accepts)) == _BOTH_TYPES:
         return Family.MCP
     if google := named.get(b"x-goog-api-client"):
         return Family.GEMINI if _accepts_comments(b" ".join(google)) else Family.GEMINI_PYTHON
     if b"anthropic-version" in named:
         return Family.ANTHROPIC
-    if has_body or _any_begins(named, b"x-stainless-"):
+    if has_body or b"\nx-stainless-" in names:
         return Family.OPENAI
     if method == "GET" and list(accepts) == [_STREAM] and named.get(b"cache-control") == [b"no-cache"]:
         return Family.BROWSER
@@ -146,7 +146,7 @@ def terminator_for(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> Te
     terminator = TREATMENTS[family].terminator
     if terminator is not Terminator.AUTO:
         return terminator
-    lines = accepts_streams(named) or _any_begins(named, b"x-stainless-")
+    lines = accepts_streams(named) or b"\nx-stainless-" in _joined(named)
     return Terminator.NEWLINE if lines else Terminator.AUTO
 
 
@@ -217,8 +217,9 @@ def _accepts_comments(google: bytes) -> bool:
     return (int(found[1]), int(found[2])) >= (1, 32)
 
 
-def _any_begins(names: Iterable[bytes], prefix: bytes) -> bool:
-    return any(name.startswith(prefix) for name in names)
+def _joined(names: Iterable[bytes]) -> bytes:
+    """Return `names` as lines, so that one search finds how a name begins."""
+    return b"\n" + b"\n".join(names)
 
 
 def _types(accepts: Sequence[bytes]) -> list[bytes]:
