@@ -26,7 +26,7 @@ from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tasks import in_slices
-from sse_keepalive_proxy.net.tcp import peer_address, scheme
+from sse_keepalive_proxy.net.tcp import scheme, shown_address
 from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
@@ -156,7 +156,7 @@ class Proxy:
         log_line("refused", {"status": status, "reason": reason, "client": peer})
 
     async def _handle(self, connection: ClientConnection, request: web.BaseRequest) -> bool:
-        process, in_force, peer = self._process, self._in_force, peer_address(connection.transport)
+        process, in_force, peer = self._process, self._in_force, shown_address(connection.peername)
         admitted = admit(request, connection.head, peer=peer, scheme=scheme(connection.transport))
         if isinstance(admitted, Refusal):
             self._refused(admitted.status, admitted.text, peer)

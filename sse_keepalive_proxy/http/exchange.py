@@ -133,7 +133,7 @@ class Exchange:
             raise RuntimeError("the response head was already returned")
         late = None
         if within is not None:
-            late = asyncio.get_running_loop().call_later(within, self._late, within)
+            late = self._head.get_loop().call_later(within, self._late, within)
         try:
             return await self._head
         finally:

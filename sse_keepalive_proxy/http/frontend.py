@@ -176,5 +176,5 @@ class Frontend:
             connection.cut()
         await self.server.shutdown(0.1)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await cast(ClientConnection, request.protocol).answer(request)
+    def _answer(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        return cast(ClientConnection, request.protocol).answer(request)

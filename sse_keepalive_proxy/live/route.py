@@ -44,6 +44,7 @@ class StreamRoutes:
     __slots__ = (
         "_prepared",
         "backlog",
+        "call_later",
         "departures",
         "metrics",
         "name",
@@ -59,7 +60,8 @@ class StreamRoutes:
         self.name, self.policy, self.metrics, self.registry = name, policy, metrics, registry
         self.backlog, self.departures = backlog, Departures()
         self.timers = TimerWheel()
-        self.now = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        self.now, self.call_later = loop.time, loop.call_later
         self._prepared: dict[tuple[Family, Terminator, bool], StreamRoute] = {}
 
     def for_client(self, family: Family, terminator: Terminator, *, library: bool = False) -> StreamRoute:
@@ -83,13 +85,14 @@ class StreamRoute:
     """
 
     __slots__ = (
-        "backlog", "departures", "family", "frames", "gets", "inspection", "metrics", "name", "now",
-        "pings_by_event", "policy", "registry", "timers",
+        "backlog", "call_later", "departures", "family", "frames", "gets", "inspection", "metrics", "name",
+        "now", "pings_by_event", "policy", "registry", "timers",
     )  # fmt: skip
 
     def __init__(self, shared: StreamRoutes, family: Family, gets: Treatment) -> None:
         self.name, self.metrics, self.registry = shared.name, shared.metrics, shared.registry
-        self.timers, self.now = shared.timers, shared.now
+        self.timers = shared.timers
+        self.now, self.call_later = shared.now, shared.call_later
         self.backlog, self.departures = shared.backlog, shared.departures
         self.family, self.gets = family, gets
         self.policy = policy = treated(shared.policy, gets)

@@ -55,7 +55,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_early", "_events_before", "_exchange", "_head", "_late", "_loop", "_paused", "_reconnection",
+        "_early", "_events_before", "_exchange", "_head", "_late", "_paused", "_reconnection",
         "_wakes_at", "claims", "client", "down", "flow", "life", "opened_at", "pings", "reconnects",
         "request_id", "route", "route_name", "stalls", "stream_id", "target",
     )  # fmt: skip
@@ -69,10 +69,9 @@ class Stream:
         target: str,
         reconnection: Reconnection | None = None,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
         self.route, self.route_name = route, route.name
         self.stream_id, self.client, self.target = stream_id, client, target
-        self.opened_at = self._loop.time()
+        self.opened_at = self.route.now()
         self.life = Lifecycle(route.policy, self.opened_at, random.random)
         self.flow = Relay(self, route, self.life, reconnection)
         self.down: Downstream | None = None  # None: no client is connected
@@ -143,7 +142,7 @@ class Stream:
 
     def _open(self, exchange: Body, *, resumed: bool = False) -> None:
         """Relay the body of `exchange` from now on."""
-        policy, now = self.route.policy, self._loop.time()
+        policy, now = self.route.policy, self.route.now()
         if self.life.opened_at is None:
             self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
             self.flow.expect(exchange.early)
@@ -161,7 +160,7 @@ class Stream:
         asking, reconnection = self._asking, self._reconnection
         if reconnection is not None and not asking:
             events = self.flow.events - self._events_before
-            lived = self._loop.time() - (self.life.opened_at or 0.0)
+            lived = self.route.now() - (self.life.opened_at or 0.0)
             self.life.reopens = self.life.reopens and reconnection.may_have_more(events, lived)
         if not self.life.reopens:
             self.flow.release()  # the stream ends with its last block, whole or not
@@ -315,7 +314,7 @@ class Stream:
     # Commands of the lifecycle.
 
     def _handle(self, event: messages.Event) -> None:
-        self.execute(self.life.handle(event, self._loop.time()))
+        self.execute(self.life.handle(event, self.route.now()))
 
     def execute(self, commands: tuple[messages.Command, ...]) -> None:
         """Execute commands of the lifecycle, then set the timer to its next deadline."""
@@ -424,7 +423,7 @@ class Stream:
         early, self._early = self._early, None
         if early is not None and late is not None:
             early.refused()
-        stream_log.closed(self, reason, self._loop.time(), late)
+        stream_log.closed(self, reason, self.route.now(), late)
 
     def _end_for_client(self, down: Downstream, reason: CloseReason, late: LateStatus | None) -> None:
         if reason is CloseReason.CLIENT_STALLED:
@@ -433,7 +432,7 @@ class Stream:
         request_id = self.request_id
         if reason is CloseReason.UPSTREAM_RESET and self.flow.id_seen:
             request_id = (
-                None  # its client opens the stream again by the last event id, and an error would end that
+                None  # its client opens the stream again by its last event id; an error would end that
             )
         last, whole = self.route.farewell(reason, late, request_id, early=self.life.opened_at is None)
         if self.life.finished_at is not None:
@@ -442,7 +441,7 @@ class Stream:
         if whole and (written or not last):
             down.end()
         else:
-            down.cut(self._loop.call_later)
+            down.cut(self.route.call_later)
 
     def _moment(self) -> dict[str, str]:
         return {"stream_id": self.stream_id, "now": now_rfc3339()}
@@ -462,7 +461,7 @@ class Stream:
 
     def wake(self) -> None:
         """Handle the deadline."""
-        now, self._wakes_at = max(self._loop.time(), self._wakes_at or 0.0), None
+        now, self._wakes_at = max(self.route.now(), self._wakes_at or 0.0), None
         taken = self.down.taken if self.down is not None and self.life.blocked else 0
         try:
             self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))

@@ -35,6 +35,10 @@ class Poller(Protocol):
     the same number, and its watcher could be called for the events of the closed one.
     """
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that calls the watchers."""
+
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
         """Call `watcher` for `events` from now on. `before` holds the events until now. With `events` 0 the
         watcher is not called, not even for a broken connection.
@@ -51,13 +55,13 @@ class Poller(Protocol):
 
 
 class _Epoll:
-    __slots__ = ("_epoll", "_loop", "_watchers")
+    __slots__ = ("_epoll", "_watchers", "loop")
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._watchers: list[Watcher | None] = []  # index: the descriptor, a small number
-        self._loop.add_reader(self._epoll.fileno(), self._call_ready)
+        self.loop.add_reader(self._epoll.fileno(), self._call_ready)
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
         if not events:
@@ -76,7 +80,7 @@ class _Epoll:
 
     def close(self) -> None:
         if not self._epoll.closed:
-            self._loop.remove_reader(self._epoll.fileno())
+            self.loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
             self._watchers[:] = [None] * len(self._watchers)
 
@@ -89,35 +93,35 @@ class _Epoll:
                     watcher.ready(events)
                 except Exception as error:  # noqa: BLE001 (reported to the loop's handler; the others are called)
                     context = {"message": "a watcher of a socket failed", "exception": error}
-                    self._loop.call_exception_handler(context)
+                    self.loop.call_exception_handler(context)
 
 
 class _Loop:
-    __slots__ = ("_loop", "_watched")
+    __slots__ = ("_watched", "loop")
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._watched: set[int] = set()
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:  # noqa: ARG002
         self._watched.add(descriptor)
         try:
             if events & READ:
-                self._loop.add_reader(descriptor, watcher.ready, READ)
+                self.loop.add_reader(descriptor, watcher.ready, READ)
             else:
-                self._loop.remove_reader(descriptor)
+                self.loop.remove_reader(descriptor)
             if events & WRITE:
-                self._loop.add_writer(descriptor, watcher.ready, WRITE)
+                self.loop.add_writer(descriptor, watcher.ready, WRITE)
             else:
-                self._loop.remove_writer(descriptor)
+                self.loop.remove_writer(descriptor)
         except BaseException:
             self.forget(descriptor)
             raise
 
     def forget(self, descriptor: int) -> None:
         self._watched.discard(descriptor)
-        self._loop.remove_reader(descriptor)
-        self._loop.remove_writer(descriptor)
+        self.loop.remove_reader(descriptor)
+        self.loop.remove_writer(descriptor)
 
     def close(self) -> None:
         for descriptor in list(self._watched):

@@ -62,11 +62,12 @@ def prepare(listening: socket.socket, send_timeout: float) -> None:
 
 def keep_alive(sock: socket.socket) -> None:
     """Let the kernel probe an idle TCP connection, and end it if the peer has vanished."""
-    if sock.family in _TCP:
-        with contextlib.suppress(OSError):  # some kernels refuse options of a closed socket
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _PROBES:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    try:
+        for option, value in _PROBES:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except OSError:  # the peer of a Unix socket cannot vanish; some kernels refuse options of a closed socket
+        return
 
 
 def watch(transport: Transport, write_timeout: float) -> None:
@@ -164,16 +165,17 @@ def has_unread(transport: Transport) -> bool:
 
 
 def peer_address(transport: Transport | None) -> str:
-    """Return the address of the peer: empty for a Unix socket, `?` if the connection is closed.
-
-    An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is returned as IPv4.
-    """
-    address = transport.get_extra_info("peername") if transport is not None else None
-    return "?" if address is None else shown_address(address)
+    """Return the address of the peer in the form of `shown_address`."""
+    return shown_address(transport.get_extra_info("peername") if transport is not None else None)
 
 
 def shown_address(name: Any) -> str:
-    """Return the address in `name`, a result of `getpeername`, in the form of `peer_address`."""
+    """Return the address in `name`, the `peername` of a connection: empty for a Unix socket, `?` if `name` is
+    None, because the connection is closed. An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is returned as
+    IPv4.
+    """
+    if name is None:
+        return "?"
     return str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else ""
 
 

@@ -44,7 +44,7 @@ class SocketTransport:
     )  # fmt: skip
 
     def __init__(self, poller: Poller, sock: socket.socket, protocol: asyncio.Protocol) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = poller.loop
         self._poller, self._sock, self._sock_fd = poller, sock, sock.fileno()
         self._protocol = protocol
         self._recv, self._send = sock.recv, sock.send  # looked up once, not for every event
@@ -237,13 +237,15 @@ class SocketTransport:
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return the `socket`, its `sockname` or its `peername`, or `default` if it is not known."""
-        if name == "socket":
-            return self._sock
-        with contextlib.suppress(OSError):
+        try:
+            if name == "socket":
+                return self._sock
             if name == "peername":
                 return self._sock.getpeername()
             if name == "sockname":
                 return self._sock.getsockname()
+        except OSError:  # the connection is closed
+            return default
         return default
 
     # Inside.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -170,8 +169,6 @@ class UpstreamSide:
     the head. `over`: it has ended by itself; `closed`: it was let go before.
     """
 
-    family = socket.AF_UNIX  # its socket's, which it is itself
-
     def __init__(self, early: bytes = b"") -> None:
         self.paused = self.over = self.closed = False
         self.exchange = Exchange(head_only=False)
@@ -202,6 +199,9 @@ class UpstreamSide:
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self if name == "socket" else default
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """Do nothing: it is its own socket, too."""
 
     def is_closing(self) -> bool:
         return self.over or self.closed

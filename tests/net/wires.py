@@ -103,7 +103,7 @@ class Refusing:
     """A poller whose kernel has no room for another descriptor (epoll_ctl(2), ENOSPC) while `full`."""
 
     def __init__(self, real: Poller, *, full: bool) -> None:
-        self._real, self.full = real, full
+        self._real, self.full, self.loop = real, full, real.loop
 
     def watch(self, descriptor: int, watcher: Watcher, events: int, before: int) -> None:
         if self.full and not before:
