@@ -353,8 +353,8 @@ class Lifecycle:
             return self._close(CloseReason.CLIENT_STALLED, now)
         commands: list[Command] = []
         self._upstream_due(now, commands)
-        self._block_due(now, unfinished, commands)
         self._downstream_due(now, commands)
+        self._block_due(now, unfinished, commands)  # behind a ping, which would not fit into the block
         return tuple(commands)
 
     def _write_timed_out(self, now: float, taken: int) -> bool:

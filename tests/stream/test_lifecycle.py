@@ -160,6 +160,11 @@ def test_a_second_does_not_pass_while_we_have_paused_upstream() -> None:
     assert transcript.said == [COMMITTED, (20.5, Release())]
 
 
+def test_a_ping_that_is_due_with_the_release_of_a_block_stands_before_it() -> None:
+    transcript = play(PINGS, OPEN, (9, PIECE), until=12)
+    assert transcript.said == [COMMITTED, (10, Ping(1)), (10, Release())]
+
+
 def test_inside_a_block_a_ping_waits_for_a_pause_of_upstream() -> None:
     often = promise(ping=0.25)
     transcript = play(often, OPEN, (0.125, PIECE), (1.25, PIECE), (1.75, PIECE), until=2.875)
