@@ -123,7 +123,7 @@ class Relay:
                 alive = self._least == 0 or framer.pending > _LARGE
                 if (commands := self.life.received(self._now(), alive)) is not None:
                     self._control.execute(commands)
-            if framer.pending:
+            if framer.held:
                 self._hold(begun=bool(blocks) or framer.pending <= len(data))
         except EventTooLarge as error:
             if error.blocks:
@@ -132,32 +132,23 @@ class Relay:
         except Exception as error:  # noqa: BLE001 (it is logged)
             self._control.fail(error)
 
-    def _forward(self, blocks: bytes) -> None:
-        events, comments, plain = tally(blocks)
-        alive = True  # a plain block is one line of data
-        if not plain:
-            alive = self._alive(events, comments)
-            self.comments += comments
-            self._read(blocks)
-        if self._inspects:
-            if events:
-                self._look_for_the_last(blocks)
-            blocks, alive = self._route.inspection.look(blocks, alive)
-        self._deliver(blocks, events, alive)
-
-    def _look_for_the_last(self, blocks: bytes) -> None:
-        """Tell the lifecycle if an event of `blocks` is the last one of upstream, or follows the last one."""
-        finished = self._route.inspection.finish(blocks)
-        if finished != (self.life.finished_at is not None):
-            self._control.execute(self.life.handle(Finished(finished), self._now()))
-
-    def _alive(self, events: int, comments: int) -> bool:
-        """Return whether so many events and comments are a sign of life."""
-        least = self._least
-        return events > 0 if least == 2 else events + comments > 0 or least == 0
-
-    def _deliver(self, data: bytes, events: int, alive: bool) -> None:
-        """Write bytes of upstream with so many new events. `alive`: they are a sign of life."""
+    def _forward(self, data: bytes, read: tuple[int, bool] | None = None) -> None:
+        """Write whole blocks, or bytes that were `read` before: how many events begin in them, and whether
+        they are a sign of life.
+        """
+        if read is not None:
+            events, alive = read
+        else:
+            events, comments, plain = tally(data)
+            alive = True  # a plain block is one line of data
+            if not plain:
+                alive = self._alive(events, comments)
+                self.comments += comments
+                self._read(data)
+            if self._inspects:
+                if events:
+                    self._look_for_the_last(data)
+                data, alive = self._route.inspection.look(data, alive)
         now = self._now()
         if not self.events:
             if self._framer.bom and not self.sent_upstream and not self.sent_synthetic:
@@ -188,6 +179,17 @@ class Relay:
             down.write(data)
             if life.blocked:
                 self._control.apply_backpressure()
+
+    def _look_for_the_last(self, blocks: bytes) -> None:
+        """Tell the lifecycle if an event of `blocks` is the last one of upstream, or follows the last one."""
+        finished = self._route.inspection.finish(blocks)
+        if finished != (self.life.finished_at is not None):
+            self._control.execute(self.life.handle(Finished(finished), self._now()))
+
+    def _alive(self, events: int, comments: int) -> bool:
+        """Return whether so many events and comments are a sign of life."""
+        least = self._least
+        return events > 0 if least == 2 else events + comments > 0 or least == 0
 
     # What is forwarded before its end.
 
@@ -233,14 +235,16 @@ class Relay:
                 self._part = part = None
                 self._turn_opaque()
         if part is None:
-            self._deliver(data, 0, alive=True)
+            self._forward(data, (0, True))
             return b""
         self.comments += part.comments
         self._read(part.lines)
         alive = self._alive(part.has_data, part.comments)
         if self._inspects:
+            if part.has_data:
+                self._look_for_the_last(part.lines)
             alive = self._route.inspection.look(part.lines, alive)[1]
-        self._deliver(taken, part.events, alive)
+        self._forward(taken, (part.events, alive))
         self._framer.after_cr = taken.endswith(b"\r")
         life.in_block = not part.ended
         if part.ended:

@@ -162,7 +162,9 @@ def last_retry(blocks: bytes) -> int | None:
 
 def _may_hold(blocks: bytes, field: bytes) -> bool:
     """Whether a line of `blocks` begins with `field`. Cheap; a longer field name also matches."""
-    return blocks.startswith(field) or b"\n" + field in blocks or b"\r" + field in blocks
+    if blocks.startswith(field) or b"\n" + field in blocks:
+        return True
+    return _CR in blocks and b"\r" + field in blocks
 
 
 def unname(blocks: bytes, names: frozenset[bytes]) -> bytes:

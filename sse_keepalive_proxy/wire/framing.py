@@ -103,28 +103,29 @@ class Framer:
 
     `max_event` limits one block, in bytes, and so the held bytes. If a block ends in CR LF, the LF does not
     count: the framer may return the block before the LF arrives. A leading BOM is dropped once, and `bom` is
-    then True. `after_cr` is True if the last returned byte is a CR; its LF may still arrive.
+    then True. `after_cr` is True if the last returned byte is a CR; its LF may still arrive. `held` has the
+    bytes of the unfinished block.
 
     The first bytes are held until it is clear what they begin; from then on `begun` is True. If it is no
     event stream, they stay held and `opaque` is True, unless `sure`: the client is in the middle of a stream.
     """
 
-    __slots__ = ("_max_event", "_sure", "_tail", "after_cr", "begun", "bom", "opaque")
+    __slots__ = ("_max_event", "_sure", "after_cr", "begun", "bom", "held", "opaque")
 
     def __init__(self, max_event: int, *, sure: bool = False) -> None:
         self._max_event, self._sure = max_event, sure
-        self._tail = bytearray()
+        self.held = bytearray()
         self.begun = self.after_cr = self.bom = self.opaque = False
 
     @property
     def pending(self) -> int:
         """The number of held bytes of the unfinished block."""
-        return len(self._tail)
+        return len(self.held)
 
     @property
     def unfinished(self) -> bool:
         """Whether a block has begun and not ended. A BOM begins none."""
-        return bool(self._tail) and (self.begun or not BOM.startswith(self._tail))
+        return bool(self.held) and (self.begun or not BOM.startswith(self.held))
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body. Return the whole blocks that they complete, unchanged.
@@ -134,7 +135,7 @@ class Framer:
         """
         if not self.begun and not (data := self._begin(data)):
             return b""
-        tail = self._tail
+        tail = self.held
         if len(tail) + len(data) > self._max_event:
             self._refuse_large(data)
         # These two endings are a boundary after any earlier byte. The common case needs no search.
@@ -152,25 +153,25 @@ class Framer:
 
     def _take(self, data: bytes, end: int) -> bytes:
         """Return the held bytes followed by `data` up to `end`, and hold nothing. Copies once."""
-        blocks = b"".join((self._tail, memoryview(data)[:end]))
-        self._tail.clear()
+        blocks = b"".join((self.held, memoryview(data)[:end]))
+        self.held.clear()
         return blocks
 
     def release(self) -> bytes:
         """Return the held bytes, and hold nothing. Without a leading BOM, unless `opaque`."""
-        held = bytes(self._tail)
-        self._tail.clear()
+        held = bytes(self.held)
+        self.held.clear()
         return held if self.begun or self.opaque else self._without_bom(held)
 
     def _begin(self, data: bytes) -> bytes:
         """Return the first bytes of the body without a BOM, or nothing if it is not clear what they begin."""
-        self._tail += data
-        held = bytes(self._tail)
+        self.held += data
+        held = bytes(self.held)
         begins = begins_event_stream(held)
         self.opaque = begins is False and not self._sure
         if begins is None or self.opaque:
             return b""
-        self._tail.clear()
+        self.held.clear()
         return self._without_bom(held)
 
     def _without_bom(self, data: bytes) -> bytes:
@@ -183,12 +184,12 @@ class Framer:
         Steps through the bytes in windows of `max_event` bytes. Each step moves to the last boundary in
         the window. Two steps together are longer than one window, so the work is linear.
         """
-        waiting = bytes(self._tail) + data
+        waiting = bytes(self.held) + data
         start = 0
         while len(waiting) - start > self._max_event:
             end = _leaves(waiting[start : start + self._max_event], b"")
             if not end:
-                self._tail.clear()
+                self.held.clear()
                 if start:
                     self.after_cr = waiting[start - 1] == _CR
                 raise EventTooLarge(self._max_event, waiting[:start])

@@ -27,8 +27,8 @@ class Part:
     """The rest of one block, from `begun`, the bytes that have waited for the end.
 
     After each `take`: `lines` are the lines that the bytes have completed, behind the block's name.
-    `comments` counts the comment lines among them, `has_data` says whether there are lines of data. `events`
-    is 1 when the first line of data has begun. `ended`: the block has ended.
+    `comments` counts the comment lines among them. `has_data`: there are lines of data among them, or a long
+    one grows. `events` is 1 when the first line of data has begun. `ended`: the block has ended.
 
     `doubtful`: the block is the first, and it was not clear that it begins an event stream. `opaque` is True
     when it is clear that it does not.
@@ -87,7 +87,7 @@ class Part:
             self._name = b"event: %b\n" % block.name
         self.lines = self._name + lines
         self.comments = block.comments
-        self.has_data = block.is_event
-        is_event = self.has_data or self._line.startswith(b"data:")
+        is_event = block.is_event or self._line.startswith(b"data:")
+        self.has_data = block.is_event or (is_event and len(self._line) == _KEPT)
         self.events = int(is_event and not self._counted)
         self._counted = self._counted or is_event

@@ -50,8 +50,8 @@ def test_bytes_out_and_what_waits_are_bytes_in_without_a_leading_bom(chunks: lis
         assert (out, framer.pending) == (b"", len(body))
         assert begins_event_stream(body) is None
     else:
-        assert out + bytes(framer._tail) == body.removeprefix(BOM)
-        assert framer.pending == len(framer._tail)
+        assert out + bytes(framer.held) == body.removeprefix(BOM)
+        assert framer.pending == len(framer.held)
 
 
 @given(chunkings())

@@ -81,8 +81,9 @@ def test_an_event_counts_from_the_beginning_of_its_first_line_of_data() -> None:
 def test_of_a_long_line_only_the_beginning_is_kept() -> None:
     part = Part(b"data: ")
     part.take(b"data: ")
-    for _ in range(100):
+    for number in range(1, 101):
         part.take(b"x" * 1000)
+        assert part.has_data == (number > 8)
     part.take(b"y\nid: 4\n")
     assert len(part.lines) < 10_000
     assert parse(part.lines).id == b"4"
