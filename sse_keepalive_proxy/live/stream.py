@@ -28,7 +28,7 @@ from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StallAction
+from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StallAction, Terminator
 from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Stream"]
@@ -385,6 +385,8 @@ class Stream:
 
     def _ping(self, idle_for: float) -> None:
         flow, frames, in_block = self.flow, self.route.frames, self.life.in_block
+        if in_block and self.route.gets.terminator is Terminator.BLANK:
+            return  # this client splits at blank lines, and would take the comment for a part of the block
         if in_block:
             frame = frames.ping_line(idle_for)
         else:

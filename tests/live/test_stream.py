@@ -18,11 +18,13 @@ from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
     ConfirmForm,
+    Keepalive,
     Reconnect,
     ReconnectWhen,
     Stall,
     StallAction,
     StreamPolicy,
+    Terminator,
 )
 from sse_keepalive_proxy.stream.states import State
 from tests.live.stage import (
@@ -197,6 +199,17 @@ def test_the_first_reason_to_end_is_the_only_one(first: str, second: str, takes:
     stage.clock.advance(0)
     assert stage.closed == {first: 1}
     check_end(stage)
+
+
+def test_no_ping_stands_in_a_block_for_a_client_that_splits_at_blank_lines() -> None:
+    keepalive = Keepalive(INTERVAL, terminator=Terminator.BLANK)
+    stage = Stage(replace(POLICY, keepalive=keepalive), form=None)
+    stage.feed(b'data: {"a":1}\n')
+    stage.clock.advance(3 * INTERVAL)
+    assert stage.body() == b'data: {"a":1}\n'
+    stage.feed(b"\n")
+    stage.clock.advance(INTERVAL)
+    assert stage.body() == b'data: {"a":1}\n\n:ping\n\n'
 
 
 @pytest.mark.parametrize("tail", [b"data: [DONE]\n", b"data: half", b"id: 4\n", b"event"])
