@@ -79,6 +79,7 @@ async def pass_back(
     elif request.http10:
         headers.append((b"Connection", b"keep-alive"))
     connection.write(encode_head(first_line(head), headers))
+    connection.chunked = chunked
     body = BufferedBody(exchange)
     exchange.attach(body)
     try:

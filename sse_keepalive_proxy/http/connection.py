@@ -53,6 +53,9 @@ connection: if it has closed both sides, its system answers with a reset. No oth
 (facts.md#half-closed-clients).
 """
 
+_AHEAD_OF_A_CHUNK = b"0"
+"""The same inside of a chunked answer: a zero before the size of the next chunk means nothing."""
+
 _ANSWER_TO_AHEAD = 0.02
 """Seconds until the first check for that reset."""
 
@@ -64,8 +67,8 @@ class ClientConnection(web.RequestHandler):
 
     __slots__ = (
         "_ahead", "_answer_task", "_answers", "_began", "_body_at", "_body_error", "_body_left", "_decoder",
-        "_ended", "_frontend", "_head_reader", "_held", "_taker", "_undecided", "_wakes_at", "ends_at_eof",
-        "head",
+        "_ended", "_frontend", "_head_reader", "_held", "_probed", "_taker", "_undecided", "_wakes_at",
+        "chunked", "ends_at_eof", "head",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend) -> None:
@@ -80,7 +83,9 @@ class ClientConnection(web.RequestHandler):
         self._body_at = 0.0  # time of the body's last bytes
         self._held = b""  # bytes after the current request
         self._ended = False  # whether the client has closed its side
-        self._ahead = False  # whether `_AHEAD` was sent, and the rest of that head was not
+        self._probed = False  # whether bytes were sent ahead to a client that has closed its side
+        self._ahead = 0  # how many bytes of the next head were sent ahead
+        self.chunked = False  # whether what has been written of the answer is a head and whole chunks
         self._taker: asyncio.Protocol | None = None  # what answers in place of the handler
         self.ends_at_eof = False  # whether a client that closes its side has left: set for event streams
         self._answer_task: asyncio.Task[Any] | None = None
@@ -101,8 +106,8 @@ class ClientConnection(web.RequestHandler):
 
     def unsent(self, head: bytes) -> bytes:
         """Return the bytes of a response head that were not sent ahead. To be called once for each head."""
-        ahead, self._ahead = self._ahead, False
-        return head[len(_AHEAD) :] if ahead else head
+        ahead, self._ahead = self._ahead, 0
+        return head[ahead:]
 
     async def drained(self) -> None:
         """Wait until more can be sent. Raises ConnectionError if the client has left."""
@@ -348,7 +353,7 @@ class ClientConnection(web.RequestHandler):
     def _begin(self) -> None:
         """Give the current request to aiohttp, which starts the handler."""
         self._undecided = False
-        self._began = self.ends_at_eof = False
+        self._began = self._probed = self.chunked = self.ends_at_eof = False
         self._wake_in(None if self._is_whole else _BODY_TIMEOUT)
         if self._ended:
             self._look_at_peer()
@@ -460,9 +465,10 @@ class ClientConnection(web.RequestHandler):
             transport.abort()
             return
         wait = _LOOK_AT_PEER
-        if closes and not self._began and not self._ahead:
-            self._ahead, wait = True, _ANSWER_TO_AHEAD
-            transport.write(_AHEAD)
+        if closes and not self._probed and (self.chunked or not self._began):
+            self._probed, wait = True, _ANSWER_TO_AHEAD
+            self._ahead = 0 if self._began else len(_AHEAD)
+            transport.write(_AHEAD_OF_A_CHUNK if self._began else _AHEAD)
         self._wake_in(wait)
 
     def wake(self) -> None:

@@ -70,6 +70,39 @@ async def test_it_gets_the_whole_of_an_answer_that_had_begun() -> None:
         assert client.response.complete
 
 
+@pytest.mark.parametrize("leaves", [False, True], ids=["half-closed", "gone"])
+@on_each_loop
+async def test_inside_of_a_chunked_answer_a_zero_tells_it_from_a_client_that_has_gone(leaves: bool) -> None:
+    go, story = asyncio.Event(), []
+
+    async def slow(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        connection.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n")
+        connection.chunked = True
+        try:
+            await go.wait()
+        except asyncio.CancelledError:
+            story.append("cancelled")
+            raise
+        connection.write(b"5\r\n67890\r\n")
+        connection.write(b"0\r\n\r\n")
+        return connection.keeps_alive
+
+    async with Serving(slow) as serving, await serving.client() as client:
+        client.send(request("/"))
+        await client.wait_for(b"12345")
+        if leaves:
+            await client.close()
+            await serving.until_gone()
+            await soon(lambda: story == ["cancelled"])
+        else:
+            client.half_close()
+            await client.wait_for(lambda client: client.received.endswith(b"12345\r\n0"))
+            go.set()
+            assert await client.wait_end() is Ending.EOF
+            assert client.body == b"1234567890"
+            assert client.response.complete
+
+
 @pytest.mark.parametrize("whose", ["an interim answer", "an answer of one line", "a fault"])
 @on_each_loop
 async def test_whatever_comes_first_follows_the_bytes_that_were_sent_ahead(whose: str) -> None:

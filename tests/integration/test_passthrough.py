@@ -381,9 +381,7 @@ async def test_requests_sent_ahead_are_answered_in_their_order() -> None:
         assert [answer.body.decode() for answer in client.responses] == [f"{target}!" for target in wanted]
 
 
-@pytest.mark.parametrize(
-    "leave", [RawClient.close, RawClient.half_close, RawClient.abort], ids=["close", "half-close", "reset"]
-)
+@pytest.mark.parametrize("leave", [RawClient.close, RawClient.abort], ids=["close", "reset"])
 @on_each_loop
 async def test_a_client_that_leaves_before_during_or_after_its_request_ends_the_upstream_connection(
     leave: Any,
