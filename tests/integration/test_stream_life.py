@@ -293,8 +293,9 @@ async def test_close_after_ends_a_stalled_stream_and_says_so_to_an_event_source(
             )
             assert 1000 <= (browser.stream.reconnection_time or 0) <= 5000
             assert b":ping\n" in browser.body
-            await other.wait_response()
-            assert re.fullmatch(rb":ok\n\n(:ping\n\n)+", other.body)
+            await other.wait_end()
+            assert not other.response.complete
+            assert re.fullmatch(rb":ok\n\n(:ping\n\n)+event: proxy_error\ndata: [^\n]+\n\n", other.body)
         await upstream.wait_all_closed()
         await proxy.until_closed("stalled", 2)
         assert proxy.metric("upstream_stalled_streams") == 0
@@ -311,7 +312,8 @@ async def test_an_event_saves_a_stalled_stream_from_being_closed() -> None:
     stream = COMMENT + "stall: {after: 100ms, close_after: 400ms}"
     async with RawUpstream(late) as upstream, Instance(config(upstream, stream)) as proxy:
         async with await proxy.event_source() as client:
-            await client.wait_response()
+            await client.wait_end()
+            assert not client.response.complete
             assert client.body == b":ok\n" + 3 * EVENT
         await proxy.until_closed("stalled")
         assert proxy.metric("upstream_stalls_total") == 4
