@@ -431,11 +431,9 @@ class Stream:
         if reason is CloseReason.CLIENT_STALLED:
             down.reset()
             return
-        request_id = self.request_id
-        if reason is CloseReason.UPSTREAM_RESET and self.flow.id_seen:
-            request_id = (
-                None  # its client opens the stream again by its last event id; an error would end that
-            )
+        # After a fault of upstream, an MCP client opens its stream again by an event id, if it has one.
+        resumes = reason is CloseReason.UPSTREAM_RESET and self.flow.id_seen
+        request_id = None if resumes else self.request_id
         last, whole = self.route.farewell(reason, late, request_id, early=self.life.opened_at is None)
         if self.life.finished_at is not None:
             last, whole = b"", reason is not CloseReason.UPSTREAM_RESET  # the client has everything
