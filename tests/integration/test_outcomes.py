@@ -272,7 +272,7 @@ class Scene:
         if isinstance(self.outcome, Passes):
             assert bytes(response.body) == self.way.body
         else:
-            assert response.body.startswith(b'route "events": upstream ')
+            assert response.body.startswith(b'route "events": upstream')
         assert proxy.closed() == {}
         await self.over(proxy)
 
@@ -328,7 +328,7 @@ class Scene:
 def words_told(client: RawClient) -> str:
     """What the client was told in words: they are for people, but never missing."""
     (error,) = [json.loads(event.data) for event in client.events if event.type == "proxy_error"]
-    assert error["message"].startswith("upstream ")
+    assert error["message"].startswith("upstream")
     return str(error["message"])
 
 
