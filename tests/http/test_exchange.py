@@ -329,6 +329,18 @@ async def test_a_sink_gets_the_bytes_and_the_end_that_came_before_it_was_attache
             assert (sink.ends, len(sink.errors)) == (ends, failures)
 
 
+@on_each_loop
+async def test_the_first_bytes_can_be_looked_at_before_a_sink_is_attached() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    for body, early in ((b"", b""), (b"hello", b"hello"), (b"x" * 1000, b"x" * 128)):
+        async with asked([head + body]) as it:
+            await it.exchange.response(5.0)
+            assert it.exchange.early == early
+            it.exchange.attach(sink := Heard())
+            assert sink.body == body
+            assert it.exchange.early == b""
+
+
 # What is no HTTP/1.1.
 
 
