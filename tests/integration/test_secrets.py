@@ -117,7 +117,7 @@ async def upstream_of_secrets(connection: UpstreamConnection) -> None:
         case "garbage":
             await connection.send(f"SSH {MARK}\r\n\r\n".encode())
         case "bad-head":
-            await connection.send(f"HTTP/1.1 200 {MARK}\r\n{MARK}\x01: {MARK}\r\n\r\n".encode())
+            await connection.send(f"HTTP/1.1 {MARK} {MARK}\r\n{MARK}: {MARK}\r\n\r\n".encode())
         case "reset":
             connection.reset()
         case "short":
