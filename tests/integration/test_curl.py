@@ -67,12 +67,13 @@ async def test_curl_prints_confirm_pings_and_events_as_they_come(tmp_path: Path,
         proxy,
     ):
         with curl(tmp_path, *how, proxy.url + new_user(notify)[1]) as client:
-            await soon(lambda: client.stream.comments, lambda: str(client.body))
-            assert client.body.startswith(b":ok\n\n")  # curl's `Accept: */*` is no EventSource
+            await soon(lambda: client.stream.events, lambda: str(client.body))
+            # The example confirms to every client by an event, also to one that is no EventSource.
+            assert client.body.startswith(b'data: {"type":"connection_confirmed"')
             await soon(lambda: "ping" in client.stream.comments, lambda: str(client.body))
             say(notify, "hi")
             assert await client.ended() == 0
-            assert [event.type for event in client.stream.events] == ["message"]
+            assert [event.type for event in client.stream.events] == ["message", "message"]
             assert b"\r\ncontent-encoding:" not in client.head
             assert proxy.metric(UNINSPECTABLE, route="events") == 0
 
