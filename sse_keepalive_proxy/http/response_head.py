@@ -20,7 +20,7 @@ CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
 _MAX_HEAD: Final = 256 * 1024
-_MOST_FIELDS: Final = 1000
+_MOST_FIELDS: Final = 3000
 _MOST_INTERIM: Final = 1000
 
 _BEGIN: Final = b"HTTP/"
