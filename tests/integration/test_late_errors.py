@@ -156,6 +156,21 @@ async def test_others_see_the_cut_of_upstream_and_nothing_of_ours() -> None:
 
 
 @on_each_loop
+@pytest.mark.parametrize("said", [b"data: ha", b"Hello, "], ids=["inside a block", "no event stream"])
+async def test_where_no_frame_can_stand_the_cut_says_it_alone(said: bytes) -> None:
+    async with (
+        RawUpstream([GOT_REQUEST, stream_head(), chunk(said), go := asyncio.Event(), RESET]) as upstream,
+        Instance(config(upstream)) as proxy,
+        await asking(proxy, OPENAI) as client,
+    ):
+        await client.wait_for(said)
+        go.set()
+        await client.wait_end()
+        assert not client.response.complete
+        assert client.body.endswith(said)
+
+
+@on_each_loop
 async def test_the_frame_reaches_a_client_of_http_1_0_before_the_reset() -> None:
     async with (
         RawUpstream([*BEGUN, RESET]) as upstream,
