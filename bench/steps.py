@@ -60,6 +60,9 @@ class _Socket:
 class _Poller:
     """Tells nobody."""
 
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+
     def watch(self, *_: object) -> None:
         """Nothing is watched."""
 
