@@ -64,9 +64,9 @@ async def test_one_connection_carries_all_plain_requests_and_each_stream_has_its
                     assert await ask("/demo/publish", "POST", b"no JSON") == 400
                 assert tap.connections == 1
                 async with await event_source(front, notify) as stream:
-                    await stream.wait_for(b":ping\n\n")
+                    await stream.wait_for(b":ping\n")
                     assert await ask("/health") == 200
                 async with await event_source(front, notify) as stream:
-                    await stream.wait_for(b":ping\n\n")
+                    await stream.wait_for(b":ping\n")
                     assert await ask("/health") == 200
                 assert tap.connections == 1 + 2

@@ -54,7 +54,7 @@ def test_a_thousand_clients_of_a_silent_upstream_are_confirmed_and_kept_alive(tm
         assert upstream.open_connections == CLIENTS
 
         for client in clients:
-            await client.wait_for(lambda client: client.body.count(b":ping\n\n") >= 4, within=30)
+            await client.wait_for(lambda client: client.body.count(b":ping\n") >= 4, within=30)
         assert all(client.ending is None for client in clients)
         metrics = proxy.metrics()
         closed = [value for (name, _), value in metrics.items() if name == "sse_proxy_streams_closed_total"]

@@ -47,7 +47,7 @@ async def test_towards_nginx_a_stream_has_no_chunked_coding_and_ends_with_its_co
     ):
         with nginx(tmp_path, tap.url) as (front,):
             async with await event_source(front, notify) as client:
-                await client.wait_for(b":ping\n\n")
+                await client.wait_for(b":ping\n")
                 say(notify, "hi")
                 await client.wait_for(lambda client: client.response.complete)
                 assert said(client)[-1]["content"] == "hi"

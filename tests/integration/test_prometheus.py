@@ -151,7 +151,7 @@ async def test_promtool_has_no_complaint_about_any_metric(tmp_path: Path) -> Non
     require("promtool")
     async with healing(tmp_path, interval="200ms", stall_after="1s") as (notify, proxy):
         async with await event_source(proxy.url, notify) as client:
-            await client.wait_for(b":ping\n\n")
+            await client.wait_for(b":ping\n")
             say(notify, "hi")  # upstream ends its stream behind it
             await client.wait_for(b"stream_recovered")
         text = proxy.admin("/metrics")[1]
@@ -236,7 +236,7 @@ async def test_what_only_grows_never_shrinks_while_streams_come_and_go(tmp_path:
             over.set()
             scrapes = await watching
         assert scrapes > 5
-        assert proxy.metric("sse_proxy_streams_opened_total", route="events") == 30
+        assert proxy.metric("sse_proxy_streams_opened_total", route="events", family="browser") == 30
 
 
 def _growing(metrics: Metrics) -> Metrics:
