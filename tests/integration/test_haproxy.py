@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from sse_keepalive_proxy.demo.knobs import Knobs
 from tests.support.hops import haproxy
 from tests.support.looping import in_loop
 from tests.support.stand_in import event_source, healing, said, say
@@ -14,7 +15,7 @@ from tests.support.stand_in import event_source, healing, said, say
 async def test_a_silent_stream_dies_of_a_timeout_of_8_seconds_and_outlives_it_through_the_proxy(
     tmp_path: Path,
 ) -> None:
-    async with healing(tmp_path, interval="2s") as (notify, proxy):
+    async with healing(tmp_path, knobs=Knobs(freezes=False), interval="2s") as (notify, proxy):
         with haproxy(tmp_path, notify.url, proxy.url, idle="8s") as (bare, healed):
             async with (
                 await event_source(bare, notify) as dying,
@@ -36,7 +37,7 @@ async def test_a_silent_stream_dies_of_a_timeout_of_8_seconds_and_outlives_it_th
 async def test_pings_find_out_that_a_client_has_left_which_haproxy_alone_does_not_tell(
     tmp_path: Path,
 ) -> None:
-    async with healing(tmp_path, interval="500ms") as (notify, proxy):
+    async with healing(tmp_path, interval="500ms", hold="off") as (notify, proxy):
         with haproxy(tmp_path, notify.url, proxy.url, idle="1m") as (bare, healed):
             async with await event_source(bare, notify) as client:
                 await client.wait_head()

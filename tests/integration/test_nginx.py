@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sse_keepalive_proxy.demo.knobs import Knobs
 from tests.support.hops import Tap, nginx
 from tests.support.looping import in_loop
 from tests.support.raw_client import RawClient
@@ -14,7 +15,7 @@ from tests.support.stand_in import event_source, healing, new_user, said, say
 async def test_a_silent_stream_that_nginx_holds_back_is_heard_at_once_and_outlives_the_read_timeout(
     tmp_path: Path,
 ) -> None:
-    async with healing(tmp_path, interval="1s") as (notify, proxy):
+    async with healing(tmp_path, knobs=Knobs(freezes=False), interval="1s") as (notify, proxy):
         with nginx(tmp_path, notify.url, proxy.url, more="proxy_read_timeout 3s;") as (bare, healed):
             async with (
                 await event_source(bare, notify) as unheard,
