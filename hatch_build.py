@@ -1,4 +1,4 @@
-"""Compiles the way of a byte with mypyc where `SSE_PROXY_COMPILE=1` asks for it; else nothing is compiled.
+"""Compiles the modules that cost most with mypyc where `SSE_PROXY_COMPILE=1` asks for it; nothing otherwise.
 
 The source is the same either way (docs/design/decisions/0016-libraries.md). A compile that fails ends the
 build.
@@ -60,11 +60,11 @@ class CompileHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def _compile_into(folder: Path, root: Path) -> None:
-    """Compile the byte path of the package in `root` into shared libraries under `folder`/lib."""
+    """Compile these modules of the package in `root` into shared libraries under `folder`/lib."""
     from mypyc.build import mypycify
     from setuptools import Distribution
 
-    modules = runpy.run_path(str(root / PACKAGE / "build.py"))["BYTE_PATH"]
+    modules = runpy.run_path(str(root / PACKAGE / "build.py"))["COMPILED"]
     _say(f"compiling {len(modules)} modules with mypyc, usually in less than a minute")
     began = time.monotonic()
     # Types are checked elsewhere; here the libraries that are used need not even be installed.

@@ -1,7 +1,8 @@
-"""Whether the way of a byte is compiled or interpreted.
+"""Whether the modules that cost most are compiled or interpreted.
 
-Owns the list of the modules that every byte of a stream passes: `hatch_build.py` compiles these when the
-package is built with `SSE_PROXY_COMPILE=1`, and nothing else (docs/design/decisions/0016-libraries.md).
+Owns their list: every byte of a stream passes them, or every opening does. `hatch_build.py` compiles these
+when the package is built with `SSE_PROXY_COMPILE=1`, and nothing else
+(docs/design/decisions/0016-libraries.md).
 """
 
 from __future__ import annotations
@@ -9,15 +10,27 @@ from __future__ import annotations
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-__all__ = ["BUILD", "BYTE_PATH", "INTERPRETED", "interpreted", "word"]
+__all__ = ["BUILD", "COMPILED", "INTERPRETED", "interpreted", "word"]
 
-BYTE_PATH = (
+COMPILED = (
+    "gateway/forwarded",
+    "gateway/stream_request",
+    "gateway/upstream_request",
     "http/chunked",
     "http/exchange",
+    "http/head",
+    "http/headers",
+    "http/request",
+    "http/response",
+    "http/response_head",
     "live/downstream",
     "live/relay",
+    "live/stream",
     "net/poller",
+    "net/timers",
     "net/transport",
+    "observe/registry",
+    "observe/route_metrics",
     "stream/lifecycle",
     "stream/messages",
     "wire/block",
@@ -26,10 +39,10 @@ BYTE_PATH = (
 
 
 def interpreted(package: Path) -> tuple[str, ...]:
-    """Return the modules of the byte path that have no shared library in the folder `package`."""
+    """Return the modules of `COMPILED` that have no shared library in the folder `package`."""
     return tuple(
         module
-        for module in BYTE_PATH
+        for module in COMPILED
         if not any((package / f"{module}{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
     )
 
@@ -38,11 +51,11 @@ def word(interpreted: tuple[str, ...]) -> str:
     """Return `compiled` when no module is interpreted, `interpreted` when all are, else `partly compiled`."""
     if not interpreted:
         return "compiled"
-    return "interpreted" if len(interpreted) == len(BYTE_PATH) else "partly compiled"
+    return "interpreted" if len(interpreted) == len(COMPILED) else "partly compiled"
 
 
 INTERPRETED = interpreted(Path(__file__).parent)
-"""What of the byte path is interpreted here."""
+"""What of `COMPILED` is interpreted here."""
 
 BUILD = word(INTERPRETED)
 """What `--version`, the metric `build_info`, the log line `ready` and the status page say of this package."""

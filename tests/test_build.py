@@ -1,4 +1,4 @@
-"""One place says whether the way of a byte is compiled."""
+"""One place says whether the package is compiled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sse_keepalive_proxy
-from sse_keepalive_proxy.build import BUILD, BYTE_PATH, interpreted, word
+from sse_keepalive_proxy.build import BUILD, COMPILED, interpreted, word
 from sse_keepalive_proxy.serve import server
 from tests.support.instance import Instance, config
 from tests.support.running import on_each_loop
@@ -25,14 +25,14 @@ def compile_by_hand(package: Path, module: str) -> None:
 
 def test_the_byte_path_is_modules_of_this_package() -> None:
     package = Path(sse_keepalive_proxy.__file__).parent
-    assert all((package / f"{module}.py").is_file() for module in BYTE_PATH)
+    assert all((package / f"{module}.py").is_file() for module in COMPILED)
 
 
 def test_a_package_is_compiled_when_all_of_the_byte_path_is_and_interpreted_when_none_is(
     tmp_path: Path,
 ) -> None:
-    assert (interpreted(tmp_path), word(interpreted(tmp_path))) == (BYTE_PATH, "interpreted")
-    first, *others = BYTE_PATH
+    assert (interpreted(tmp_path), word(interpreted(tmp_path))) == (COMPILED, "interpreted")
+    first, *others = COMPILED
     for module in others:
         compile_by_hand(tmp_path, module)
     assert (interpreted(tmp_path), word(interpreted(tmp_path))) == ((first,), "partly compiled")
@@ -62,7 +62,7 @@ def test_no_class_of_a_compiled_module_stays_interpreted() -> None:
     """One that inherits from an interpreted class does, and what mypyc 2.4 makes of it corrupts memory."""
     if BUILD != "compiled":
         pytest.skip("is interpreted here: tests/test_compiled.py compiles it and runs this again")
-    for name in BYTE_PATH:
+    for name in COMPILED:
         module = importlib.import_module(f"sse_keepalive_proxy.{name.replace('/', '.')}")
         own = [each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__]
         assert [each for each in own if isinstance(each, type) and not hasattr(each, "__mypyc_attrs__")] == []

@@ -1,7 +1,7 @@
 """The package compiled: what a build needs for it, what it says, and that streams then do what they did.
 
 `SSE_PROXY_COMPILE=1 pip install .` with this Python and with the newest one here, each into an environment of
-its own, and there the tests of the byte path.
+its own, and there the tests of the compiled modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sse_keepalive_proxy.build import BYTE_PATH
+from sse_keepalive_proxy.build import COMPILED
 
 ROOT = Path(__file__).parent.parent
 COMPILE = {"SSE_PROXY_COMPILE": "1"}
@@ -27,12 +27,15 @@ TESTS = [
         "tests/stream",
         "tests/net",
         "tests/live",
-        "tests/http/test_exchange.py",
-        "tests/http/test_chunked.py",
+        "tests/http",
+        "tests/gateway/test_upstream_request.py",
+        "tests/gateway/test_forwarded.py",
+        "tests/gateway/test_stream_request.py",
+        "tests/observe/test_registry.py",
     ),
     *("tests/integration/test_streams.py", "tests/integration/test_stream_ends.py", "tests/test_build.py"),
 ]
-"""The tests of the byte path."""
+"""The tests of the compiled modules."""
 
 
 def done(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +79,7 @@ def test_nothing_is_compiled_unasked(environ: dict[str, str], tmp_path: Path) ->
 def test_a_compile_that_fails_ends_the_build(tmp_path: Path) -> None:
     built = hatchling("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, CC="false", **COMPILE)
     assert built.returncode != 0
-    assert f"compiling {len(BYTE_PATH)} modules" in built.stdout
+    assert f"compiling {len(COMPILED)} modules" in built.stdout
     assert not [*tmp_path.iterdir()]
 
 
@@ -109,7 +112,7 @@ def test_compiled_it_does_the_same_on_the_newest_python_here(tmp_path: Path) -> 
 
 
 def same_on(python: Path, folder: Path) -> None:
-    """Install the package, compiled, into a new environment of `python`; run the byte path's tests there."""
+    """Install the package, compiled, into a new environment of `python`; run the tests of its modules."""
     there = folder / "venv" / "bin"
     made = done(python, "-m", "venv", folder / "venv")
     assert made.returncode == 0, made.stdout

@@ -6,7 +6,8 @@ A client's body is decoded strictly, upstream's as nginx does it (behaviour.md#l
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from sse_keepalive_proxy.errors import CodingInvalid
 
@@ -35,7 +36,8 @@ has about 100 at most, like a head.
 """
 
 
-class Grammar(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Grammar:
     """What a decoder accepts. A line includes its LF. `unfinished`: a size line whose end has not arrived."""
 
     size_line: re.Pattern[bytes]
