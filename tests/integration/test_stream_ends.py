@@ -388,7 +388,7 @@ async def test_open_timeout_is_no_limit_for_a_stream_that_has_begun() -> None:
 
 
 @on_each_loop
-@pytest.mark.parametrize("how", LEAVING)
+@pytest.mark.parametrize("how", ["close", "reset"])  # one that half-closes gets its answer
 async def test_a_client_that_leaves_before_the_head_takes_upstream_with_it(how: str) -> None:
     async with (
         RawUpstream([GOT_REQUEST]) as upstream,
