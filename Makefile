@@ -3,7 +3,7 @@
 .PHONY: bench check clients demo docs format lock
 
 check:
-	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest
+	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest -n 2 --dist loadfile
 
 demo:
 	python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/sse-keepalive-proxy demo

@@ -301,7 +301,7 @@ def test_the_lifecycle_page_is_drawn_from_the_table_in_the_code() -> None:
 
 def test_ci_and_make_run_the_test_command_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    command = next(line for line in readme.splitlines() if line.endswith("-m pytest"))
+    command = next(line for line in readme.splitlines() if ".venv/bin/python -m pytest" in line)
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert f"\t{command}" in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
 
