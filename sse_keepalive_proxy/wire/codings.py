@@ -80,9 +80,11 @@ class _Brotli:
 
     def decode(self, data: bytes) -> bytes:
         if self._object.is_finished():
+            self.more = False
             return b""
         found: bytes = self._object.process(data, output_buffer_limit=STEP)
-        self.more = not self._object.can_accept_more_data()
+        # `can_accept_more_data` is also true while output waits, so only an empty answer says that none does.
+        self.more = bool(found) or not self._object.can_accept_more_data()
         return found
 
 

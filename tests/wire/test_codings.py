@@ -84,23 +84,31 @@ def test_what_follows_the_coding_is_ignored(name: str) -> None:
         assert decoded(decoder_of((coding,)), encode(BODY), *rest) == BODY
 
 
-def flushed(name: str) -> list[bytes]:
-    """Each event with a flush behind it, without an end."""
+def flushed(name: str, events: list[bytes]) -> list[bytes]:
+    """Each of `events` with a flush behind it, without an end."""
     if name == "br":
         brotli_packer = brotli.Compressor()
-        return [brotli_packer.process(event) + brotli_packer.flush() for event in EVENTS]
+        return [brotli_packer.process(event) + brotli_packer.flush() for event in events]
     if name == "zstd":
         zstd_packer = zstd.ZstdCompressor()
-        return [zstd_packer.compress(event, zstd_packer.FLUSH_BLOCK) for event in EVENTS]
+        return [zstd_packer.compress(event, zstd_packer.FLUSH_BLOCK) for event in events]
     packer = zlib.compressobj(wbits={"gzip": 31, "deflate": 15, "raw deflate": -15}[name])
-    return [packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH) for event in EVENTS]
+    return [packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH) for event in events]
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_event_is_there_with_the_flush_behind_it(name: str) -> None:
     decoder = decoder_of((ENCODERS[name][0],))
-    for coded, event in zip(flushed(name), EVENTS, strict=True):
+    for coded, event in zip(flushed(name, EVENTS), EVENTS, strict=True):
         assert decoded(decoder, coded) == event
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_byte_of_a_large_event_is_there_at_its_flush_and_of_a_large_body_at_its_end(name: str) -> None:
+    coding, encode = ENCODERS[name]
+    event = b"data: " + b"".join(b"%05d " % number for number in range(65_000)) + b"\n\n"
+    for coded in (flushed(name, [event])[0], encode(event)):
+        assert decoded(decoder_of((coding,)), coded) == event
 
 
 @pytest.mark.parametrize("name", ENCODERS)
