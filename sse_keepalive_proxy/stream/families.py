@@ -44,7 +44,7 @@ _STREAM = b"text/event-stream"
 _BOTH_TYPES = frozenset({b"application/json", _STREAM})
 _NOTHING: Sequence[bytes] = ()
 _GENAI = re.compile(rb"\bgoogle-genai-sdk/(\d{1,4})\.(\d{1,4})\b")
-_LIBRARIES = (b"node", b"python")
+_LIBRARIES = (b"dart", b"go-http-client", b"java", b"node", b"okhttp", b"python", b"ruby")
 
 
 class LateError(StrEnum):
@@ -156,10 +156,10 @@ def accepts_streams(named: Mapping[bytes, Sequence[bytes]]) -> bool:
 
 
 def is_library(named: Mapping[bytes, Sequence[bytes]]) -> bool:
-    """Return whether `User-Agent` names Node or Python.
+    """Return whether `User-Agent` begins with the name of a language or of its HTTP library.
 
-    Some of their libraries send what an EventSource sends, but hand over every event, also one with a name
-    that their user does not know.
+    Some libraries send what an EventSource sends, but hand over every event, also one with a name that their
+    user does not know.
     """
     agents = named.get(b"user-agent", _NOTHING)
     return any(agent.lower().startswith(_LIBRARIES) for agent in agents)

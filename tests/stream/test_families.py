@@ -167,6 +167,14 @@ def test_both_types_may_be_written_in_any_shape_that_means_them() -> None:
         ("python-urllib3/2.8.0", True),
         ("Python/3.11 aiohttp/3.14.5", True),
         ("node", True),
+        ("Go-http-client/1.1", True),
+        ("okhttp/4.12.0", True),
+        ("Java-http-client/21.0.2", True),
+        ("Java/17.0.9", True),
+        ("Ruby", True),
+        ("Dart/3.5 (dart:io)", True),
+        ("curl/8.5.0", False),
+        ("", False),
         ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", False),
         ("undici", False),
     ],
@@ -174,7 +182,7 @@ def test_both_types_may_be_written_in_any_shape_that_means_them() -> None:
 def test_who_sends_what_an_event_source_sends_but_names_a_library_gets_comments(
     agent: str, library: bool
 ) -> None:
-    fields = named(f"{STREAM}\nCache-Control: no-cache\nUser-Agent: {agent}")
+    fields = named(f"{STREAM}\nCache-Control: no-cache" + (f"\nUser-Agent: {agent}" if agent else ""))
     assert recognise("GET", has_body=False, named=fields) is Family.BROWSER
     assert is_library(fields) is library
     gets = treatment(StreamPolicy(), Family.BROWSER, Terminator.NEWLINE, library=library)
