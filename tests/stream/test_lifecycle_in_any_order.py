@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from sse_keepalive_proxy.stream.messages import (
     Abort,
+    Announce,
     Blocked,
     ClientGone,
     Close,
@@ -35,6 +36,7 @@ from sse_keepalive_proxy.stream.messages import (
     Ping,
     Recovered,
     Release,
+    Reopen,
     Resumed,
     SilenceEnded,
     Stalled,
@@ -311,6 +313,26 @@ class LifeOfAStream(RuleBasedStateMachine):
 
 TestLifeOfAStream = LifeOfAStream.TestCase
 TestLifeOfAStream.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+def test_an_attempt_that_was_forbidden_for_a_moment_is_made_in_time_afterwards() -> None:
+    life = LifeOfAStream()
+    stall = Stall(after=4, action=StallAction.RECONNECT)
+    policy = StreamPolicy(keepalive=None, stall=stall, write_timeout=30, reconnect=Reconnect())
+    life.request(policy=policy, lag=0, draws=[0.5], first=Opened())
+    life.block_or_unblock(delay=0)
+    life.pause_or_resume(delay=0)
+    life.pause_or_resume(delay=0)
+    life.learn(allowed=False, retry=0)
+    life.block_or_unblock(delay=4)
+    life.learn(allowed=True, retry=0.25)
+    life.block_or_unblock(delay=0)
+    life.learn(allowed=False, retry=0)
+    life.learn(allowed=True, retry=0)
+    life.answer(delay=0, resumed=False, wait=0)
+    said = [line for line in life.witness.transcript.said if isinstance(line[1], Reopen | Announce)]
+    assert said == [(4.375, Reopen()), (4.5, Announce(CloseReason.STALLED, 0.5, resumed=False))]
+    life.teardown()
 
 
 def test_scripts_and_machine_lead_to_every_answer_every_state_and_every_end() -> None:

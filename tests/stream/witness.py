@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -218,7 +217,7 @@ class Witness:
             if self.replaceable_since is not None and self.beside is None:
                 since = min(self.open_for - stall.after, now - self.replaceable_since)
                 assert since <= self.lag, "a stalled upstream is replaced"
-        if self.beside is Upstream.LOST and outage is not None:
+        if self.beside is Upstream.LOST and self.life.reopens and outage is not None:
             assert now <= outage.not_after + self.lag
         if self.out and outage is not None:
             assert now <= outage.gives_up_at + self.lag, "nobody waits for ever"
@@ -258,8 +257,6 @@ class Witness:
             assert state is State.FLOWING
             assert self.paused or self.byteless <= self.quiet + self.lag
         assert self.closed or self.life._replacing is (self.beside is not None)
-        if self.beside is not None and not self.life.reopens and self.outage is not None:
-            self.outage.not_after = math.inf  # until it may be asked again
         if not self.closed and state is not State.CONNECTING and self.watched_since is None:
             self.watched_since = self.now
         again = self.policy.reconnect
@@ -305,6 +302,8 @@ class Witness:
             case _:
                 step = self.clients_side(step)
         in_block = self.life.in_block
+        if self.beside is not None and self.outage is not None and not self.life.reopens:
+            self.outage.not_after = max(self.outage.not_after, now)  # the attempt had to wait until now
         heard = self.turn(lambda: self.transcript.take(step))
         if isinstance(step, Opened) and not closed:
             assert heard == (self.news_of_another(step) if again else _first_words(step, committed))
