@@ -398,10 +398,13 @@ class Lifecycle:
             self.written_at = now  # the notice ends the downstream silence: no ping follows at once
 
     def _block_due(self, now: float, unfinished: bool, commands: list[Command]) -> None:
-        """Add the command for a block that stays unfinished, if upstream will not be opened again."""
+        """Add the command for a block that stays unfinished, if upstream will not be opened again.
+
+        A stream that is about to end keeps it back: its last frames need a block boundary.
+        """
         if self._held_since is None or self._paused_at is not None or self.close_reason is not None:
             return
-        if not unfinished or self.reopens:
+        if not unfinished or self.reopens or self._leave_by is not None:
             self._held_since = None
         elif now >= self._held_since + _UNFINISHED:
             self._held_since = None

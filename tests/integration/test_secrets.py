@@ -266,7 +266,11 @@ async def pages(story: Story) -> dict[str, str]:
         assert {status for status, _ in shown.values()} == {200}
         assert [stream["client"] for stream in json.loads(shown["/streams"][1])["streams"]] == ["203.0.113.7"]
         rest = "Host: x\r\n" + "\r\n".join([*HEADERS, "Connection: close"]) + "\r\n\r\n"
-        for status, line in ((200, f"GET /livez?{TOKEN}"), (404, f"GET /{MARK}"), (405, f"POST /?{TOKEN}")):
+        for status, line in (
+            (200, f"GET /livez?{TOKEN}"),
+            (404, f"GET /{MARK}"),
+            (405, f"POST /livez?{TOKEN}"),
+        ):
             await story.raw(status, f"{line} HTTP/1.1\r\n{rest}", port=proxy.admin_port)
         async with await RawClient.connect(port=proxy.admin_port) as stranger:
             stranger.send(f"GET / HTTP/1.1\r\n{MARK} {MARK}\r\n\r\n".encode())

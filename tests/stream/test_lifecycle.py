@@ -139,6 +139,12 @@ def test_the_beginning_of_a_block_keeps_no_client_awake() -> None:
 # Blocks that stay unfinished (behaviour.md#unfinished-blocks).
 
 
+def test_a_stream_that_is_about_to_end_keeps_an_unfinished_block_back() -> None:
+    drain = CloseReason.DRAIN
+    transcript = play(NOTHING_ON, OPEN, (4, PIECE), (4, LeaveAt(4, drain)), until=20)
+    assert transcript.said == [COMMITTED, (5, Close(drain))]
+
+
 def test_a_block_that_stays_unfinished_for_a_second_is_released_and_its_rest_counts_as_written() -> None:
     transcript = play(PINGS, OPEN, (4, PIECE), (4.5, PIECE), (8, PIECE), (12, DATA), until=23)
     assert transcript.said == [COMMITTED, (5, Release()), (22, Ping(10))]
