@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from sse_keepalive_proxy.http.headers import Header, poses_as
@@ -30,22 +30,13 @@ class Trust:
     """
 
     def __init__(self, networks: Sequence[Network], client_header: str) -> None:
-        self._networks = tuple(networks)
         self._client_header = client_header.lower().encode()
         self._claims = frozenset(
             {b"forwarded", b"x-real-ip", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
             | {b"x-forwarded-port", b"x-forwarded-prefix", self._client_header}
         )
-        self.believes = lru_cache(maxsize=4096)(self._believes)
+        self.believes = _within(tuple(networks))
         self._reported: set[str] = set()
-
-    def _believes(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return not address  # a Unix socket has no address; its peers are trusted
-        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(mapped in network for network in self._networks)
 
     def client(self, peer: str, headers: Sequence[Header]) -> str:
         """Return the address of the client: `peer`, or the address that a trusted peer reports."""
@@ -99,6 +90,23 @@ class Trust:
                 "if it is your own proxy, add its address to `trusted_proxies`",
                 extra={"fields": {"peer": peer}},
             )
+
+
+def _within(networks: tuple[Network, ...]) -> Callable[[str], bool]:
+    """Return a function that says whether an address is in `networks`. It remembers 4,096 answers. Only
+    its `Trust` refers to it: both are released with the configuration that they belong to.
+    """
+
+    @lru_cache(maxsize=4096)
+    def believes(address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return not address  # a Unix socket has no address; its peers are trusted
+        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(mapped in network for network in networks)
+
+    return believes
 
 
 @lru_cache(maxsize=4096)

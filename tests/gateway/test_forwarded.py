@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from ipaddress import ip_network
 
 import pytest
@@ -153,3 +155,15 @@ def test_the_header_that_names_the_client_is_a_claim_as_well() -> None:
 def test_a_lookalike_with_underscores_is_dropped_even_from_a_trusted_peer(name: str, peer: str) -> None:
     forwarded = trust("127.0.0.0/8").forward(peer, b"http", b"a", fields(f"{name}: 6.6.6.6"))
     assert forwarded == trust("127.0.0.0/8").forward(peer, b"http", b"a", [])
+
+
+def test_it_is_released_with_its_configuration_and_leaves_no_cycle() -> None:
+    made = trust("127.0.0.0/8")
+    assert made.believes("127.0.0.1")
+    kept = weakref.ref(made), weakref.ref(made.believes)
+    gc.disable()
+    try:
+        del made
+        assert [each() for each in kept] == [None, None]
+    finally:
+        gc.enable()
