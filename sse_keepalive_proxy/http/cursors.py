@@ -13,6 +13,12 @@ __all__ = ["Cursors", "find_cursors"]
 _CURSOR = b"cursor"
 """A position in upstream's own form, which may be no event id."""
 
+_MOST_PARAMETERS = 100
+"""The most parameters of a query that are read. Each costs time."""
+
+_MOST_CURSORS = 4
+"""The most cursors that are renewed: each gets the id, so many short ones would make a huge request head."""
+
 
 class Cursors:
     """The cursors of one request. `renewable`: an event id can take the place of all of them."""
@@ -30,11 +36,14 @@ class Cursors:
 def find_cursors(head: bytes, names: frozenset[bytes]) -> Cursors | None:
     """Return the parameters of `names`, and `cursor`, in the query of a request head. None if there are none.
 
-    `names` are percent-decoded.
+    `names` are percent-decoded. The cursors of a query with more than 100 parameters are not looked for, and
+    more than 4 are not renewed: both are not `renewable`.
     """
     begin, end = head.find(b"?") + 1, head.find(b" HTTP/1.1\r\n")
     if not 0 < begin <= end:
         return None
+    if head.count(b"&", begin, end) >= _MOST_PARAMETERS:
+        return Cursors((head,), renewable=False)
     pieces: list[bytes] = []
     renewable, kept_from, at = True, 0, begin
     longest = 3 * max(map(len, (*names, _CURSOR)))  # percent-encoded
@@ -49,4 +58,4 @@ def find_cursors(head: bytes, names: frozenset[bytes]) -> Cursors | None:
         at += len(part) + 1
     if not pieces and renewable:
         return None
-    return Cursors((*pieces, head[kept_from:]), renewable=renewable)
+    return Cursors((*pieces, head[kept_from:]), renewable=renewable and len(pieces) <= _MOST_CURSORS)

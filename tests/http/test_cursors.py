@@ -56,3 +56,22 @@ def test_an_id_is_percent_encoded() -> None:
     cursors = find_cursors(b"GET /?lastEventId=5" + REST, NAMES)
     assert cursors is not None
     assert cursors.renewed("é &=+#/%".encode()) == b"GET /?lastEventId=%C3%A9%20%26%3D%2B%23%2F%25" + REST
+
+
+@pytest.mark.parametrize("part", [b"", b"a=1", b"lastEventId", b"%6c"])
+def test_a_query_with_very_many_parameters_is_not_read_and_cannot_be_renewed(part: bytes) -> None:
+    at_most = find_cursors(b"GET /?" + b"&".join([b"a"] * 99 + [b"lastEventId"]) + REST, NAMES)
+    assert at_most is not None
+    assert at_most.renewable
+    head = b"GET /?" + b"&".join([part] * 101) + REST
+    cursors = find_cursors(head, NAMES)
+    assert cursors is not None
+    assert not cursors.renewable
+    assert cursors.renewed(b"7") == head
+
+
+def test_an_id_takes_the_place_of_at_most_four_cursors() -> None:
+    assert renewed(b"/?" + b"&".join([b"lastEventId"] * 4)) == b"/?" + b"&".join([b"lastEventId=7"] * 4)
+    cursors = find_cursors(b"GET /?" + b"&".join([b"lastEventId"] * 5) + REST, NAMES)
+    assert cursors is not None
+    assert not cursors.renewable
