@@ -343,7 +343,7 @@ class ClientConnection(web.RequestHandler):
         else:
             self._body_left = head.body
         self._body_at = self._frontend.loop.time()
-        self._undecided = self._decoder is not None and head.for_aiohttp.startswith((b"GET ", b"HEAD "))
+        self._undecided = self._decoder is not None and head.may_end_empty
         if self._undecided:
             self._wake_in(_FIRST_CHUNK)
         else:

@@ -23,7 +23,8 @@ MOST_FIELDS: Final = 100
 _METHOD: Final = re.compile(rb"[A-Z-]{1,24}(?: |\Z)")
 _VERSION: Final = re.compile(rb" HTTP/1\.[01]\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
-_CODING: Final = re.compile(rb"(?i)\r\ntransfer-encoding:[^\r\n]*")
+_FRAMING: Final = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding):[^\r\n]*")
+_PLAINLY_CHUNKED: Final = re.compile(rb"(?i)\r\ntransfer-encoding:[ \t]*chunked *")
 _TLS: Final = b"\x16\x03"
 
 _ONCE: Final = rb"content-(?:location|range|type)|etag|max-forwards|server|user-agent"
@@ -141,6 +142,16 @@ class RequestHead:
         target = head[start:end].strip(b" ")
         return cls(head[:start] + b"/" + head[end:line] + fields, target, tuple(repeated), body)
 
+    @property
+    def may_end_empty(self) -> bool:
+        """Whether an empty chunked body is the same as none. A `GET` or `HEAD` of HTTP/1.1 whose only framing
+        is one `Transfer-Encoding: chunked` may end so. The strict checks get every other head as it came.
+        """
+        if not self.for_aiohttp.startswith((b"GET / HTTP/1.1\r\n", b"HEAD / HTTP/1.1\r\n")):
+            return False
+        framing = _FRAMING.findall(self.for_aiohttp)
+        return len(framing) == 1 and _PLAINLY_CHUNKED.fullmatch(framing[0]) is not None
+
     def without_body(self) -> Self:
         """Return the head of the same request without `Transfer-Encoding`, because its body was empty."""
-        return type(self)(_CODING.sub(b"", self.for_aiohttp), self.target, self.repeated, 0)
+        return type(self)(_FRAMING.sub(b"", self.for_aiohttp), self.target, self.repeated, 0)

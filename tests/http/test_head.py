@@ -257,6 +257,24 @@ def test_a_repeated_field_that_is_doubtful_is_left_to_the_parser(field: bytes) -
 
 def test_the_head_of_a_request_whose_body_was_empty_announces_none() -> None:
     head = RequestHead.of(b"GET /a HTTP/1.1\r\nHost: a\r\ntransfer-Encoding: chunked\r\nX: y\r\n\r\n")
+    assert head.may_end_empty
     bare = head.without_body()
     assert bare.for_aiohttp == b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n"
     assert (bare.target, bare.body) == (b"/a", 0)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /a HTTP/1.0\r\nX: / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nTransfer-Encoding: xx\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /a HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+def test_a_head_whose_framing_is_in_doubt_is_left_as_it_is(raw: bytes) -> None:
+    assert not RequestHead.of(raw).may_end_empty

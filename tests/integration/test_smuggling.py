@@ -9,7 +9,7 @@ Each row is sent at once, on both loops, and piece by piece.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -128,6 +128,23 @@ LENGTH_AND_CODING: list[Row] = [
     ("TE in HTTP/1.0", b"POST /a HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + ABC, Refused()),
     ("TE: chunked in a GET", get(TE) + ABC, Passed(framing=TE, body=b"abc")),
 ]
+
+
+def _empty(row: Row, method: bytes) -> Row:
+    """The row with another method and, if it has a chunked body or is refused, an empty one
+    (facts.md#empty-chunked-bodies).
+    """
+    name, raw, outcome = row
+    head, end, body = raw.partition(b"\r\n\r\n")
+    line = b"%b /a HTTP/1.1" % method
+    if isinstance(outcome, Refused) or body == ABC:
+        body = b"0\r\n\r\n"
+    if isinstance(outcome, Passed):
+        outcome = Passed(line) if body == b"0\r\n\r\n" else replace(outcome, line=line)
+    return f"{name}, empty {method.decode()}", method + head[head.index(b" ") :] + end + body, outcome
+
+
+EMPTY: list[Row] = [_empty(row, method) for row in LENGTH_AND_CODING for method in (b"GET", b"HEAD")]
 
 LENGTHS: list[Row] = [
     ("CL", post(b"Content-Length: 3", body=b"abc"), posted(b"abc")),
@@ -407,7 +424,7 @@ LARGE: list[Row] = [
     ("endless trailers", chunked(b"0\r\n" + b"X: a\r\n" * 4 * _BIG), Refused()),
 ]
 
-TABLE = [*LENGTH_AND_CODING, *LENGTHS, *CHUNKS, *LINES, *TARGETS, *HOSTS, *VERSIONS, *HOPS, *LARGE]
+TABLE = [*LENGTH_AND_CODING, *EMPTY, *LENGTHS, *CHUNKS, *LINES, *TARGETS, *HOSTS, *VERSIONS, *HOPS, *LARGE]
 
 
 def test_the_table_names_each_case_once() -> None:
@@ -433,6 +450,8 @@ async def _check(raw: bytes, outcome: Refused | Passed, *, split: bool) -> None:
         Running(plain(upstream.url)) as proxy,
         await proxy.client() as client,
     ):
+        if raw.startswith(b"HEAD "):
+            client.send(b"", method="HEAD")
         if split:
             await _send_pieces(client, raw)
         else:
@@ -469,7 +488,7 @@ async def _expect_next(client: RawClient, upstream: RawUpstream, *, closes: bool
     if closes:
         await client.wait_end()
         return
-    client.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n", method="GET")
     await client.wait_for(lambda client: len(client.responses) == 2 and client.response.complete)
     assert client.body == b"/next"
     assert bytes(upstream.connections[-1].received) == Passed(b"GET /next HTTP/1.1").head
