@@ -59,6 +59,7 @@ class StreamRequest:
         "_body",
         "_client",
         "_connection",
+        "_credential",
         "_process",
         "_request",
         "_route",
@@ -86,6 +87,7 @@ class StreamRequest:
             family, terminator_for(family, named), library=is_library(named)
         )
         self._stream: Stream | None = None
+        self._credential = b""  # its fingerprint, when it has been needed
         self.has_begun = False  # then the stream removes itself from the registry
         self._body = self._look_into_body()
 
@@ -214,8 +216,10 @@ class StreamRequest:
         return request.method in policy.methods
 
     def _fingerprint(self) -> bytes:
-        places = self._stream_route.policy.credential
-        return fingerprint(self._process.key, self._route.name, self._request, places, self._client)
+        if not self._credential:
+            places, route = self._stream_route.policy.credential, self._route.name
+            self._credential = fingerprint(self._process.key, route, self._request, places, self._client)
+        return self._credential
 
     def commit_early(self, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
         """Answer 200 before upstream has answered."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from sse_keepalive_proxy.gateway.credentials import FINGERPRINT_SIZE, fingerprint, values
 from sse_keepalive_proxy.http.headers import Header
 from tests.http.asking import incoming
+from tests.wire.effort import grows_no_faster_than_linear
 
 KEY = bytes(range(32))
 PLACES = ("query:access_token", "header:authorization", "header:cookie")
@@ -69,10 +72,53 @@ def test_a_query_is_read_as_forms_write_it(target: str, found: list[bytes]) -> N
         ("query:a:b", "/?a:b=1"),
         ("query:token[]", "/?token%5B%5D=1"),
         ("query:%2B", "/?%2b=1"),
+        ("query:%2B%26%3D%25", "/?%2B%26%3d%=1"),
+        ("query:%2B%26%3D%25", "/?+&==2&%2B%26%3D%25=1&%2B%26%3D%253D=3"),
+        ("query:a%zz", "/?a%zz=1&a%zz1=2"),
+        ("query:\u00e9", "/?%C3%a9=1"),
+        ("query:\u00e9", "/?\u00c3\u00a9=1"),
     ],
 )
 def test_a_name_is_written_in_the_configuration_as_in_a_url(place: str, target: str) -> None:
     assert values(incoming(target), place) == [b"1"]
+
+
+@given(
+    name=st.text("aA%+ 4126=&\u00e9", min_size=1, max_size=4),
+    parts=st.lists(st.text("aA%+4126=\u00c3\u00a9", max_size=8), max_size=4),
+)
+def test_names_are_compared_after_they_are_decoded(name: str, parts: list[str]) -> None:
+    def decoded(text: str) -> bytes:
+        return unquote_to_bytes(text.replace("+", " ").encode("latin-1"))
+
+    wanted = unquote_to_bytes(name.replace("+", " "))
+    split = [part.partition("=") for part in parts]
+    expected = [decoded(value) for written, _, value in split if decoded(written) == wanted]
+    assert values(incoming("/?" + "&".join(parts)), f"query:{name}") == expected
+
+
+def test_the_work_to_find_a_credential_grows_with_the_query() -> None:
+    def work(count: int) -> None:
+        for part in ("&", "&a", "&%61", "&access_token", "&access_token=", "access_token", "%"):
+            values(incoming("/?" + part * count), "query:access_token")
+
+    assert grows_no_faster_than_linear(work, 300)
+
+
+def test_a_query_is_scanned_and_not_taken_apart() -> None:
+    request = incoming("/?" + "ab&" * 10_000)
+    values(request, "query:access_token")
+    tracemalloc.start()
+    try:
+        values(request, "query:access_token")
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(request.target)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_credential_is_found_wherever_it_stands() -> None:
+    assert values(incoming("/?" + "&" * 30_000 + "access_token=a"), "query:access_token") == [b"a"]
+    assert values(incoming("/?" + "a&" * 10_000 + "access_token&b"), "query:access_token") == [b""]
 
 
 def test_a_header_is_found_in_any_case_with_every_value_in_order() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sse_keepalive_proxy.demo.tokens import Ed25519Tokens
+from sse_keepalive_proxy.gateway import credentials, stream_request
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.observe.registry import Spread
 from sse_keepalive_proxy.stream.states import State
@@ -146,6 +147,24 @@ async def test_a_later_refusal_is_an_event_and_the_same_credential_waits_next_ti
         async with await proxy.event_source(target + "one") as client:  # which makes up for it
             await client.wait_response()
             assert client.response.status == 200
+
+
+@on_each_loop
+async def test_the_fingerprint_of_a_request_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bytes] = []
+
+    def counted(*args: Any) -> bytes:
+        made.append(credentials.fingerprint(*args))
+        return made[-1]
+
+    monkeypatch.setattr(stream_request, "fingerprint", counted)
+    async with (
+        RawUpstream([GOT_REQUEST, 0.2, stream_head()]) as upstream,
+        Instance(config(upstream, ONCE)) as proxy,
+        await proxy.event_source() as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+    assert len(made) == 1
 
 
 @on_each_loop
