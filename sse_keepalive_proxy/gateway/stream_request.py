@@ -99,7 +99,7 @@ class StreamRequest:
             return None
         if self._stream_route.gets.error is LateError.JSON_RPC:
             return JsonBody("id", "method")
-        return JsonBody("stream") if self._may_commit_early() else None
+        return JsonBody("stream", "jsonrpc") if self._may_commit_early() else None
 
     def look(self, data: bytes) -> None:
         """Look at a part of the request's body, before it is forwarded unchanged."""
@@ -108,17 +108,22 @@ class StreamRequest:
 
     def _request_id(self) -> str | int | None:
         """Return the id of a JSON-RPC request. A notification, a response and a batch have none."""
-        found = {} if self._body is None else self._body.found
+        if self._body is None or self._body.unread:
+            return None
+        found = self._body.found
         request_id = found.get("id")
         known = isinstance(found.get("method"), str) and isinstance(request_id, str | int)
         return request_id if known and not isinstance(request_id, bool) else None
 
     def _wants_stream(self) -> bool:
         """Whether the request, whose body has passed, asks for a stream (behaviour.md#early-commit)."""
-        if self._request.is_repeatable:
-            return True
-        found = {} if self._body is None else self._body.found
-        wants: bool = found.get("stream", accepts_streams(self._request.named)) is True
+        request, body = self._request, self._body
+        accepts = request.is_repeatable or accepts_streams(request.named)
+        if body is None:
+            return accepts
+        if body.unread or "jsonrpc" in body.found or request.is_encoded:
+            return False
+        wants: bool = body.found.get("stream", accepts) is True
         return wants
 
     # The place among the streams.

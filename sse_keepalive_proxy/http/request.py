@@ -68,6 +68,12 @@ class ClientRequest:
         """Whether it may be sent again: a GET without a body and without an upgrade."""
         return self.method == "GET" and not self.has_body and not self.upgrade
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether `Content-Encoding` says that the body has to be decoded before it can be read."""
+        codings = b",".join(self.named.get(b"content-encoding", [])).lower().split(b",")
+        return any(coding.strip() not in (b"", b"identity") for coding in codings)
+
 
 def admit(
     request: web.BaseRequest, head: RequestHead, *, peer: str, scheme: bytes

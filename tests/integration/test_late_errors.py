@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -269,6 +270,8 @@ async def test_an_answer_that_is_no_stream_is_no_success_to_a_language_model_cli
         assert await last_event(client) == api_error("502", words)
 
 
+STREAM = ("Accept: text/event-stream",)
+CONVERSATION = b'{"messages":[%b{}],"stream":true}' % (b'{"content":[{"text":"hello"}]},' * 4000)
 LONG = b'{"messages":[{"content":"' + b"x" * 300_000 + b'"}],"stream":true,"tools":[{"stream":false}]}'
 
 
@@ -283,7 +286,19 @@ LONG = b'{"messages":[{"content":"' + b"x" * 300_000 + b'"}],"stream":true,"tool
         (Client(("Accept: application/json",), body=b'{"stream":true,"stream":false}'), False),
         (Client(("Accept: application/json",), body=b'{"messages":[{"stream":true}]}'), False),
         (Client(("Accept: application/json",), body=b"stream=true"), False),
-        (Client(("Accept: text/event-stream",), body=b"{}"), True),
+        (Client(body=CONVERSATION), True),
+        (Client(STREAM, body=b'{"stream":{}}'), False),
+        (Client(STREAM, body=b'{"stream":' + b" " * 1100 + b"false}"), False),
+        (Client(STREAM, body=b'{"\\u0073tream":false}'), False),
+        (Client(STREAM, body=b"{" + b'"a":1,' * 1200 + b'"stream":false}'), False),
+        (Client(STREAM, body=b'{"a":[' + b"{}," * 30_000 + b'{}],"stream":false}'), False),
+        (Client(STREAM, body='{"stream":false}'.encode("utf-16")), False),
+        (Client(STREAM, body='{"stream":false}'.encode("utf-16-le")), False),
+        (Client(STREAM, body='{"stream":false}'.encode("utf-8-sig")), False),
+        (Client((*STREAM, "Content-Encoding: gzip"), body=gzip.compress(b'{"stream":false}')), False),
+        (Client((*STREAM, "Content-Encoding: identity")), True),
+        (Client(("Accept: application/json, text/event-stream, */*",), body=CALL % b"7"), False),
+        (Client(STREAM, body=b"{}"), True),
         (Client(("Accept: text/html, text/event-stream;q=0.9",), body=b"q=1"), True),
         (Client(("Accept: text/event-stream",), body=b""), True),
         (Client(("Accept: */*",), body=b""), False),
@@ -295,7 +310,10 @@ LONG = b'{"messages":[{"content":"' + b"x" * 300_000 + b'"}],"stream":true,"tool
     ],
     ids=[
         "stream true", "stream true behind much else", "stream false", "stream false beats Accept",
-        "the last of two flags counts", "a flag further inside", "no JSON", "Accept names event streams",
+        "the last of two flags counts", "a flag further inside", "no JSON",
+        "stream true behind a conversation", "a nested flag", "a flag behind many blanks", "an escaped name",
+        "too many members", "too much nested", "UTF-16", "UTF-16 without a mark", "a byte order mark", "gzip",
+        "identity", "MCP with another Accept", "Accept names event streams",
         "Accept names event streams among others", "a POST without a body, by Accept",
         "a POST without a body", "Gemini", "MCP", "MCP by its session", "a GET", "any GET",
     ],
