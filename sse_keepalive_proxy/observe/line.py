@@ -24,8 +24,17 @@ _BARE = re.compile(r"[!#-~]+")
 _NUMBERS = frozenset({int, float, bool})
 """Types of values that never need quotes."""
 
-_PATH_VALUE = re.compile(r"(=|%3[Dd])[^/;&]*")
-"""A value inside a path: of a matrix parameter (`;session=`), or of a query with an encoded `?`."""
+_PLAIN = r"[A-Za-z0-9/_.~+-]*"
+"""Characters of a path that are no part of `user:password@` and no value."""
+
+_USERINFO = re.compile(rf"\A({_PLAIN}://|/?+).+(@|%(?:25)*40)", re.DOTALL)
+"""What can be `user:password` in a path, up to the last `@`: a password may contain `/`."""
+
+_PATH_VALUE = re.compile(r"(=|%(?:25)*3[DdFf]).*", re.DOTALL)
+"""A value in a path, of a matrix parameter (`;session=`) or behind an encoded `?`. It may contain `/`."""
+
+_CUT = re.compile(rf"\A((?:{_PLAIN}/)?).*", re.DOTALL)
+"""A path whose end is not read: its first plain segments, which are shown, and the rest."""
 
 _NAME = re.compile(r"(?=.{0,32}\Z)(?:[_.\[\]-]|[A-Za-z]{1,16}[0-9]{0,2}(?![A-Za-z0-9]))*")
 """The name of a parameter: words of letters, with up to two digits at their ends. Others may be secrets."""
@@ -35,15 +44,16 @@ def redact_target(target: str) -> str:
     """Redact a request target: keep its path and the names in its query, at most 512 characters.
 
     A part of the query without a name or without a value is hidden as a whole, because it may be a token
-    with `=` as base64 padding. A name that does not consist of words is hidden, and so is the part of a path
-    segment before an `@`. Only the first 512 characters are read. The path segment at this limit is hidden.
+    with `=` as base64 padding. A name that does not consist of words is hidden. In a path, all before an
+    `@` is hidden, from `://` on, and all behind a `=` or an encoded `?`. These marks may be encoded several
+    times. Only the first 512 characters are read. Of a longer path, whole plain segments are shown.
     """
     path, mark, query = target[:_MAX_TARGET].partition("?")
     if len(target) > _MAX_TARGET and not mark:
-        path = f"{path[: path.rfind('/') + 1]}{_HIDDEN}"
-    if "@" in path or "%40" in path:
-        path = "/".join(map(_hide_userinfo, path.split("/")))
-    if "=" in path or "%3" in path:
+        path = _CUT.sub(rf"\1{_HIDDEN}", path)
+    if "@" in path or "%" in path:
+        path = _USERINFO.sub(rf"\1{_HIDDEN}\2", path)
+    if "=" in path or "%" in path:
         path = _PATH_VALUE.sub(rf"\1{_HIDDEN}", path)
     if not mark:
         return path[:_MAX_TARGET]
@@ -55,12 +65,6 @@ def _redact_part(part: str) -> str:
     if not value.strip("="):
         return _HIDDEN
     return f"{name if _NAME.fullmatch(name) else _HIDDEN}={_HIDDEN}"
-
-
-def _hide_userinfo(segment: str) -> str:
-    """Hide the part of `user:password@host` before its last `@`, which may be encoded."""
-    end = max(segment.rfind("@"), segment.rfind("%40"))
-    return segment if end < 1 else _HIDDEN + segment[end:]
 
 
 def now_rfc3339() -> str:

@@ -20,6 +20,7 @@ from sse_keepalive_proxy.observe import line, log
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, chunk, response, stream_head
 from tests.support.running import on_each_loop
+from tests.wire.effort import grows_no_faster_than_linear
 
 FORMS = ["text", "json"]
 SECRET = "s3cr3t"
@@ -232,9 +233,9 @@ def test_configuring_again_does_not_double_the_lines() -> None:
         ("/events?access_token%3Ds3cr3t", "/events?***"),
         ("/events?a=1?access_token=s3cr3t", "/events?a=***"),
         ("/events?a=1;access_token=s3cr3t", "/events?a=***"),
-        ("/events;session=s3cr3t/more?x=1", "/events;session=***/more?x=***"),
-        ("/events%3Faccess_token=s3cr3t&b=s3cr3t", "/events%3Faccess_token=***&b=***"),
-        ("/events%3faccess_token%3ds3cr3t", "/events%3faccess_token%3d***"),
+        ("/events;session=s3cr3t/more?x=1", "/events;session=***?x=***"),
+        ("/events%3Faccess_token=s3cr3t&b=s3cr3t", "/events%3F***"),
+        ("/events%3faccess_token%3ds3cr3t", "/events%3f***"),
         ("/events?", "/events?***"),
         ("/events?eyJhbGciOiJFZERTQSJ9=1&chat=2", "/events?***=***&chat=***"),
         ("/events?d41d8cd98f00b204e9800998ecf8427e=1", "/events?***=***"),
@@ -246,8 +247,20 @@ def test_configuring_again_does_not_double_the_lines() -> None:
         ("/events?user:s3cr3t@host=1", "/events?***=***"),
         ("/events?X-Amz-SignedHeaders=a&id[]=1&utf8=1", "/events?X-Amz-SignedHeaders=***&id[]=***&utf8=***"),
         ("http://user:s3cr3t@host/events", "http://***@host/events"),
-        ("/proxy/user:s3cr3t@a@host/events?x=1", "/proxy/***@host/events?x=***"),
-        ("/proxy/http%3A%2F%2Fuser:s3cr3t%40host", "/proxy/***%40host"),
+        ("/proxy/user:s3cr3t@a@host/events?x=1", "/***@host/events?x=***"),
+        ("/proxy/http%3A%2F%2Fuser:s3cr3t%40host", "/***%40host"),
+        ("/https://user:s3/cr3t@host/a", "/https://***@host/a"),
+        ("/https://user:s3//cr3t@host/a", "/https://***@host/a"),
+        ("/to/https://host/a/user:s3/cr3t@b/", "/to/https://***@b/"),
+        ("/user:s3/cr3t://a@host", "/***@host"),
+        ("//user:s3/cr3t@host/", "/***@host/"),
+        ("/user%253As3cr3t%2540host/", "/***%2540host/"),
+        ("/user%25253As3cr3t%252540host/", "/***%252540host/"),
+        ("/cb%253Ftoken%253Ds3cr3t", "/cb%253F***"),
+        ("/cb%25253fs3cr3t/a", "/cb%25253f***"),
+        ("/cb/token%253Ds3/cr3t", "/cb/token%253D***"),
+        ("/a;s=s3/cr3t", "/a;s=***"),
+        ("/,token=s3/cr3t", "/,token=***"),
         ("/@scope/package", "/@scope/package"),
         ("//a//b/../c%20d", "//a//b/../c%20d"),
     ],
@@ -276,6 +289,7 @@ def test_of_a_long_target_the_part_that_the_cut_goes_through_is_hidden() -> None
     assert line.redact_target("/" + "a" * 511) == "/" + "a" * 511
     assert line.redact_target("/" + "a" * 512) == "/***"
     assert line.redact_target(f"/events/user:{SECRET}{'a' * 512}@host") == "/events/***"
+    assert line.redact_target(f"/to/https://user:p/{SECRET}/{'a' * 512}@host") == "/to/***"
     assert line.redact_target(f"/events?a=1&{SECRET * 100}=1") == "/events?a=***&***"
     assert len(line.redact_target("/?" + "&".join(["a=1"] * 1000))) == 512
 
@@ -296,6 +310,15 @@ def test_of_a_long_target_only_the_shown_part_is_read() -> None:
 
     line.redact_target(Target("/?" + "&" * 30_000))
     assert looked_at == [512]
+
+
+@pytest.mark.parametrize("piece", ["%25", "%", "25", "%40", "@", "=", "/", "a", "://", "%3", "/:", "a%25@"])
+def test_the_work_to_redact_a_path_grows_with_its_length(piece: str) -> None:
+    def work(count: int) -> None:
+        for _ in range(100):
+            line.redact_target("/" + piece * count)
+
+    assert grows_no_faster_than_linear(work, 25)
 
 
 # The lines of requests and streams.
