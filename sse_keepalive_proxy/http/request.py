@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion10, StreamReader, web
 
-from sse_keepalive_proxy.http.head import RequestHead
+from sse_keepalive_proxy.http.head import MOST_FIELDS, RequestHead
 from sse_keepalive_proxy.http.headers import Header, connection_tokens
 from sse_keepalive_proxy.http.response import by_name
 
@@ -89,6 +89,8 @@ def admit(
     named = by_name(headers)
     if not http10 and b"host" not in named:
         return Refusal(400, "an HTTP/1.1 request has a Host header")
+    if b"connection" in named and b",".join(named[b"connection"]).count(b",") >= MOST_FIELDS:
+        return Refusal(400, f"Connection names more than {MOST_FIELDS} fields")
     placed = _target_and_host(request.method, head.target, named.get(b"host", []))
     if isinstance(placed, Refusal):
         return placed

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 
 from sse_keepalive_proxy.stream.policy import (
@@ -42,6 +43,7 @@ DONE = b"[DONE]"
 
 _STREAM = b"text/event-stream"
 _BOTH_TYPES = frozenset({b"application/json", _STREAM})
+_MOST_TYPES = 64
 _NOTHING: Sequence[bytes] = ()
 _GENAI = re.compile(rb"\bgoogle-genai-sdk/(\d{1,4})\.(\d{1,4})\b")
 _LIBRARIES = (b"dart", b"go-http-client", b"java", b"node", b"okhttp", b"python", b"ruby")
@@ -123,7 +125,7 @@ TREATMENTS: Mapping[Family, Treatment] = MappingProxyType(
 def recognise(method: str, *, has_body: bool, named: Mapping[bytes, Sequence[bytes]]) -> Family:
     """Return the family of a request, never `auto`. `named`: the header values by names in lower case."""
     accepts, names = named.get(b"accept", _NOTHING), _joined(named)
-    if b"\nmcp-" in names or frozenset(_types(accepts)) == _BOTH_TYPES:
+    if b"\nmcp-" in names or _types(accepts) == _BOTH_TYPES:
         return Family.MCP
     if google := named.get(b"x-goog-api-client"):
         return Family.GEMINI if _accepts_comments(b" ".join(google)) else Family.GEMINI_PYTHON
@@ -222,6 +224,15 @@ def _joined(names: Iterable[bytes]) -> bytes:
     return b"\n" + b"\n".join(names)
 
 
-def _types(accepts: Sequence[bytes]) -> list[bytes]:
-    """Return the media types of the `Accept` fields, in lower case, without parameters."""
-    return [part.partition(b";")[0].strip().lower() for part in b",".join(accepts).split(b",")]
+def _types(accepts: Sequence[bytes]) -> frozenset[bytes]:
+    """Return the media types of the `Accept` fields: see `_listed`."""
+    return _listed(b",".join(accepts))
+
+
+@lru_cache(maxsize=32)
+def _listed(accept: bytes) -> frozenset[bytes]:
+    """Return the first 64 media types of a list, in lower case, without parameters. Clients of one kind send
+    the same list, and a request needs it several times.
+    """
+    parts = accept.split(b",", _MOST_TYPES)[:_MOST_TYPES]
+    return frozenset([part.partition(b";")[0].strip().lower() for part in parts])

@@ -166,6 +166,14 @@ async def test_the_version_of_a_request_is_known(version: str) -> None:
     assert (await taken(get(version=version))).http10 is (version == "1.0")
 
 
+@in_loop
+async def test_connection_names_at_most_100_fields() -> None:
+    names = ",".join(["a"] * 100)
+    assert (await taken(get(f"Connection: {names}"))).named[b"connection"] == [names.encode()]
+    for lines in ([f"Connection: {names},"], [f"Connection: {names}", "connection: close"]):
+        assert await admitted(get(*lines)) == Refusal(400, "Connection names more than 100 fields")
+
+
 SOCKET_UPGRADE = ["Connection: Upgrade", "Upgrade: websocket"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from sse_keepalive_proxy.stream.families import (
     TREATMENTS,
     LateError,
+    accepts_streams,
     is_library,
     recognise,
     terminator_for,
@@ -274,3 +275,10 @@ def test_the_work_to_recognise_a_client_grows_with_its_fields() -> None:
         recognise("GET", has_body=False, named={b"x-goog-api-client": google, b"accept": [b"a," * count]})
 
     assert grows_no_faster_than_linear(work, 1000)
+
+
+def test_of_a_list_of_types_the_first_64_are_read() -> None:
+    assert accepts_streams({b"accept": [b"," * 63 + b"text/event-stream"]})
+    assert accepts_streams({b"accept": [b"," * 60, b",,text/event-stream;q=1,a"]})
+    assert not accepts_streams({b"accept": [b"," * 64 + b"text/event-stream"]})
+    assert not accepts_streams({b"accept": [b"," * 32_000, b"text/event-stream"]})
