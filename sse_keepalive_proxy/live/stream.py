@@ -189,7 +189,7 @@ class Stream:
         stream_log.not_an_event_stream(self)
 
     def _lost(self, reason: CloseReason) -> None:
-        self._exchange = None
+        self._exchange = self._late = None  # an answer to an earlier attempt did not cause this
         self._handle(messages.UpstreamLost(reason, self.life.retry))
         if self.life.state is State.RECONNECTING:
             self._start_over(CloseReason.STALLED if self._asking else reason)
@@ -419,7 +419,7 @@ class Stream:
             self.let_go(exchange.release())
         if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
-        late = self._late if reason in _LATE else None
+        late = self._late if reason in _LATE and exchange is None else None
         if self.down is not None:
             self._end_for_client(self.down, reason, late)
         early, self._early = self._early, None

@@ -28,7 +28,7 @@ from typing import Final
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.backoff import Outage
 from sse_keepalive_proxy.stream.messages import CloseReason, Command
-from sse_keepalive_proxy.stream.policy import Reconnect, StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.policy import KeepaliveForm, Reconnect, StallAction, StreamPolicy
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 
 __all__ = ["Lifecycle"]
@@ -394,7 +394,10 @@ class Lifecycle:
         if self.state is not State.RECONNECTING:
             self._enter(State.STALLED)
         commands.append(messages.Stalled(now - self.alive_at))
-        if (stall := self._policy.stall) and stall.action is StallAction.NOTIFY and not self.in_block:
+        stall, keepalive = self._policy.stall, self._policy.keepalive
+        if stall is None or stall.action is not StallAction.NOTIFY or self.in_block:
+            return
+        if keepalive is not None and keepalive.form is KeepaliveForm.COMMENT:
             self.written_at = now  # the notice ends the downstream silence: no ping follows at once
 
     def _block_due(self, now: float, unfinished: bool, commands: list[Command]) -> None:
@@ -408,7 +411,6 @@ class Lifecycle:
             self._held_since = None
         elif now >= self._held_since + _UNFINISHED:
             self._held_since = None
-            self.written_at = now
             commands.append(messages.Release())
 
     def _downstream_due(self, now: float, commands: list[Command]) -> None:

@@ -144,7 +144,7 @@ INJECTIONS = {
         lambda stage: stage.clock.advance(INTERVAL),
     ),
     "a ping as an event": (
-        replace(POLICY, keepalive=Keepalive(INTERVAL, KeepaliveForm.EVENT, event="our_ping")),
+        replace(POLICY, keepalive=Keepalive(INTERVAL, KeepaliveForm.EVENT, "our ping", event="our_ping")),
         lambda stage: stage.clock.advance(INTERVAL),
     ),
     "the notice of a stall": (
@@ -449,3 +449,24 @@ def test_a_notice_that_is_a_comment_does_not_put_off_a_ping_that_is_an_event() -
         reopened(stage)
     assert b":stream_recovered" in stage.body()
     assert stage.stream.pings >= 4
+
+
+def test_the_notice_of_a_stall_that_is_a_comment_does_not_either() -> None:
+    stall = Stall(after=INTERVAL * 0.6, action=StallAction.NOTIFY)
+    stage = Stage(replace(EVENT_PINGS, stall=stall), form=None)
+    stage.feed(b"data: 1\n\n")
+    stage.clock.advance(INTERVAL)
+    assert b":stalled" in stage.body()
+    assert stage.stream.pings == 1
+
+
+def test_a_released_comment_does_not_either() -> None:
+    stage = Stage(EVENT_PINGS, form=None)
+    stage.feed(b"data: 1\n\n")
+    began = stage.clock()
+    stage.clock.advance(INTERVAL * 0.5)
+    stage.feed(b"event: a\n: and no data yet")
+    stage.feed(b"\n")
+    stage.clock.advance(INTERVAL * 0.4)
+    assert b"no data yet" in stage.body()
+    assert stage.stream.life.written_at == began

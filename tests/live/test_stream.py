@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sse_keepalive_proxy.live import stream_log
 from sse_keepalive_proxy.live.signs_of_life import Inspection
 from sse_keepalive_proxy.stream.families import LateError
 from sse_keepalive_proxy.stream.late_error import late_error
@@ -656,6 +657,26 @@ def test_an_attempt_that_fails_keeps_the_stalled_upstream_and_is_told_to_nobody(
     assert stage.body().endswith(b"data: half\n\ndata: 2\n\n")
     assert stage.stream.life.state is State.FLOWING
     check_meaning(stage)
+
+
+@pytest.mark.parametrize("how", ["upstream breaks", "expiry"])
+def test_a_refused_replacement_is_not_told_as_the_cause_of_a_later_end(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(stream_log, "log_line", lambda text, fields: lines.append(fields))
+    stage = stalled(b"data: 1\n\n")
+    stage.fail(NotOpened(CloseReason.UNAUTHORIZED, again=False))
+    if how == "expiry":
+        stage.stream.leave(stage.clock(), CloseReason.UNAUTHORIZED)
+    else:
+        stage.stream.life.reopens = False
+        stage.lose()
+    stage.clock.advance(0)
+    assert stage.closed == {"unauthorized" if how == "expiry" else "upstream_reset": 1}
+    assert b"503" not in stage.body()
+    assert lines[-1]["reason"] in stage.closed
+    assert "refusal" not in lines[-1]
 
 
 def test_a_large_event_that_comes_slowly_is_no_stall() -> None:
