@@ -11,6 +11,7 @@ A client that closes its side of the connection after a whole request gets its a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -193,8 +194,8 @@ class ClientConnection(web.RequestHandler):
 
     @property
     def answering(self) -> bool:
-        """Whether a request is being answered."""
-        return self._head_reader is None
+        """Whether a request is being answered, and its client takes the answer."""
+        return self._head_reader is None and not self._undecided and not self.writing_paused
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Let the handler answer `request`. The response returned says whether the connection is kept."""
@@ -219,7 +220,11 @@ class ClientConnection(web.RequestHandler):
         if self.transport is None:
             return self._frontend.last
         if keep and request.content.at_eof():
-            self._go_on()
+            self.chunked = False  # the answer is whole
+            with contextlib.suppress(ConnectionError):
+                await request.writer.drain()  # a client that takes no answer gets no further ones
+            if self.connected:
+                self._go_on()
             return self._frontend.kept
         if self._held or not request.content.is_eof():
             self._linger()

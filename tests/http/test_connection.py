@@ -62,6 +62,40 @@ async def test_requests_that_come_at_once_do_not_keep_other_connections_waiting(
 
 
 @on_each_loop
+async def test_a_client_that_takes_no_answer_gets_no_further_ones_until_it_does() -> None:
+    answered: list[str] = []
+
+    async def at_once(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        answered.append(connection.head.target.decode())
+        return connection.respond_with(200, b"x" * 1_000_000)
+
+    async with Serving(at_once) as serving, await serving.client() as client:
+        served = await serving.served()
+        client.pause()
+        client.send(request("/1") * 40)
+        await soon(lambda: served.writing_paused)
+        async with await serving.client() as other:
+            for _ in range(40):
+                other.send(request("/2"))
+                await soon(lambda: other.responses and all(each.complete for each in other.responses))
+        assert answered.count("/1") < 40
+        assert not served.answering
+        client.resume()
+        await client.wait_for(lambda client: len(client.responses) == 40 and client.response.complete)
+
+
+@on_each_loop
+async def test_a_request_that_waits_for_its_first_chunk_is_not_being_answered() -> None:
+    async with Serving() as serving, await serving.client() as client:
+        served = await serving.served()
+        client.send(b"GET /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await soon(lambda: served.head.target)
+        assert not served.answering
+        client.send(b"0\r\n\r\n")
+        assert (await client.wait_response()).body == b"/1"
+
+
+@on_each_loop
 async def test_requests_and_bodies_may_come_byte_by_byte() -> None:
     raw = UPLOAD % 5 + b"hello" + request("/2")
     async with Serving() as serving, await serving.client() as client:
