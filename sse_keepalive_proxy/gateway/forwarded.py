@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
 from sse_keepalive_proxy.http.headers import Header, poses_as
 
@@ -35,7 +35,8 @@ class Trust:
             {b"forwarded", b"x-real-ip", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
             | {b"x-forwarded-port", b"x-forwarded-prefix", self._client_header}
         )
-        self.believes = _within(tuple(networks))
+        # Not of a method: the cycle would outlive its configuration (`gc.freeze`).
+        self.believes = lru_cache(maxsize=4096)(partial(_within, tuple(networks)))
         self._reported: set[str] = set()
 
     def client(self, peer: str, headers: Sequence[Header]) -> str:
@@ -92,21 +93,13 @@ class Trust:
             )
 
 
-def _within(networks: tuple[Network, ...]) -> Callable[[str], bool]:
-    """Return a function that says whether an address is in `networks`. It remembers 4,096 answers. Only
-    its `Trust` refers to it: both are released with the configuration that they belong to.
-    """
-
-    @lru_cache(maxsize=4096)
-    def believes(address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return not address  # a Unix socket has no address; its peers are trusted
-        mapped = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(mapped in network for network in networks)
-
-    return believes
+def _within(networks: tuple[Network, ...], address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return not address  # a Unix socket has no address; its peers are trusted
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(mapped in network for network in networks)
 
 
 @lru_cache(maxsize=4096)

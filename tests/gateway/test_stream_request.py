@@ -9,13 +9,14 @@ import os
 import re
 import time
 from errno import ECONNRESET
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sse_keepalive_proxy.demo.tokens import Ed25519Tokens
-from sse_keepalive_proxy.gateway import credentials, stream_request
+from sse_keepalive_proxy.gateway import credentials
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.observe.registry import Spread
 from sse_keepalive_proxy.stream.states import State
@@ -151,13 +152,13 @@ async def test_a_later_refusal_is_an_event_and_the_same_credential_waits_next_ti
 
 @on_each_loop
 async def test_the_fingerprint_of_a_request_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[bytes] = []
+    made: list[Any] = []
 
-    def counted(*args: Any) -> bytes:
-        made.append(credentials.fingerprint(*args))
+    def counted(**settings: Any) -> Any:
+        made.append(blake2b(**settings))
         return made[-1]
 
-    monkeypatch.setattr(stream_request, "fingerprint", counted)
+    monkeypatch.setattr(credentials, "blake2b", counted)
     async with (
         RawUpstream([GOT_REQUEST, 0.2, stream_head()]) as upstream,
         Instance(config(upstream, ONCE)) as proxy,
