@@ -96,12 +96,6 @@ class Stream:
         """Whether the client opens its stream again after an end."""
         return self.route.gets.comes_back
 
-    @property
-    def ping_form(self) -> KeepaliveForm | None:
-        """The form of the client's pings, None if it gets none."""
-        keepalive = self.route.policy.keepalive
-        return None if keepalive is None else keepalive.form
-
     # The beginning.
 
     def begin(self, take_over: TakeOver, *, chunked: bool) -> bool:
@@ -391,7 +385,10 @@ class Stream:
             frame = frames.ping_line(idle_for)
         else:
             frame = frames.ping(idle_for=idle_for, after_id=flow.id_seen, **self._moment())
-        self.pings += flow.inject(frame, line=in_block)
+        if flow.inject(frame, line=in_block):
+            self.pings += 1
+            by_event = self.route.pings_by_event and not in_block
+            self.route.metrics.pings_sent[KeepaliveForm.EVENT if by_event else KeepaliveForm.COMMENT] += 1
 
     def _announce(self, back: messages.Announce) -> None:
         stream_log.recovered(self, back)

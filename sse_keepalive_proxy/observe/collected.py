@@ -33,6 +33,7 @@ _LABELLED = {
     "streams_closed": ("reason", "Ended streams, by close reason."),
     "streams_rejected": ("reason", "Streams refused because of a limit."),
     "confirms_sent": ("form", "Confirms written to clients."),
+    "pings_sent": ("form", "Pings written to clients."),
     "upstream_errors": ("kind", "Upstream connections without a usable answer."),
     "upstream_reconnects": ("result", "Attempts to open upstream again for a connected client."),
 }
@@ -156,14 +157,11 @@ def _sums(sums: Mapping[str, Counts]) -> Iterator[Metric]:
             name, text, ("route",), {(route,): getattr(counts, counted) for route, counts in sums.items()}
         )
     sent: Values = {}
-    pings: Values = {}
     for route, counts in sums.items():
         sent[route, "upstream"], sent[route, "synthetic"] = counts.sent_upstream, counts.sent_synthetic
-        pings.update({(route, form.value): count for form, count in counts.pings.items()})
     yield _counter(
         "downstream_bytes", "Bytes of stream bodies to clients, by origin.", ("route", "origin"), sent
     )
-    yield _counter("pings_sent", "Pings written to clients.", ("route", "form"), pings)
 
 
 def _buckets(spread: Histogram) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sse_keepalive_proxy.observe.held import HeldStreams
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm
+from sse_keepalive_proxy.stream.policy import Family
 
 __all__ = ["Flow", "OpenStream", "Registry", "Spread", "snapshot"]
 
@@ -54,10 +54,6 @@ class OpenStream(Protocol):
     @property
     def comes_back(self) -> bool:
         """Whether its client opens it again after an end."""
-
-    @property
-    def ping_form(self) -> KeepaliveForm | None:
-        """The form of its pings, None if it gets none."""
 
     @property
     def flow(self) -> Flow:

@@ -57,31 +57,27 @@ class Histogram:
 
 
 class Counts:
-    """The sums over streams: events, comments, bytes, and pings by form."""
+    """The sums over streams: events, comments, bytes."""
 
-    __slots__ = ("comments", "events", "pings", "sent_synthetic", "sent_upstream", "upstream_bytes")
+    __slots__ = ("comments", "events", "sent_synthetic", "sent_upstream", "upstream_bytes")
 
     def __init__(self) -> None:
         self.events = self.comments = self.upstream_bytes = self.sent_upstream = self.sent_synthetic = 0
-        self.pings = dict.fromkeys(KeepaliveForm, 0)
 
     def add(self, stream: OpenStream) -> None:
         """Add the counts of one stream."""
-        flow, form = stream.flow, stream.ping_form
+        flow = stream.flow
         self.events += flow.events
         self.comments += flow.comments
         self.upstream_bytes += flow.upstream_bytes
         self.sent_upstream += flow.sent_upstream
         self.sent_synthetic += flow.sent_synthetic
-        if form is not None:
-            self.pings[form] += stream.pings
 
     def copy(self) -> Counts:
         """Return a copy."""
         made = Counts()
         made.events, made.comments, made.upstream_bytes = self.events, self.comments, self.upstream_bytes
         made.sent_upstream, made.sent_synthetic = self.sent_upstream, self.sent_synthetic
-        made.pings = dict(self.pings)
         return made
 
 
@@ -114,6 +110,7 @@ class RouteMetrics:
         self.quick_tunnel_requests = 0
         self.confirms_sent = dict.fromkeys((ConfirmForm.EVENT, ConfirmForm.COMMENT), 0)
         self.confirm_failures = 0
+        self.pings_sent = dict.fromkeys(KeepaliveForm, 0)
         self.past = Counts()  # of ended streams
         # The time of upstream's latest event on the loop's clock, and its Unix time. The Unix time is
         # computed once; computed for every scrape, it would move without an event.

@@ -426,6 +426,17 @@ def test_comments_of_upstream_do_not_put_off_a_ping_that_is_an_event(form: Confi
     assert stage.stream.pings == 10
 
 
+def test_a_ping_inside_a_block_is_counted_as_the_comment_that_it_is() -> None:
+    stage = Stage(EVENT_PINGS)
+    stage.feed(b"data: 1\n\ndata: unfinished\n")
+    stage.clock.advance(3 * INTERVAL)
+    stage.feed(b"\n")
+    stage.clock.advance(2 * INTERVAL)
+    sent = {KeepaliveForm.COMMENT: stage.body().count(b":ping\n"), KeepaliveForm.EVENT: 2}
+    assert stage.stream.route.metrics.pings_sent == sent
+    assert stage.stream.pings == sum(sent.values()) == 4
+
+
 def test_events_of_upstream_put_it_off_also_together_with_comments() -> None:
     stage = Stage(EVENT_PINGS)
     for _ in range(40):

@@ -8,7 +8,7 @@ from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Fault
-from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm, StreamPolicy
+from sse_keepalive_proxy.stream.policy import Family, StreamPolicy
 from sse_keepalive_proxy.stream.states import ReconnectResult
 from tests.support.clock import ManualClock
 
@@ -25,13 +25,14 @@ class Stream:
     """An open stream that nobody relays."""
 
     stream_id, client, family = "0011223344556677", "203.0.113.7", Family.HTTP
-    stalls = reconnects = 0
+    pings = stalls = reconnects = 0
+    route_name = "events"
 
-    def __init__(self, form: KeepaliveForm | None, pings: int = 0, route_name: str = "events") -> None:
-        self.ping_form, self.pings, self.route_name = form, pings, route_name
+    def __init__(self, events: int = 0) -> None:
         self.opened_at = 1000.0
         self.life = Lifecycle(StreamPolicy(), self.opened_at, random.random)
         self.flow = Passed()
+        self.flow.events = events
 
     def leave(self, at: float, reason: CloseReason) -> None:
         raise AssertionError("nobody asked for it")
@@ -61,50 +62,29 @@ class Instance:
         assert found is not None, f"there is no {name} {route} {labels}"
         return found
 
-    def pings(self, route: str = "events") -> dict[str, float]:
-        return {form.value: self.value("pings_sent_total", route, form=form.value) for form in KeepaliveForm}
-
-
-def test_pings_are_counted_by_the_form_of_each_stream_not_of_its_route() -> None:
-    proxy = Instance(
-        Stream(KeepaliveForm.COMMENT, 3),
-        Stream(KeepaliveForm.EVENT, 5),
-        Stream(KeepaliveForm.EVENT, 7, "other"),
-    )
-    assert proxy.pings() == {"comment": 3, "event": 5}
-    assert proxy.pings("other") == {"comment": 0, "event": 7}
-
-
-def test_a_stream_without_pings_counts_for_no_form() -> None:
-    proxy = Instance(silent := Stream(None))
-    assert proxy.pings() == {"comment": 0, "event": 0}
-    proxy.close(silent)
-    assert proxy.pings() == {"comment": 0, "event": 0}
-
 
 def test_what_a_stream_counted_is_there_once_while_it_ends_and_after_it_has() -> None:
-    proxy = Instance(old := Stream(KeepaliveForm.COMMENT, 3), Stream(KeepaliveForm.EVENT, 5))
-    old.flow.events, old.flow.upstream_bytes, old.flow.sent_synthetic = 2, 30, 9
+    proxy = Instance(old := Stream(2), Stream(5))
+    old.flow.upstream_bytes, old.flow.sent_synthetic = 30, 9
 
     def counted() -> tuple[float, ...]:
         synthetic = proxy.value("downstream_bytes_total", origin="synthetic")
         return proxy.value("upstream_events_total"), proxy.value("upstream_bytes_total"), synthetic
 
-    before = proxy.pings(), counted()
-    assert before == ({"comment": 3, "event": 5}, (2, 30, 9))
+    assert counted() == (7, 30, 9)
     proxy.close(old)  # its connection is still there
-    assert (proxy.pings(), counted()) == before
+    assert counted() == (7, 30, 9)
     proxy.streams.remove(old)
-    assert (proxy.pings(), counted()) == before
+    assert counted() == (7, 30, 9)
 
 
 def test_a_route_that_is_asked_for_again_goes_on_with_its_counts() -> None:
-    proxy = Instance(old := Stream(KeepaliveForm.COMMENT, 3))
+    proxy = Instance(old := Stream(3))
     proxy.close(old)
     proxy.streams.remove(old)
     assert proxy.metrics.route("events") is proxy.metrics.routes["events"]
-    proxy.streams.add(Stream(KeepaliveForm.EVENT, 1))  # a reload has changed the form
-    assert proxy.pings() == {"comment": 3, "event": 1}
+    proxy.streams.add(Stream(1))
+    assert proxy.value("upstream_events_total") == 4
 
 
 def test_each_result_of_asking_upstream_again_is_counted_as_what_it_is() -> None:

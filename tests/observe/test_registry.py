@@ -7,7 +7,7 @@ import random
 from sse_keepalive_proxy.observe.registry import OpenStream, Registry, Spread, snapshot
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Opened
-from sse_keepalive_proxy.stream.policy import Family, KeepaliveForm, StreamPolicy
+from sse_keepalive_proxy.stream.policy import Family, StreamPolicy
 
 
 class Passed:
@@ -20,7 +20,7 @@ class Passed:
 class Stream:
     """An open stream that nobody relays."""
 
-    stream_id, family, ping_form = "0011223344556677", Family.BROWSER, KeepaliveForm.COMMENT
+    stream_id, family = "0011223344556677", Family.BROWSER
     pings = stalls = reconnects = 0
 
     def __init__(
