@@ -136,7 +136,7 @@ ROWS = (
     Row(Language.BROWSER, "chromium", ("Chromium",), P.PLAIN, reconnects=True),
     Row(Language.BROWSER, "chromium", ("Chromium",), P.IDS, reconnects=True, ci=True),
     # Clients that read one stream to its end.
-    _python("httpx_sse_events", "httpx-sse==0.4.0", "httpx", of=P.IDS),
+    _python("httpx_sse_events", "httpx-sse==0.4.0", "httpx", of=P.IDS, ci=True),
     _python("httpx_sse_events", "httpx-sse==0.4.3", "httpx", of=P.PLAIN),
     _python("httpx_sse_events", "httpx-sse==0.4.3", "httpx", of=P.IDS, ci=True),
     _python("sseclient_py_events", "sseclient-py==1.9.0", "requests", of=P.IDS),

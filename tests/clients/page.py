@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sse_keepalive_proxy.stream.families import TREATMENTS, LateError, Treatment
-from sse_keepalive_proxy.stream.policy import ConfirmForm, Terminator
+from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, Terminator
 from tests.clients.matrix import KNOWN
 from tests.clients.protocols import Protocol
 from tests.clients.results import Result, load
@@ -83,6 +83,8 @@ _ENDS = {
     Terminator.BLANK: "\\n\\n",
     Terminator.AUTO: "",
 }
+_NO_STREAM_IN_BODY = (Family.GEMINI_PYTHON, Family.GEMINI)
+"""Families whose body does not say whether a stream is wanted (behaviour.md#early-commit)."""
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -91,7 +93,7 @@ def markdown(results: Sequence[Result]) -> str:
         [
             _TOP,
             _GETS,
-            _lines(f"| `{family}` | {_treatment(given)} |" for family, given in TREATMENTS.items()),
+            _lines(f"| `{family}` | {_treatment(family, given)} |" for family, given in TREATMENTS.items()),
             _SEES,
             _lines(_row(each, *_sees(each)) for each in results),
             _BEARS,
@@ -110,11 +112,16 @@ def reason(result: Result, difference: str) -> str:
     return next((why for begin, why in KNOWN.items() if line.startswith(begin)), "")
 
 
-def _treatment(given: Treatment) -> str:
+def _treatment(family: Family, given: Treatment) -> str:
     end = _ENDS[given.terminator]
     confirm = {None: "none", ConfirmForm.COMMENT: f"`:ok{end}`", ConfirmForm.EVENT: "event"}[given.confirm]
     notices = {None: "none", ConfirmForm.COMMENT: "comments", ConfirmForm.EVENT: "events"}[given.notices]
-    early, again = ("yes" if yes else "no" for yes in (given.early_commit, given.comes_back))
+    early = "yes" if given.early_commit else "no"
+    if family in _NO_STREAM_IN_BODY:
+        early = "only with `Accept: text/event-stream`"
+    again = "after a fault" if given.resumes else "no"
+    if given.comes_back:
+        again += " and a clean end"
     return " | ".join(
         (confirm, f"`:ping{end}`" if given.pings else "none", notices, _ERRORS[given.error], early, again)
     )

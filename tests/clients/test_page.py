@@ -17,6 +17,17 @@ def test_the_page_is_what_the_results_say() -> None:
     assert page.FILE.read_text(encoding="utf-8") == page.markdown(RESULTS), "run `make docs`"
 
 
+def test_the_page_says_when_each_family_is_asked_again_and_answered_early() -> None:
+    rows = [
+        line.strip("| ").split(" | ") for line in page.markdown([]).splitlines() if line.startswith("| `")
+    ]
+    told = {row[0].strip("`"): (row[5], row[6]) for row in rows}
+    again = {Family.MCP: "after a fault", Family.BROWSER: "after a fault and a clean end"}
+    early = dict.fromkeys((Family.GEMINI, Family.GEMINI_PYTHON), "only with `Accept: text/event-stream`")
+    early[Family.MCP] = "no"
+    assert told == {each: (early.get(each, "yes"), again.get(each, "no")) for each in TREATMENTS}
+
+
 def test_every_row_of_the_matrix_has_a_result() -> None:
     assert [result.title for result in RESULTS] == [row.title for row in ROWS]
     assert len({row.title for row in ROWS}) == len(ROWS) >= 30
