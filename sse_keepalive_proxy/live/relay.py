@@ -10,7 +10,7 @@ the block, or the body, is forwarded as it comes.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError
 from sse_keepalive_proxy.live.downstream import Downstream
@@ -25,6 +25,7 @@ from sse_keepalive_proxy.wire.part import Part
 __all__ = ["Control", "Relay"]
 
 
+_COLON: Final = 0x3A
 _LARGE = 64 * 1024
 """Bytes: the sum of all streams includes only larger unfinished blocks (`limits.max_buffered`). While such a
 block is being received, its bytes are a sign of life.
@@ -211,8 +212,9 @@ class Relay:
             return
         if framer.pending > _LARGE:
             self._control.apply_backpressure()
-        if self.life.hold(self._now(), begun=begun):
-            self._control.execute(())  # sets the timer
+        commands = self.life.hold(self._now(), begun=begun, comment=framer.held[0] == _COLON)
+        if commands is not None:
+            self._control.execute(commands)
 
     def release(self) -> None:
         """Forward the held bytes now, and the rest of their block as it comes."""

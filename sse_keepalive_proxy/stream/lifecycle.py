@@ -12,7 +12,8 @@ It follows the rules of `docs/reference/behaviour.md`:
   again (behaviour.md#unfinished-blocks).
 - A lost upstream is opened again if `reopens` allows it. The waits grow until upstream gives a sign of life.
 - A stalled upstream that is to be replaced keeps its stream until a new one is accepted. Only then is the old
-  one closed; a sign of life from it ends the attempt (behaviour.md#a-reopening-kills-no-living-stream).
+  one closed; a sign of life or bytes of a block from it end the attempt
+  (behaviour.md#a-reopening-kills-no-living-stream).
 - A stream has one close reason, the first. After it the client has `write_timeout` to accept waiting bytes.
 
 The lifecycle holds no bytes, no socket and no timer. It takes events with their times and returns commands.
@@ -50,8 +51,8 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_aborted", "_checked_at", "_committed", "_draw", "_held_since", "_leave_at", "_leave_by",
-        "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_replacing",
+        "_aborted", "_block_at", "_checked_at", "_committed", "_draw", "_held_since", "_leave_at",
+        "_leave_by", "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_replacing",
         "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "finished_at", "in_block", "opened_at",
         "reopens", "retry", "stalled_since", "state", "upstream_at", "written_at",
     )  # fmt: skip
@@ -71,6 +72,7 @@ class Lifecycle:
         self.opened_at: float | None = None  # upstream's latest answer with a stream
         self.confirm_at: float | None = None
         self._held_since: float | None = None
+        self._block_at: float | None = None  # the latest bytes of an unfinished block
         self.in_block = False
         self._leave_at: float | None = None
         self._leave_by: float | None = None  # the end comes then, even inside a block
@@ -108,7 +110,7 @@ class Lifecycle:
         """Do the same when the state may change or a silence ends."""
         if self.state is State.DRAINING:
             return _NOTHING
-        self.confirm_at = None
+        self.confirm_at = self._block_at = None
         commands: list[Command] = []
         upstream_now = self._upstream_time(now)
         silence = upstream_now - self.upstream_at
@@ -126,16 +128,19 @@ class Lifecycle:
             self._enter(State.FLOWING)
         return tuple(commands)
 
-    def hold(self, now: float, *, begun: bool) -> bool:
-        """Note that a part of a block waits for its end. `begun`: the block has begun just now. Return
-        whether the next deadline may be earlier now.
+    def hold(self, now: float, *, begun: bool, comment: bool = False) -> tuple[Command, ...] | None:
+        """Note bytes of a block, or of a `comment` before it, that wait for their end. `begun`: it has begun
+        just now. None if no state changed and no deadline may be earlier now.
         """
-        first = self._held_since is None
+        first, upstream_now = self._held_since is None, self._upstream_time(now)
+        if not comment:
+            self._block_at = upstream_now
         if self.reopens:
             self._held_since = None
-        elif first or begun:
-            self._held_since = self._upstream_time(now)
-        return first and not self.reopens
+            return self._keep() if self._replacing and not comment else None
+        if first or begun:
+            self._held_since = upstream_now
+        return _NOTHING if first else None
 
     # Control.
 
@@ -256,6 +261,8 @@ class Lifecycle:
             self._outage.stood_still(stood_still, now)
         if self.stalled_since is not None:
             self.stalled_since += stood_still
+        if self._block_at is not None:
+            self._block_at += stood_still
         if self._held_since is not None:
             self._held_since += stood_still
         if self.finished_at is not None:
@@ -264,7 +271,7 @@ class Lifecycle:
     def _close(self, reason: CloseReason, now: float) -> tuple[Command, ...]:
         if self.close_reason is not None:
             return _NOTHING
-        self.close_reason = reason
+        self.close_reason, self._replacing = reason, False
         self._enter(State.DRAINING)
         self._moved_at = self._checked_at = now
         return (messages.Close(reason),)
@@ -319,7 +326,8 @@ class Lifecycle:
 
     def _replaces_at(self) -> float | None:
         """Return the time to ask for a new stream in the place of a stalled one, which first gets
-        `stall.after` for a sign of life. None during an attempt, or if there is to be none.
+        `stall.after` for a sign of life, also after bytes of an unfinished block. None during an attempt, or
+        if there is to be none.
         """
         stall = self._policy.stall
         if stall is None or stall.action is not StallAction.RECONNECT or self._policy.reconnect is None:
@@ -330,7 +338,8 @@ class Lifecycle:
             return None
         if self._replacing and self._outage is not None:
             return self._outage.reopens_at
-        return max(self.stalled_since, self.opened_at + stall.after)
+        spoke_at = self.opened_at if self._block_at is None else max(self.opened_at, self._block_at)
+        return max(self.stalled_since, spoke_at + stall.after)
 
     def handle_timer(self, now: float, taken: int = 0, *, unfinished: bool = False) -> tuple[Command, ...]:
         """Return the commands that are due at `now`. `unfinished`: upstream is inside a block.
@@ -342,6 +351,8 @@ class Lifecycle:
                 return _NOTHING
             self._aborted = True
             return (messages.Abort(),)
+        if not unfinished:
+            self._block_at = None
         if self._leave_at is not None and now >= self._leave_at:
             self._leave_by = self._leave_by or now + _UNFINISHED
             if not unfinished or now >= self._leave_by:

@@ -679,6 +679,20 @@ def test_a_refused_replacement_is_not_told_as_the_cause_of_a_later_end(
     assert "refusal" not in lines[-1]
 
 
+def test_a_stalled_upstream_that_begins_an_event_during_the_attempt_is_kept() -> None:
+    stage = stalled(b"data: 1\n\n")
+    assert stage.attempts is not None
+    stage.feed(b": a com")
+    assert stage.attempts.under_way
+    stage.feed(b"ment\ndata: half")
+    assert not stage.attempts.under_way
+    stage.clock.advance(STALLED_AFTER / 2)
+    assert not stage.attempts.under_way
+    stage.feed(b" and half\n\n")
+    assert stage.body().endswith(b"data: half and half\n\n")
+    assert stage.stream.reconnects == 0
+
+
 def test_a_large_event_that_comes_slowly_is_no_stall() -> None:
     stall = Stall(STALLED_AFTER, action=StallAction.RECONNECT, close_after=STALLED_AFTER)
     stage = reopenable(replace(POLICY, stall=stall), again=PATIENT, form=None)

@@ -532,6 +532,23 @@ def test_a_sign_of_life_of_the_old_stream_ends_the_attempt(at: float) -> None:
     assert transcript.life.state is State.IDLE
 
 
+def test_bytes_of_a_block_of_the_old_stream_end_the_attempt_and_put_off_the_next_one() -> None:
+    script: list[tuple[float, Step]] = [(62, PIECE), (100, PIECE), (125, DATA)]
+    transcript = play(REPLACING, *OPEN, *script, until=126)
+    assert told(transcript, Reopen, Abandon, Recovered) == [
+        (61, Reopen()),
+        (62, Abandon()),
+        (125, Recovered(125)),
+    ]
+    assert told(play(REPLACING, *OPEN, *script[:2], until=170), Reopen)[1:] == [(162, Reopen())]
+
+
+def test_a_block_that_was_begun_before_the_stall_puts_off_the_attempt_until_it_ends() -> None:
+    script: list[tuple[float, Step]] = [(59, PIECE), (100, NOISE)]
+    transcript = play(REPLACING, *OPEN, *script, until=102)
+    assert told(transcript, Reopen) == [(101, Reopen())]
+
+
 def test_the_next_stall_begins_as_the_first_one() -> None:
     script: list[tuple[float, Step]] = [(62, DATA), (124, REOPENED)]
     transcript = play(REPLACING, *OPEN, *script, until=125)

@@ -111,7 +111,7 @@ class Transcript:
                 if whole:
                     self.life.in_block, self.life.reopens = False, self.reopens
                 elif not self.life.in_block:
-                    self.life.hold(self.now, begun=not self.unfinished)
+                    self.write_down(self.life.hold(self.now, begun=not self.unfinished) or ())
                 self.unfinished = not whole
             case _:
                 self.write_down(self.life.handle(step, self.now))

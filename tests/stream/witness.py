@@ -116,6 +116,7 @@ class Witness:
     byteless: float = 0.0  # upstream's silence, in bytes
     stalled_for: float | None = None
     block_for: float | None = None  # how long a block is unfinished and held
+    speaks_for: float | None = None  # how long ago the latest bytes of the unfinished block came
     timed: bool = False  # and since then upstream was not to be asked again
     moved_at: float = 0.0
     leave: LeaveAt | None = None
@@ -183,6 +184,8 @@ class Witness:
                 self.stalled_for += passed
             if self.block_for is not None:
                 self.block_for += passed
+            if self.speaks_for is not None:
+                self.speaks_for += passed
         elif self.out and self.outage is not None:
             self.outage.hold(passed)
         if self.closed:
@@ -215,7 +218,8 @@ class Witness:
             elif stall.close_after is not None:
                 assert self.stalled_for <= stall.close_after + self.lag
             if self.replaceable_since is not None and self.beside is None:
-                since = min(self.open_for - stall.after, now - self.replaceable_since)
+                spoke_for = self.open_for if self.speaks_for is None else min(self.open_for, self.speaks_for)
+                since = min(spoke_for - stall.after, now - self.replaceable_since)
                 assert since <= self.lag, "a stalled upstream is replaced"
         if self.beside is Upstream.LOST and self.life.reopens and outage is not None:
             assert now <= outage.not_after + self.lag
@@ -273,7 +277,7 @@ class Witness:
         match step:
             case Opened() if not self.closed:
                 assert self.upstream is not Upstream.OPEN or self.beside is Upstream.ASKED
-                self.beside = self.block_for = None
+                self.beside = self.block_for = self.speaks_for = None
                 self.upstream, self.opened, self.spoke, self.open_for = Upstream.OPEN, True, False, 0.0
                 if self.outage is None:
                     self.lifeless = self.byteless = 0.0
@@ -293,6 +297,9 @@ class Witness:
                 self.told.add(CloseReason.CLIENT_GONE)
             case Sent() if not self.closed:
                 self.confirm_at, self.spoke = None, True
+                if self.speaks_for is not None and step.whole:
+                    self.replaceable_since = None  # from now on
+                self.speaks_for = None if step.whole or self.life.in_block else 0.0
             case Reopens(allowed=allowed):
                 self.timed = self.timed and not allowed
             case Paused() if not self.closed and not self.out:
@@ -337,7 +344,7 @@ class Witness:
         if not self.life.reopens or self.policy.reconnect is None:
             self.told.add(reason)
             return
-        self.out, self.upstream, self.block_for = True, Upstream.LOST, None
+        self.out, self.upstream, self.block_for, self.speaks_for = True, Upstream.LOST, None, None
         if beside is Upstream.ASKED and self.outage is not None:
             self.upstream, self.outage.lost_at, self.outage.held = Upstream.ASKED, self.now, 0.0
             return
@@ -358,6 +365,7 @@ class Witness:
         assert self.upstream is Upstream.OPEN
         assert self.lifeless >= stall.after
         assert not self.paused
+        assert self.speaks_for is None or self.speaks_for >= stall.after, "who speaks is not replaced"
         assert self.open_for >= stall.after, "each upstream has its time to show life"
         self.beside = Upstream.LOST
         self.begin_outage(again, CloseReason.STALLED, self.life.retry)
@@ -416,7 +424,8 @@ class Witness:
                 self.hear_of_an_attempt(now)
             case Abandon():
                 assert self.beside is not None
-                assert self.paused or self.stalled_for is None or not self.life.reopens
+                spoke = self.stalled_for is None or self.speaks_for == 0
+                assert self.paused or spoke or not self.life.reopens
                 self.beside = None
             case Close(reason=reason):
                 assert self.life.close_reason is reason
