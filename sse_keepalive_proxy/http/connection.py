@@ -39,11 +39,9 @@ __all__ = ["ClientConnection"]
 
 logger = logging.getLogger("sse_keepalive_proxy.http")
 
-_BODY_TIMEOUT = 60.0
-"""Seconds between two reads of a request body, like nginx's `client_body_timeout`."""
-
-_LOOK_AT_PEER = 1.0
-"""Seconds between two checks whether a client has left, while its connection is not read."""
+_BODY_TIMEOUT = 60.0  # seconds between two reads of a request body, like nginx's `client_body_timeout`
+_LOOK_AT_PEER = 1.0  # seconds between two checks whether a client has left, while it is not read
+_MOST_DECODED = 4096  # bytes of a chunked body decoded at once, so that small chunks delay no other client
 
 _FIRST_CHUNK = 1.0
 """Seconds to wait for the first chunk of a `GET`: if it is the last one, the request has no body."""
@@ -54,11 +52,8 @@ connection: if it has closed both sides, its system answers with a reset. No oth
 (facts.md#half-closed-clients).
 """
 
-_AHEAD_OF_A_CHUNK = b"0"
-"""The same inside of a chunked answer: a zero before the size of the next chunk means nothing."""
-
-_ANSWER_TO_AHEAD = 0.02
-"""Seconds until the first check for that reset."""
+_AHEAD_OF_A_CHUNK = b"0"  # the same inside of a chunked answer: a zero before a size means nothing
+_ANSWER_TO_AHEAD = 0.02  # seconds until the first check for that reset
 
 _NO_HEAD = RequestHead(b"", b"", (), 0)
 
@@ -82,7 +77,7 @@ class ClientConnection(web.RequestHandler):
         self._decoder: ChunkedDecoder | None = None  # None: no chunked body is being received
         self._body_error: RequestBodyError | None = None
         self._body_at = 0.0  # time of the body's last bytes
-        self._held = b""  # bytes after the current request
+        self._held = b""  # bytes after the current request, or later ones of its body
         self._ended = False  # whether the client has closed its side
         self._probed = False  # whether bytes were sent ahead to a client that has closed its side
         self._ahead = 0  # how many bytes of the next head were sent ahead
@@ -279,7 +274,8 @@ class ClientConnection(web.RequestHandler):
         if not data:  # aiohttp continues with bytes that it has kept
             super().data_received(data)
             return
-        if self._head_reader is not None and not self._held:  # held bytes come first, in `_read_on`
+        held = self._held  # it comes first, in `_read_on`
+        if self._head_reader is not None and not held:
             try:
                 rest = self._read_head(self._head_reader, data)
             except RequestInvalid as error:
@@ -288,13 +284,15 @@ class ClientConnection(web.RequestHandler):
             if rest is None:
                 return
             data = rest
-        if data and (self._body_left or self._decoder is not None):
+        if data and not held and (self._body_left or self._decoder is not None):
             data = self._read_body(data)
-        if data and self._body_error is None:
+        if data and self._body_error is None and self.transport is not None:
             self._held += data
-            if self.transport is not None and self.transport.is_reading():
+            if reads := self.transport.is_reading():  # if not, aiohttp resumes it
                 self.transport.pause_reading()
                 self._wake_in(_LOOK_AT_PEER)
+            if self._decoder is not None and not held:  # other connections have their turn first
+                self._frontend.loop.call_soon(self._read_on, reads)
 
     def eof_received(self) -> Any:  # aiohttp's returns nothing, and means None
         """Keep the connection open for the answer to a whole request, unless a stream has begun. TLS has no
@@ -370,14 +368,15 @@ class ClientConnection(web.RequestHandler):
         return self._head_reader is None and not self._body_left and self._decoder is None
 
     def _read_body(self, data: bytes) -> bytes:
-        """Pass a part of the body to aiohttp. Return the bytes after the body."""
+        """Pass a part of the body to aiohttp. Return the bytes after it."""
         self._body_at = self._frontend.loop.time()
         if self._decoder is None:
             piece, rest = data[: self._body_left], data[self._body_left :]
             self._body_left -= len(piece)
         else:
             try:
-                piece, rest = self._decoder.feed(data)
+                piece, rest = self._decoder.feed(data[:_MOST_DECODED])
+                rest += data[_MOST_DECODED:]
             except CodingInvalid as error:
                 if self._undecided:
                     self._begin()
@@ -414,11 +413,12 @@ class ClientConnection(web.RequestHandler):
         else:
             self._read_on()
 
-    def _read_on(self) -> None:
+    def _read_on(self, resumes: bool = True) -> None:
         if self.transport is None:
             return
         held, self._held = self._held, b""
-        self.transport.resume_reading()
+        if resumes:
+            self.transport.resume_reading()
         if held:
             self.data_received(held)
         if self._ended and not self._is_whole:

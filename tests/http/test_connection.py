@@ -96,6 +96,25 @@ async def test_a_request_that_waits_for_its_first_chunk_is_not_being_answered() 
 
 
 @on_each_loop
+async def test_a_body_of_many_small_chunks_is_decoded_in_several_turns() -> None:
+    pieces: list[bytes] = []
+
+    async def reading(connection: ClientConnection, asked: web.BaseRequest) -> bool:
+        while data := await asked.content.readany():
+            pieces.append(data)
+        return connection.respond(404, "nothing here")
+
+    body = b"0123456789" * 800
+    coded = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    async with Serving(reading) as serving, await serving.client() as client:
+        head = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.send(head + coded + request("/2"))
+        await client.wait_for(lambda client: len(client.responses) == 2 and client.response.complete)
+        assert b"".join(pieces) == body
+        assert max(map(len, pieces)) < len(body) / 2
+
+
+@on_each_loop
 async def test_requests_and_bodies_may_come_byte_by_byte() -> None:
     raw = UPLOAD % 5 + b"hello" + request("/2")
     async with Serving() as serving, await serving.client() as client:
