@@ -98,7 +98,7 @@ class ClientSide(asyncio.Transport):
         self.taken = b""
         self.waiting = waiting
         self.takes = not waiting
-        self.aborted = self.lost = False
+        self.aborted = self.lost = self.left = False
         self._stage = stage
         self._closing, self._paused = False, bool(waiting)
         self._protocol: asyncio.Protocol | None = None
@@ -150,6 +150,7 @@ class ClientSide(asyncio.Transport):
 
     def leave(self, error: Exception | None = None) -> None:
         """The client is gone."""
+        self.left = True
         self._closing = True
         self.waiting = b""
         self._force_close(error)
@@ -547,7 +548,7 @@ def check_end(stage: Stage) -> None:
     if not left_first:
         whole = announced or reason == "upstream_end"
         assert (last == LAST_CHUNK) == (stage.chunked and whole)
-        assert stage.client.aborted or stage.chunked or whole
+        assert stage.client.aborted or stage.client.left or stage.chunked or whole
     assert [json.loads(event.data)["reason"] for event in closings] == [reason.value] * announced
 
 
