@@ -209,7 +209,8 @@ class Witness:
 
     def nothing_of_upstream_is_overdue(self, now: float) -> None:
         stall, outage = self.policy.stall, self.outage
-        if self.block_for is not None and self.timed:
+        leaving = self.leave is not None and now >= self.leave.at  # its last frames need a block boundary
+        if self.block_for is not None and self.timed and not leaving:
             assert self.block_for <= MID_BLOCK + self.lag, "nothing is withheld for an end that does not come"
         if stall and self.watched_since is not None:
             if self.stalled_for is None:
