@@ -437,5 +437,7 @@ class Lifecycle:
             return
         if keepalive and not self.blocked and now >= self.written_at + keepalive.interval:
             self.written_at = now
-            if not self.in_block or now >= self.upstream_at + _UNFINISHED:
+            # A long interval is a pause, too. The clock of upstream may have stopped meanwhile.
+            paused_for = max(now - self.upstream_at, keepalive.interval)
+            if not self.in_block or paused_for >= _UNFINISHED:
                 commands.append(messages.Ping(self._upstream_time(now) - self.upstream_at))
