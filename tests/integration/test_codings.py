@@ -68,7 +68,7 @@ async def test_a_coded_stream_is_decoded_and_each_event_leaves_with_its_flush(na
     go_on = [asyncio.Event() for _ in EVENTS]
     coding = "x-gzip" if name == "gzip" else ENCODERS[name][0].decode()
     steps: list[Step] = [GOT_REQUEST, stream_head(f"Content-Encoding: identity, {coding}")]
-    for event, coded in zip(go_on, flushed(name), strict=True):
+    for event, coded in zip(go_on, flushed(name, EVENTS), strict=True):
         steps += [event, chunk(coded)]
     async with played(PINGS + "decode: on", [*steps, LAST_CHUNK]) as (upstream, proxy, client):
         await client.wait_for(b":ping")
@@ -89,7 +89,7 @@ async def test_a_coded_stream_is_decoded_and_each_event_leaves_with_its_flush(na
 )
 @on_each_loop
 async def test_other_codings_pass_unchanged_and_are_counted(coding: str, decode: str) -> None:
-    coded = b"".join(flushed("gzip"))
+    coded = b"".join(flushed("gzip", EVENTS))
     steps = [GOT_REQUEST, stream_head(f"Content-Encoding: {coding}"), chunk(coded), LAST_CHUNK]
     async with played(f"decode: {decode}", steps) as (_, proxy, client):
         await client.wait_response()
@@ -112,7 +112,11 @@ async def test_the_answer_to_head_keeps_its_coding() -> None:
 @on_each_loop
 async def test_a_broken_coding_is_a_reset_after_the_events_before_it() -> None:
     go_on = asyncio.Event()
-    steps: list[Step] = [GOT_REQUEST, stream_head("Content-Encoding: gzip"), chunk(flushed("gzip")[0])]
+    steps: list[Step] = [
+        GOT_REQUEST,
+        stream_head("Content-Encoding: gzip"),
+        chunk(flushed("gzip", EVENTS)[0]),
+    ]
     async with played(PINGS + "decode: on", [*steps, go_on, chunk(b"\xff" * 99)]) as (
         upstream,
         proxy,
@@ -132,7 +136,7 @@ async def test_a_broken_coding_is_a_reset_after_the_events_before_it() -> None:
 async def test_a_stream_that_ends_without_the_end_of_its_coding_ends_with_its_last_event(
     chunked: bool,
 ) -> None:
-    coded = b"".join(flushed("gzip"))
+    coded = b"".join(flushed("gzip", EVENTS))
     body: list[Step] = [chunk(coded), LAST_CHUNK] if chunked else [coded, CLOSE]
     steps = [GOT_REQUEST, stream_head("Content-Encoding: gzip", chunked=chunked), *body]
     async with played(PINGS + "decode: on", steps) as (_, _, client):
