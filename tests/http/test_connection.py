@@ -67,7 +67,7 @@ async def test_a_client_that_takes_no_answer_gets_no_further_ones_until_it_does(
 
     async def at_once(connection: ClientConnection, asked: web.BaseRequest) -> bool:
         answered.append(connection.head.target.decode())
-        return connection.respond_with(200, b"x" * 1_000_000)
+        return connection.respond_with(200, b"x" * (1_000_000 if answered[-1] == "/1" else 1))
 
     async with Serving(at_once) as serving, await serving.client() as client:
         served = await serving.served()
@@ -75,9 +75,9 @@ async def test_a_client_that_takes_no_answer_gets_no_further_ones_until_it_does(
         client.send(request("/1") * 40)
         await soon(lambda: served.writing_paused)
         async with await serving.client() as other:
-            for _ in range(40):
+            for count in range(1, 201):  # meanwhile, all the others would be answered
                 other.send(request("/2"))
-                await soon(lambda: other.responses and all(each.complete for each in other.responses))
+                await other.wait_for(lambda other, count=count: len(other.responses) == count)
         assert answered.count("/1") < 40
         assert not served.answering
         client.resume()
