@@ -25,6 +25,7 @@ COMPILED = (
     "http/response_head",
     "live/downstream",
     "live/relay",
+    "live/source",
     "live/stream",
     "net/poller",
     "net/timers",

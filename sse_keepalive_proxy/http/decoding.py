@@ -6,6 +6,7 @@ One step of decoding is made in a turn of the loop, so other streams go on, what
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from sse_keepalive_proxy.errors import ProxyError, UpstreamReset
 from sse_keepalive_proxy.http.exchange import Body, Exchange, Sink
@@ -66,11 +67,11 @@ class DecodedBody:
         self.pause()
         self._exchange.close()
 
-    def release(self) -> Exchange:
-        """Return the exchange, for another sink, which gets the bytes with their coding."""
+    def part(self, let_go: Callable[[Exchange], None]) -> None:
+        """Give the exchange to `let_go`. Another sink gets the bytes with their coding."""
         self._sink = None
         self.pause()
-        return self._exchange.release()
+        self._exchange.part(let_go)
 
     # For the exchange, as its sink.
 

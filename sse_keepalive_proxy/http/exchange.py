@@ -67,8 +67,8 @@ class Body(Protocol):
     def close(self) -> None:
         """Close the connection now. The sink gets no more calls."""
 
-    def release(self) -> Exchange:
-        """Return the exchange, for another sink. This one gets no more calls."""
+    def part(self, let_go: Callable[[Exchange], None]) -> None:
+        """Give the exchange to `let_go`. The sink gets no more calls."""
 
 
 class Exchange:
@@ -189,10 +189,12 @@ class Exchange:
         if self._transport is not None:
             self._transport.abort()
 
-    def release(self) -> Exchange:
-        """Return this exchange, for another sink. The present one gets no more calls."""
+    def part(self, let_go: Callable[[Exchange], None]) -> None:
+        """Give this exchange to `let_go`, for another sink or to be closed. The present one gets no more
+        calls.
+        """
         self._sink = None
-        return self
+        let_go(self)
 
     def splice(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to `protocol` after a 101. Return its transport. `surplus` holds the bytes

@@ -81,12 +81,13 @@ class StreamRoute:
     """What the streams of one client family on a route share.
 
     `gets` is the treatment of the family, `policy` the policy of the route for it. `pings_by_event`: pings
-    are events, so only events put them off. The rest is the route's.
+    are events, so only events put them off. `confirm_wait`: seconds for which upstream may speak first.
+    The rest is the route's.
     """
 
     __slots__ = (
-        "backlog", "call_later", "departures", "family", "frames", "gets", "inspection", "metrics", "name",
-        "now", "pings_by_event", "policy", "registry", "timers",
+        "backlog", "call_later", "confirm_wait", "departures", "family", "frames", "gets", "inspection",
+        "metrics", "name", "now", "pings_by_event", "policy", "registry", "timers",
     )  # fmt: skip
 
     def __init__(self, shared: StreamRoutes, family: Family, gets: Treatment) -> None:
@@ -96,6 +97,9 @@ class StreamRoute:
         self.backlog, self.departures = shared.backlog, shared.departures
         self.family, self.gets = family, gets
         self.policy = policy = treated(shared.policy, gets)
+        by_event = policy.confirm is not None and gets.confirm is ConfirmForm.EVENT
+        by_event = gets.confirm is ConfirmForm.EVENT
+        self.confirm_wait = policy.confirm.wait if policy.confirm is not None and by_event else 0.0
         self.pings_by_event = policy.keepalive is not None and policy.keepalive.form is KeepaliveForm.EVENT
         self.frames = Frames(policy, shared.name, gets)
         self.inspection = Inspection(policy, gets.last_events)

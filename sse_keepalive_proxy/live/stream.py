@@ -1,8 +1,6 @@
-"""One stream, from its request to its last byte.
+"""One stream, from its request to its last byte: upstream's half (`live.source`) and one client.
 
-The lifecycle decides and the relay passes bytes on. This module passes events of the client, of upstream and
-of the timer to the lifecycle, and executes its commands. Deadlines are lazy: a byte does not change the
-timer.
+This module passes events of the client to the lifecycle, and writes what the lifecycle commands.
 """
 
 from __future__ import annotations
@@ -12,53 +10,33 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from sse_keepalive_proxy.errors import ProxyError, UpstreamError
 from sse_keepalive_proxy.http.attempts import Answer
 from sse_keepalive_proxy.http.exchange import Body, Exchange
-from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live import stream_log
 from sse_keepalive_proxy.live.downstream import Downstream, TakeOver
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
 from sse_keepalive_proxy.live.held import part
 from sse_keepalive_proxy.live.reconnect import Reconnection
-from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.source import Source
 from sse_keepalive_proxy.observe.line import now_rfc3339
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.late_error import LateStatus
-from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StallAction, Terminator
-from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Stream"]
 
-_LATE = frozenset(
-    {
-        CloseReason.UPSTREAM_RESET,
-        CloseReason.UPSTREAM_REFUSED,
-        CloseReason.UPSTREAM_STATUS,
-        CloseReason.UNAUTHORIZED,
-        CloseReason.GIVE_UP,
-    }
-)
-"""Ends that an answer of upstream causes, which comes too late to be the status of the client's response."""
 
-
-class Stream:
+class Stream(Source):
     """A stream ends with exactly one `close_reason`, or with none if it never began.
 
     It is made before upstream is asked (state `connecting`), so that limits and metrics include it. `begin`
-    takes the client's connection over. `commit` or `commit_early` writes the response head. `reconnection`
-    can ask upstream again; it is None if this is not allowed. `claims` are for a confirm not yet sent.
-    `request_id` is that of a JSON-RPC request.
+    takes the client's connection over. `commit` or `commit_early` writes the response head. `claims` are for
+    a confirm not yet sent. `request_id` is that of a JSON-RPC request.
     """
 
-    __slots__ = (
-        "_early", "_events_before", "_exchange", "_head", "_late", "_paused", "_reconnection",
-        "_wakes_at", "claims", "client", "down", "flow", "life", "opened_at", "pings", "reconnects",
-        "request_id", "route", "route_name", "stalls", "stream_id", "target",
-    )  # fmt: skip
+    __slots__ = ("_early", "_head", "claims", "down", "pings", "request_id")
 
     def __init__(
         self,
@@ -69,22 +47,13 @@ class Stream:
         target: str,
         reconnection: Reconnection | None = None,
     ) -> None:
-        self.route, self.route_name = route, route.name
-        self.stream_id, self.client, self.target = stream_id, client, target
-        self.opened_at = self.route.now()
-        self.life = Lifecycle(route.policy, self.opened_at, random.random)
-        self.flow = Relay(self, route, self.life, reconnection)
+        super().__init__(route, stream_id=stream_id, client=client, target=target, reconnection=reconnection)
         self.down: Downstream | None = None  # None: no client is connected
-        self._reconnection = reconnection
-        self._exchange: Body | None = None
         self._head = b""  # the response head until it is written
         self._early: EarlyCommit | None = None  # until upstream has answered
-        self._late: LateStatus | None = None
         self.claims: Mapping[str, Any] | None = None
         self.request_id: str | int | None = None
-        self._wakes_at: float | None = None
-        self._paused = False
-        self._events_before = self.pings = self.stalls = self.reconnects = 0
+        self.pings = 0
 
     @property
     def family(self) -> Family:
@@ -134,103 +103,10 @@ class Stream:
         if self._reconnection is not None:
             self._reconnection.await_answer(opening, self)
 
-    def _open(self, exchange: Body, *, resumed: bool = False) -> None:
-        """Relay the body of `exchange` from now on."""
-        policy, now = self.route.policy, self.route.now()
-        if self.life.opened_at is None:
-            self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
-            self.flow.expect(exchange.early)
-        self._exchange, self._events_before = exchange, self.flow.events
-        wait = policy.confirm.wait if policy.confirm and self._confirms_by_event else 0.0
-        self._do(self.life.handle(messages.Opened(wait, resumed), now))
-        exchange.attach(self.flow, paused=self._paused)
-        self.flow.flush()
-        self._arm()
-
-    # Events of upstream.
-
-    def upstream_ended(self) -> None:
-        """Handle the end of upstream's body."""
-        asking, reconnection = self._asking, self._reconnection
-        if reconnection is not None and not asking:
-            events = self.flow.events - self._events_before
-            lived = self.route.now() - (self.life.opened_at or 0.0)
-            self.life.reopens = self.life.reopens and reconnection.may_have_more(events, lived)
-        if not self.life.reopens:
-            self.flow.release()  # the stream ends with its last block, whole or not
-        events = self.flow.events - self._events_before
-        if events == 1 and not asking:
-            self.route.metrics.upstream_eof_after_first_event += 1
-        elif not events and not self.flow.opaque:
-            self.route.metrics.upstream_eof_without_event += 1
-        self._lost(CloseReason.UPSTREAM_END)
-
-    def upstream_failed(self, error: ProxyError) -> None:
-        """Handle that upstream's body broke off."""
-        if isinstance(error, UpstreamError) and not self._asking:
-            self.route.metrics.upstream_error(error)
-        self._lost(CloseReason.UPSTREAM_RESET)
-
-    @property
-    def _asking(self) -> bool:
-        """Whether upstream is asked for another stream. A server with one place for each user ends the old
-        one for it.
-        """
-        return self._reconnection is not None and self._reconnection.busy
-
-    def not_an_event_stream(self) -> None:
-        """Handle that upstream's body does not begin like an event stream."""
-        stream_log.not_an_event_stream(self)
-
-    def _lost(self, reason: CloseReason) -> None:
-        self._exchange = self._late = None  # an answer to an earlier attempt did not cause this
-        self._handle(messages.UpstreamLost(reason, self.life.retry))
-        if self.life.state is State.RECONNECTING:
-            self._start_over(CloseReason.STALLED if self._asking else reason)
-
-    def let_go(self, exchange: Exchange) -> None:
-        """Close `exchange`, which lives on without this stream, or hold it as the policy says."""
-        part(self, exchange)
-
-    def _start_over(self, reason: CloseReason) -> None:
-        stream_log.lost(self, reason)
-        self.flow.start_over()
-
-    @property
-    def opened(self) -> bool:
-        """Whether upstream has answered with a stream."""
-        return self.life.opened_at is not None
-
-    def reopened(self, answer: Answer) -> None:
-        """Handle a stream from upstream after an early commit or a reconnection."""
-        again = self.life.state is not State.CONNECTING
-        try:
-            if self._exchange is not None:  # stalled, and replaced now
-                self._exchange.close()
-                self.flow.start_over()
-            self._exchange, self._late = answer.exchange, None
-            early, self._early = self._early, None  # a stream lives long: release its request
-            if early is not None:
-                early.accepted()
-            if again:
-                self.reconnects += 1
-                self.route.metrics.upstream_reconnects[ReconnectResult.REOPENED] += 1
-            resumed = again and self._reconnection is not None and self._reconnection.resumes
-            self._open(answer.body, resumed=resumed)
-        except Exception as error:  # noqa: BLE001 (it is logged)
-            self.fail(error)
-
-    def not_reopened(
-        self, failed: messages.NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead
-    ) -> None:
-        """Handle an error of upstream, or an answer without a stream."""
-        stream_log.not_reopened(self, cause, late[1], repeated=late == self._late)
-        self._late = late
-        again = self.life.state is not State.CONNECTING
-        self._handle(failed)
-        if again:
-            result = ReconnectResult.FAILED if self.life.close_reason is None else ReconnectResult.ENDED
-            self.route.metrics.upstream_reconnects[result] += 1
+    def _accepted(self) -> None:
+        early, self._early = self._early, None  # a stream lives long: release its request
+        if early is not None:
+            early.accepted()
 
     # Events of the client.
 
@@ -307,50 +183,25 @@ class Stream:
 
     # Commands of the lifecycle.
 
-    def _handle(self, event: messages.Event) -> None:
-        self.execute(self.life.handle(event, self.route.now()))
+    def let_go(self, exchange: Exchange) -> None:
+        """Close `exchange`, which lives on without this stream, or hold it as the policy says."""
+        part(self, exchange)
 
-    def execute(self, commands: tuple[messages.Command, ...]) -> None:
-        """Execute commands of the lifecycle, then set the timer to its next deadline."""
-        self._do(commands)
-        self._arm()
-
-    def _do(self, commands: tuple[messages.Command, ...]) -> None:
-        route, flow = self.route, self.flow
-        for command in commands:
-            match command:
-                case messages.Ping(idle_for=idle_for):
-                    self._ping(idle_for)
-                case messages.Confirm():
-                    self._confirm()
-                case messages.Reopen():
-                    if self._reconnection is not None:
-                        self._reconnection.start(self)
-                case messages.Abandon():
-                    if self._reconnection is not None:
-                        self._reconnection.cancel()
-                case messages.Release():
-                    flow.release()
-                case messages.Announce():
-                    self._announce(command)
-                case messages.Stalled(silent_for=silent_for):
-                    self._stalled(silent_for)
-                case messages.Recovered(silent_for=silent_for):
-                    route.metrics.recovered(silent_for)
-                case messages.SilenceEnded(seconds=seconds):
-                    route.metrics.upstream_silence_seconds.observe(seconds)
-                case messages.Close(reason=reason):
-                    self._close(reason)
-                case messages.Abort():
-                    if self.down is not None:
-                        self.down.reset()
-                case messages.Commit(confirm=confirm):
-                    self._commit(confirm=confirm)
-
-    def fail(self, error: BaseException) -> None:
-        """End this stream, and no other, after an unexpected exception."""
-        stream_log.failed(self, error)
-        self._handle(messages.Fault(CloseReason.INTERNAL))
+    def _tell(self, command: messages.ForClients) -> None:
+        match command:
+            case messages.Ping(idle_for=idle_for):
+                self._ping(idle_for)
+            case messages.Confirm():
+                self._confirm()
+            case messages.Announce():
+                self._announce(command)
+            case messages.Stalled(silent_for=silent_for):
+                self._stalled(silent_for)
+            case messages.Abort():
+                if self.down is not None:
+                    self.down.reset()
+            case messages.Commit(confirm=confirm):
+                self._commit(confirm=confirm)
 
     def _commit(self, *, confirm: bool) -> None:
         """Write the response head with the first bytes of the body."""
@@ -367,12 +218,8 @@ class Stream:
             self.route.metrics.confirms_sent[form] += 1
         stream_log.opened(self)
 
-    @property
-    def _confirms_by_event(self) -> bool:
-        return self.route.gets.confirm is ConfirmForm.EVENT
-
     def _confirm(self) -> None:
-        if self._confirms_by_event:
+        if self.route.gets.confirm is ConfirmForm.EVENT:
             written = self.flow.inject(self.route.frames.confirm(claims=self.claims, **self._moment()))
             self.route.metrics.confirms_sent[ConfirmForm.EVENT] += written
         self.claims = None
@@ -391,7 +238,6 @@ class Stream:
             self.route.metrics.pings_sent[KeepaliveForm.EVENT if by_event else KeepaliveForm.COMMENT] += 1
 
     def _announce(self, back: messages.Announce) -> None:
-        stream_log.recovered(self, back)
         policy = self.route.policy.reconnect
         if policy is not None and policy.announce:
             frame = self.route.frames.recovered(
@@ -403,20 +249,12 @@ class Stream:
             self.flow.inject(frame)
 
     def _stalled(self, silent_for: float) -> None:
-        self.stalls += 1
-        stream_log.stalled(self, silent_for)
         policy = self.route.policy.stall
         if policy is not None and policy.action is StallAction.NOTIFY:
             notice = self.route.frames.stalled(silent_for=silent_for, after_id=self.flow.id_seen)
             self.flow.inject(notice)
 
-    def _close(self, reason: CloseReason) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            self.let_go(exchange.release())
-        if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
-            self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
-        late = self._late if reason in _LATE and exchange is None else None
+    def _end(self, reason: CloseReason, late: LateStatus | None) -> None:
         if self.down is not None:
             self._end_for_client(self.down, reason, late)
         early, self._early = self._early, None
@@ -443,26 +281,16 @@ class Stream:
     def _moment(self) -> dict[str, str]:
         return {"stream_id": self.stream_id, "now": now_rfc3339()}
 
-    def _arm(self) -> None:
-        """Schedule `wake` at the next deadline. An earlier one stays: `wake` then schedules again."""
-        down, timers = self.down, self.route.timers
-        over = down is None or (self.life.close_reason is not None and not down.waiting)
-        due = None if over else self.life.next_deadline()
-        if self._wakes_at is not None:
-            if due is not None and self._wakes_at <= due:
-                return
-            timers.cancel(self, self._wakes_at)
-        self._wakes_at = due
-        if due is not None:
-            timers.schedule(self, due)
+    # Time.
 
-    def wake(self) -> None:
-        """Handle the deadline."""
-        now, self._wakes_at = max(self.route.now(), self._wakes_at or 0.0), None
+    def _due(self) -> float | None:
+        down = self.down
+        if down is None or (self.life.close_reason is not None and not down.waiting):
+            return None
+        return self.life.next_deadline()
+
+    def _handle_timer(self, now: float) -> None:
         taken = self.down.taken if self.down is not None and self.life.blocked else 0
-        try:
-            self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
-            if self.life.confirm_at is None and self.life.opened_at is not None:
-                self.claims = None  # no confirm follows after upstream's first event
-        except Exception as error:  # noqa: BLE001 (it is logged)
-            self.fail(error)
+        self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
+        if self.life.confirm_at is None and self.life.opened_at is not None:
+            self.claims = None  # no confirm follows after upstream's first event

@@ -28,11 +28,18 @@ __all__ = [
 logger = logging.getLogger("sse_keepalive_proxy.stream")
 
 
-class LoggedStream(OpenStream, Protocol):
-    """A stream with its route, and the target of its request."""
+class LoggedSource(Protocol):
+    """Upstream's half of a stream: its id, its route, its client, and the target of its request."""
 
+    stream_id: str
     route: StreamRoute
+    route_name: str
+    client: str
     target: str
+
+
+class LoggedStream(LoggedSource, OpenStream, Protocol):
+    """A stream with its client."""
 
 
 def opened(stream: LoggedStream) -> None:
@@ -61,7 +68,7 @@ def _one_age(route: str, age: float) -> None:
     )
 
 
-def stalled(stream: LoggedStream, silent_for: float) -> None:
+def stalled(stream: LoggedSource, silent_for: float) -> None:
     """Log and count that upstream gives no sign of life."""
     stream.route.metrics.upstream_stalls += 1
     logger.warning(
@@ -79,14 +86,14 @@ def shed(stream: LoggedStream, reason: CloseReason) -> None:
     )
 
 
-def lost(stream: LoggedStream, reason: CloseReason) -> None:
+def lost(stream: LoggedSource, reason: CloseReason) -> None:
     """Log that upstream is lost, and that the stream reconnects."""
     fields = {**_fields(stream), "reason": reason.value}
     logger.info("upstream lost; it is asked again, the client is kept", extra={"fields": fields})
 
 
 def not_reopened(
-    stream: LoggedStream, cause: UpstreamError | ResponseHead, why: str, *, repeated: bool
+    stream: LoggedSource, cause: UpstreamError | ResponseHead, why: str, *, repeated: bool
 ) -> None:
     """Count a failed attempt, and log `why` unless it is the same as for the attempt before."""
     if isinstance(cause, UpstreamError):
@@ -99,7 +106,7 @@ def not_reopened(
         logger.warning(text, why, extra={"fields": _fields(stream)})
 
 
-def not_an_event_stream(stream: LoggedStream) -> None:
+def not_an_event_stream(stream: LoggedSource) -> None:
     """Log and count a body that does not begin like an event stream."""
     stream.route.metrics.uninspectable_streams += 1
     logger.warning(
@@ -109,7 +116,7 @@ def not_an_event_stream(stream: LoggedStream) -> None:
     )
 
 
-def recovered(stream: LoggedStream, back: Announce) -> None:
+def recovered(stream: LoggedSource, back: Announce) -> None:
     """Log that upstream is back."""
     fields = {
         **_fields(stream),
@@ -120,13 +127,13 @@ def recovered(stream: LoggedStream, back: Announce) -> None:
     logger.info("upstream is back", extra={"fields": fields})
 
 
-def failed(stream: LoggedStream, error: BaseException) -> None:
+def failed(stream: LoggedSource, error: BaseException) -> None:
     """Log an exception of the proxy itself."""
     text = "a stream failed inside the proxy; please report this"
     logger.error(text, extra={"fields": _fields(stream)}, exc_info=error)
 
 
-def _fields(stream: LoggedStream) -> dict[str, str]:
+def _fields(stream: LoggedSource) -> dict[str, str]:
     return {
         "id": stream.stream_id,
         "route": stream.route_name,

@@ -24,6 +24,7 @@ __all__ = [
     "Event",
     "Fault",
     "Finished",
+    "ForClients",
     "LeaveAt",
     "NotOpened",
     "Opened",
@@ -234,17 +235,7 @@ class Abort:
     """The client did not accept the end in time. Drop its connection."""
 
 
-Command = (
-    Commit
-    | Confirm
-    | Reopen
-    | Abandon
-    | Release
-    | Announce
-    | Ping
-    | Stalled
-    | Recovered
-    | SilenceEnded
-    | Close
-    | Abort
-)
+ForClients = Commit | Confirm | Announce | Ping | Stalled | Abort
+"""The commands that concern clients."""
+
+Command = ForClients | Reopen | Abandon | Release | Recovered | SilenceEnded | Close
