@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sse_keepalive_proxy.config.sections.settings import Settings
+from sse_keepalive_proxy.config.sections.settings import Route, Settings
+from sse_keepalive_proxy.config.types.units import format_duration
 
 __all__ = ["notes"]
+
+_COMES_BACK = 15.0
+"""Seconds after which the last client of a group is back, if only its network has changed."""
 
 
 def notes(settings: Settings) -> Iterator[str]:
@@ -21,3 +25,18 @@ def notes(settings: Settings) -> Iterator[str]:
                 "clients. A later refusal is an exception in the client's library, which does not repeat the "
                 "request"
             )
+        yield from _short_memory(index, route)
+
+
+def _short_memory(index: int, route: Route) -> Iterator[str]:
+    """Yield a note if the log of a group may be gone before its last client has come back."""
+    stream = None if route.stream is None else route.stream.policy
+    if stream is None or stream.share is None or stream.share.replay is None:
+        return
+    kept = max(stream.share.linger, stream.hold or 0.0)
+    if kept < _COMES_BACK:
+        yield (
+            f"note: routes[{index}].stream.share.linger: a group and its log are gone "
+            f"{format_duration(kept)} after the last client has left. A client that comes back later may "
+            "have missed events, and gets an event `stream_gap`"
+        )

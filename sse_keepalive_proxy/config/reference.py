@@ -34,7 +34,7 @@ _ROUTE: dict[str, Any] = {
     "upstream": _EXAMPLE_NAME,
     # Sections that are off by default have keys with defaults, too.
     "cors": {"origins": ["*"]},
-    "stream": {"identity": None},
+    "stream": {"identity": None, "share": {"replay": None}},
 }
 _TLS = {"cert_file": "cert.pem", "key_file": "key.pem"}
 _SMALLEST = {"tls": _TLS, "upstreams": {_EXAMPLE_NAME: {"url": "http://localhost"}}, "routes": [_ROUTE]}

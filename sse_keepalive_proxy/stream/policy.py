@@ -20,8 +20,12 @@ __all__ = [
     "Identity",
     "Keepalive",
     "KeepaliveForm",
+    "OnRefusal",
     "Reconnect",
     "ReconnectWhen",
+    "Replay",
+    "ReplayIds",
+    "Share",
     "SignOfLife",
     "Stall",
     "StallAction",
@@ -93,6 +97,20 @@ class ReconnectWhen(StrEnum):
 
     RESUMABLE = "resumable"
     ALWAYS = "always"
+
+
+class OnRefusal(StrEnum):
+    """What a 401 or 403 means for a client when upstream is asked again: its end, or only a wait."""
+
+    END = "end"
+    KEEP = "keep"
+
+
+class ReplayIds(StrEnum):
+    """The ids of the blocks in a log: upstream's own, or also ids of the proxy where upstream has none."""
+
+    UPSTREAM = "upstream"
+    ADD = "add"
 
 
 class Verify(StrEnum):
@@ -174,6 +192,7 @@ class Reconnect:
     cursors: frozenset[bytes] = frozenset({b"last-event-id", b"lastEventId", b"last_event_id"})
     announce: bool = True
     after_end: bool = True
+    on_refusal: OnRefusal = OnRefusal.END
 
     def retries(self, status: int, *, opened: bool) -> bool:
         """Return whether another attempt may follow `status`. `opened`: upstream had answered this client
@@ -200,6 +219,31 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """The log of a group: its last blocks, at most `events` of them and at most `bytes` together."""
+
+    events: int = 256
+    bytes: int = 256 << 10
+    ids: ReplayIds = ReplayIds.UPSTREAM
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One upstream stream for a group of clients.
+
+    `claim`: the dotted path of the claim that all tokens of a group have in common; None: all requests of a
+    group are byte-identical. `trust`: seconds for which a credential that upstream has accepted joins without
+    asking upstream. `linger`: seconds for which a group is kept after its last client has left.
+    """
+
+    claim: str | None = None
+    trust: float = 30.0
+    max_clients: int = 32
+    linger: float = 5.0
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StreamPolicy:
     """All settings of a route's `stream` section, with their defaults. `client_retry`: the `retry` for a
     client that comes back by itself, in seconds.
@@ -223,6 +267,7 @@ class StreamPolicy:
     open_timeout: float = 300.0
     reconnect: Reconnect | None = field(default_factory=Reconnect)
     client_retry: float | None = None
+    share: Share | None = None
     hold: float | None = None  # seconds for which upstream stays open after its client has gone
     unname: frozenset[str] = frozenset()
     max_age: float | None = None

@@ -14,19 +14,21 @@ from pydantic import TypeAdapter
 from sse_keepalive_proxy.config.reading import check_route
 from sse_keepalive_proxy.config.reading.check_route import Finding, valid
 from sse_keepalive_proxy.config.reading.tree import Entry, Way, find
-from sse_keepalive_proxy.config.sections.settings import Drain, Match, Settings
+from sse_keepalive_proxy.config.sections.settings import Drain, Limits, Match, Settings
 from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
 from sse_keepalive_proxy.config.types.address import Listen, UpstreamUrl, parse_upstream
 from sse_keepalive_proxy.config.types.certificates import client_faults, outdated, server_faults
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, Fault
 from sse_keepalive_proxy.config.types.paths import PathTable
-from sse_keepalive_proxy.config.types.units import format_duration
+from sse_keepalive_proxy.config.types.units import Size, format_duration, format_size
 from sse_keepalive_proxy.config.types.words import did_you_mean, shown
 
 __all__ = ["disagreements", "warnings"]
 
 _LISTEN: TypeAdapter[Any] = TypeAdapter(Listen)
 _DRAIN = TypeAdapter(Drain)
+_LIMITS = TypeAdapter(Annotated[Limits, NULL_IS_DEFAULTS])
+_SIZE: TypeAdapter[int] = TypeAdapter(Size)
 _MATCH = TypeAdapter(Match)
 _URL: TypeAdapter[str] = TypeAdapter(UpstreamUrl)
 _SERVER_TLS = TypeAdapter(ServerTls)
@@ -37,6 +39,7 @@ def disagreements(root: Entry) -> Iterator[Finding]:
     """Yield every conflict between keys of the merged tree, with the path of the key to change."""
     yield from _colliding_listeners(root)
     yield from _spread_beyond_timeout(root)
+    yield from _logs_beyond_their_limit(root)
     yield from _unusable_certificates(root)
     yield from _tls_without_https(root)
     yield from _unknown_upstreams(root)
@@ -110,6 +113,20 @@ def _spread_beyond_timeout(root: Entry) -> Iterator[Finding]:
         message = f"its default of {format_duration(drain.spread)} exceeds the timeout"
     hint = "" if written else f"write one, e.g. spread: {format_duration(drain.timeout)}"
     yield ("drain", "spread"), Fault(message, hint)
+
+
+def _logs_beyond_their_limit(root: Entry) -> Iterator[Finding]:
+    """Yield each `share.replay.bytes` of a route that exceeds the limit of all logs together."""
+    limits = valid(_LIMITS, root.keys.get("limits", Entry(None)))
+    if limits is None:
+        return
+    for index, _ in enumerate(_routes(root)):
+        way = ("routes", index, "stream", "share", "replay", "bytes")
+        entry, rest = find(root, way)
+        size = None if rest else valid(_SIZE, entry)
+        if size is not None and size > limits.max_replay:
+            message = f"must not exceed limits.max_replay, which is {format_size(limits.max_replay)}"
+            yield way, Fault(message, "write less, or a larger max_replay")
 
 
 def _server_tls(root: Entry) -> ServerTls | None:

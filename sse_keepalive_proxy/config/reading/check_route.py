@@ -15,13 +15,14 @@ from sse_keepalive_proxy.config.reading.tree import Entry, Way, find, plain
 from sse_keepalive_proxy.config.sections.client import Algorithms, Cors, Identity
 from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
 from sse_keepalive_proxy.config.sections.settings import Match
-from sse_keepalive_proxy.config.sections.stream import Decode, Head, Stream
+from sse_keepalive_proxy.config.sections.sharing import Share
+from sse_keepalive_proxy.config.sections.stream import Credential, Decode, Head, Stream
 from sse_keepalive_proxy.config.types.event_data import claims_in
-from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, Fault
+from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, Fault
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
-from sse_keepalive_proxy.config.types.shapes import FilePath
+from sse_keepalive_proxy.config.types.shapes import CREDENTIAL, FilePath
 from sse_keepalive_proxy.config.types.units import Duration, format_duration
-from sse_keepalive_proxy.stream.policy import StallAction, Verify
+from sse_keepalive_proxy.stream.policy import OnRefusal, StallAction, Verify
 from sse_keepalive_proxy.wire.codings import missing
 
 __all__ = ["Finding", "disagreements", "valid", "warnings"]
@@ -32,6 +33,8 @@ _MATCH = TypeAdapter(Match)
 _CORS = TypeAdapter(Cors)
 _RECONNECT = TypeAdapter(Annotated[Reconnect, NULL_IS_DEFAULTS])
 _EARLY_COMMIT = TypeAdapter(EarlyCommit)
+_SHARE: TypeAdapter[Share | None] = TypeAdapter(Annotated[Share | None, OFF, NULL_IS_DEFAULTS])
+_CREDENTIAL: TypeAdapter[tuple[str, ...]] = TypeAdapter(Credential)
 _DURATION: TypeAdapter[float] = TypeAdapter(Duration)
 _FILE: TypeAdapter[str] = TypeAdapter(FilePath)
 _ALGORITHMS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Algorithms)
@@ -48,6 +51,8 @@ def disagreements(route: Entry) -> Iterator[Finding]:
     yield from _delay_beyond_its_maximum(route)
     yield from _identity_without_proof(route)
     yield from _claims_without_identity(route)
+    yield from _groups_without_identity(route)
+    yield from _kept_without_proof(route)
     yield from _credentials_for_everybody(route)
 
 
@@ -55,6 +60,8 @@ def warnings(route: Entry) -> Iterator[Finding]:
     """Yield settings of `route` that are valid but probably a mistake."""
     yield from _refusal_never_made(route)
     yield from _key_never_used(route)
+    yield from _groups_without_credential(route)
+    yield from _groups_never_made(route)
     yield from _headers_lost_by_early_commit(route)
     yield from _early_commit_never_made(route)
     yield from _given_up_unasked(route)
@@ -143,6 +150,11 @@ def _identity_without_proof(route: Entry) -> Iterator[Finding]:
             yield (*way, "public_key_file"), fault
 
 
+def _identity_is_off(route: Entry) -> bool:
+    written = _written(route, "stream", "identity")
+    return written is None or written.text == "off"
+
+
 def _default_algorithms() -> tuple[str, ...]:
     default: tuple[str, ...] = Identity.model_fields["algorithms"].default
     return default
@@ -151,12 +163,36 @@ def _default_algorithms() -> tuple[str, ...]:
 def _claims_without_identity(route: Entry) -> Iterator[Finding]:
     way = ("stream", "confirm", "data")
     data = _written(route, *way)
-    written = _written(route, "stream", "identity")
-    if data is None or (written is not None and written.text != "off"):
+    if data is None or not _identity_is_off(route):
         return
     for at in claims_in(plain(data)):
         hint = "write the place of the token: identity: {from: …}"
         yield (*way, *at), Fault("a claim needs `identity`, which is off on this route", hint)
+
+
+def _share(route: Entry) -> Share | None:
+    """Return the route's `share` if it is written and valid. Its `by` may be off."""
+    return valid(_SHARE, _written(route, "stream", "share"))
+
+
+def _groups_without_identity(route: Entry) -> Iterator[Finding]:
+    share = _share(route)
+    if share is None or share.by in (None, CREDENTIAL) or not _identity_is_off(route):
+        return
+    hint = "write the place of the token: identity: {from: …}; or share by credential"
+    yield ("stream", "share", "by"), Fault("a claim needs `identity`, which is off on this route", hint)
+
+
+def _kept_without_proof(route: Entry) -> Iterator[Finding]:
+    """Yield the fault of a client that would be kept after a refusal by nothing but upstream's acceptance."""
+    way = ("stream", "reconnect", "on_refusal")
+    if _text(route, *way) != OnRefusal.KEEP:
+        return
+    message = "`keep` needs `identity` with `verify: jwt`, because it keeps a client that upstream refuses"
+    if _identity_is_off(route):
+        yield way, Fault(message, "write identity: {from: …, public_key_file: …}, or on_refusal: end")
+    elif _text(route, "stream", "identity", "verify") == Verify.UPSTREAM:
+        yield way, Fault(message, "write verify: jwt with a public_key_file, or on_refusal: end")
 
 
 def _credentials_for_everybody(route: Entry) -> Iterator[Finding]:
@@ -183,6 +219,23 @@ def _key_never_used(route: Entry) -> Iterator[Finding]:
     if verified and "public_key_file" in keys and keys["public_key_file"].text != "off":
         hint = "remove it, or write verify: jwt"
         yield way, Fault("`verify: upstream` checks no signature, so this key is not used", hint)
+
+
+def _groups_without_credential(route: Entry) -> Iterator[Finding]:
+    share = _share(route)
+    if share is None or share.by != CREDENTIAL or not _identity_is_off(route):
+        return
+    if valid(_CREDENTIAL, _written(route, "stream", "credential")) == ():
+        message = "never happens: `credential` names no place, and without a credential nothing is shared"
+        yield ("stream", "share", "by"), Fault(message, "name the places in `credential`")
+
+
+def _groups_never_made(route: Entry) -> Iterator[Finding]:
+    """Yield a warning if `share` has keys but no `by`. A written `by: off` is a deliberate choice."""
+    way = ("stream", "share")
+    share, section = _share(route), _written(route, *way)
+    if share is not None and section is not None and section.keys and "by" not in section.keys:
+        yield way, Fault("nothing is shared without `by`", "write by: credential or by: claim:user.id")
 
 
 def _codings_without_a_library(route: Entry) -> Iterator[Finding]:

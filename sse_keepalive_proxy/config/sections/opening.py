@@ -19,6 +19,7 @@ from sse_keepalive_proxy.stream import policy
 __all__ = ["EarlyCommit", "Reconnect"]
 
 _When = Annotated[policy.ReconnectWhen, Strict(False)]
+_OnRefusal = Annotated[policy.OnRefusal, Strict(False)]
 
 
 def _failure(status: int) -> int:
@@ -104,6 +105,13 @@ class Reconnect(Section):
         description="The `retry:` in the confirm for an EventSource: how long it waits before it reconnects "
         "by itself. With off only upstream and `stream_closing` set it.",
     )
+    on_refusal: _OnRefusal = Field(
+        default=policy.OnRefusal.END,
+        description="The meaning of a 401 or 403 when upstream is asked again: the stream ends with reason "
+        "`unauthorized`, or the client is kept with pings until its own token expires. `keep` needs "
+        "`identity` with `verify: jwt`. In a group (`share`), the next attempt uses the newest "
+        "credential of its clients.",
+    )
     announce: bool = Field(
         default=True,
         description="Sends the client an event named `stream_recovered` after a gap. If the confirm is a "
@@ -124,4 +132,5 @@ class Reconnect(Section):
             on_status=frozenset(self.on_status),
             cursors=frozenset(unquote_to_bytes(name) for name in self.cursors),
             announce=self.announce,
+            on_refusal=self.on_refusal,
         )

@@ -25,6 +25,7 @@ from sse_keepalive_proxy.config.types.address import (
 )
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, ONE_OR_MANY, Section
 from sse_keepalive_proxy.config.types.shapes import (
+    Count,
     HeaderName,
     HostPattern,
     Label,
@@ -48,8 +49,6 @@ __all__ = [
     "Settings",
     "Upstream",
 ]
-
-_Count = Annotated[int, Field(ge=1)]
 
 
 class Pages(StrEnum):
@@ -114,17 +113,17 @@ class Logging(Section):
 class Limits(Section):
     """The limits of this instance."""
 
-    max_streams: _Count = Field(
+    max_streams: Count = Field(
         default=10000,
         description="The largest number of open streams. A further request gets 503 and a random "
         "`Retry-After`; no open stream is closed for it.",
     )
-    max_streams_per_client: Annotated[_Count | None, OFF] = Field(
+    max_streams_per_client: Annotated[Count | None, OFF] = Field(
         default=None,
         description="The largest number of open streams for one client address. Many people can share one "
         "address, so choose a generous number.",
     )
-    max_connections: _Count = Field(
+    max_connections: Count = Field(
         default=20000,
         description="The largest number of open client connections, streams included. It limits the "
         "descriptors and the memory that clients can use.",
@@ -149,10 +148,21 @@ class Limits(Section):
         "Above it the stream whose client is stuck for the longest time is closed "
         "(reason `client_stalled`), or the stream with the largest unfinished event (`event_too_large`).",
     )
-    max_held: _Count = Field(
+    max_replay: Size = Field(
+        default=64 << 20,
+        description="The most bytes that the logs of all groups may hold (`share.replay`). Above it the log "
+        "that got its last event the longest time ago is emptied first.",
+    )
+    max_held: Count = Field(
         default=1000,
         description="The largest number of upstream streams that are kept open without a client "
         "(`leave.hold`). For a further one the oldest is closed.",
+    )
+    max_opening: Count = Field(
+        default=64,
+        description="The largest number of streams that are being opened at one upstream at the same time. "
+        "The others wait, first come, first served. So clients that all come back together do not overload a "
+        "server for which an opening is expensive.",
     )
 
 

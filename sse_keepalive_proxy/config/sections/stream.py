@@ -1,6 +1,7 @@
 """The section `stream` of a route.
 
-Owns its plain keys and the order of all its keys. Its sections are in `client`, `silence` and `opening`.
+Owns its plain keys and the order of all its keys. Its sections are in `client`, `silence`, `opening`
+and `sharing`.
 `Stream.policy` returns the frozen value that the rest of the proxy uses. Durations are in seconds, sizes in
 bytes. A concern that is off is None.
 """
@@ -14,15 +15,17 @@ from pydantic import Field, Strict
 
 from sse_keepalive_proxy.config.sections.client import Identity
 from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
+from sse_keepalive_proxy.config.sections.sharing import Share
 from sse_keepalive_proxy.config.sections.silence import Confirm, Keepalive, Stall
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, Section
 from sse_keepalive_proxy.config.types.shapes import CredentialPlace, EventName
 from sse_keepalive_proxy.config.types.units import Duration, Size
 from sse_keepalive_proxy.stream import policy
 
-__all__ = ["Decode", "Head", "Leave", "Rewrite", "Stream"]
+__all__ = ["Credential", "Decode", "Head", "Leave", "Rewrite", "Stream"]
 
 
+Credential = Annotated[tuple[CredentialPlace, ...], Strict(False)]
 _Family = Annotated[policy.Family, Strict(False)]
 
 
@@ -70,7 +73,7 @@ class Stream(Section):
         "recognises the family of each request by its method, its body and its headers. Write a family if "
         "all clients of the route belong to it.",
     )
-    credential: Annotated[tuple[CredentialPlace, ...], Strict(False)] = Field(
+    credential: Credential = Field(
         default=policy.StreamPolicy().credential,
         description="The places of a client's credential, each `query:NAME` or `header:name`. Their values "
         "never reach a log or a status page.",
@@ -114,6 +117,11 @@ class Stream(Section):
         default=Reconnect(),
         description="The reconnect to a lost upstream while the client stays connected. With off the end "
         "of upstream ends the client's stream.",
+    )
+    share: Annotated[Share | None, OFF, NULL_IS_DEFAULTS] = Field(
+        default=Share(),
+        description="One upstream stream for several clients of the same user. With off every client has an "
+        "upstream stream of its own.",
     )
     leave: Annotated[Leave, NULL_IS_DEFAULTS] = Field(
         default=Leave(),
@@ -168,6 +176,7 @@ class Stream(Section):
             open_timeout=self.open_timeout,
             reconnect=self.reconnect.policy if self.reconnect else None,
             client_retry=self.reconnect.client_retry if self.reconnect else None,
+            share=self.share.policy if self.share else None,
             hold=self.leave.hold,
             unname=frozenset(self.rewrite.unname),
             max_age=self.max_age,

@@ -1,4 +1,4 @@
-"""Text of a certain shape: names, header fields, path patterns, hosts, origins, networks, algorithms.
+"""Single values of a certain shape: counts, names, header fields, paths, hosts, origins, networks, claims.
 
 Owns the syntax of single values. The data of events is in `event_data`. `config.reading.check` checks values
 against each other.
@@ -10,14 +10,16 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from sse_keepalive_proxy.config.types.fields import Fault, Text, refuse
 from sse_keepalive_proxy.config.types.words import did_you_mean, one_of
 
 __all__ = [
     "ALGORITHMS",
+    "CREDENTIAL",
     "Algorithm",
+    "Count",
     "CredentialPlace",
     "EventName",
     "FilePath",
@@ -32,6 +34,7 @@ __all__ = [
     "PlainLine",
     "QueryName",
     "ServerName",
+    "ShareKey",
     "Word",
 ]
 
@@ -41,6 +44,9 @@ _LABEL = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*|[0-9a-f:.]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]))(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+CREDENTIAL = "credential"
+_SHARE_KEY = rf"{CREDENTIAL}|claim:[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
 
 _HASHES = ("256", "384", "512")
 ALGORITHMS = ("EdDSA", *(f"{family}{size}" for family in ("ES", "RS", "PS") for size in _HASHES))
@@ -190,6 +196,15 @@ def _file(value: object) -> str:
     return path
 
 
+def _share_key(value: object) -> str:
+    """Parse what the clients of a group have in common: `credential`, or the path of a claim."""
+    key = _text(value)
+    if not re.fullmatch(_SHARE_KEY, key):
+        hint = "a claim is written with a colon, and dots between its names: claim:user.id"
+        raise refuse(Fault("must be credential, claim:PATH or off", hint))
+    return key
+
+
 def _shape(kind: str, parse: Any, pattern: str = "") -> Text:
     return Text(kind, parse, pattern=pattern)
 
@@ -201,7 +216,9 @@ Method = Annotated[str, _shape("method", _method, r"^[^a-z\s]+$")]
 PathPattern = Annotated[str, _shape("path", _path, r"^/([^*?#\s]*/)?\*$|^/[^*?#\s]*$")]
 HostPattern = Annotated[str, _shape("host", _host)]
 ServerName = Annotated[str, _shape("host", _server_name)]
+Count = Annotated[int, Field(ge=1)]
 CredentialPlace = Annotated[str, _shape("credential", _credential, r"^(query|header):.+$")]
+ShareKey = Annotated[str, _shape("`credential`, `claim:PATH`", _share_key, rf"^({_SHARE_KEY})$")]
 PlainLine = Annotated[str, _shape("text", _line)]
 EventName = Annotated[str, _shape("event name", _word)]
 QueryName = Annotated[str, _shape("parameter name", _query_name, r"^[^&=#?\s]+$")]

@@ -303,3 +303,100 @@ def test_a_status_later_than_a_browser_client_waits_for_it_is_a_warning(line: st
 def test_what_the_defaults_make_later_than_a_client_waits_is_a_warning_where_it_was_written() -> None:
     (warning,) = said(loaded("defaults: {reconnect: {first_within: 1m}}\n" + VALID).warnings)
     assert warning.startswith(":1: warning: defaults.reconnect.first_within: a browser page")
+
+
+def test_a_group_of_one_claim_needs_an_identity() -> None:
+    fault = (
+        "routes[0].stream.share.by: a claim needs `identity`, which is off on this route "
+        "(write the place of the token: identity: {from: …}; or share by credential)"
+    )
+    assert stream_problems("share: {by: 'claim:user.id'}") == [f":8: {fault}"]
+    assert stream_problems("identity: off\nshare: {by: 'claim:user.id'}") == [f":9: {fault}"]
+    assert stream_of("share: {by: 'claim:user.id'}\nidentity: {verify: upstream}").policy.share
+    assert stream_of("share: {by: credential}").policy.share
+
+
+def test_a_claim_in_the_defaults_is_reported_where_it_is_written() -> None:
+    (problem,) = stream_problems("", before="defaults: {share: {by: 'claim:sub'}}\n")
+    assert problem.startswith(":1: defaults.share.by: a claim needs `identity`")
+    assert stream_of("share: off", before="defaults: {share: {by: 'claim:sub'}}\n").policy.share is None
+
+
+KEPT = (
+    "routes[0].stream.reconnect.on_refusal: `keep` needs `identity` with `verify: jwt`, because it keeps a "
+    "client that upstream refuses"
+)
+
+
+def test_a_client_is_kept_after_a_refusal_only_by_the_signature_of_its_token(key: Path) -> None:
+    keep = "reconnect: {on_refusal: keep}\n"
+    assert stream_problems(keep) == [
+        f":8: {KEPT} (write identity: {{from: …, public_key_file: …}}, or on_refusal: end)"
+    ]
+    assert stream_problems(keep + "identity: {verify: upstream}") == [
+        f":8: {KEPT} (write verify: jwt with a public_key_file, or on_refusal: end)"
+    ]
+    assert stream_of(f"{keep}identity: {{public_key_file: {key}}}")
+    assert stream_of(f"{keep}identity: {{verify: jwt, public_key_file: {key}}}")
+    assert stream_of("reconnect: {on_refusal: end}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "warning"),
+    [
+        (
+            "credential: []",
+            (
+                ".by: never happens: `credential` names no place, and without a credential nothing is shared "
+                "(name the places in `credential`)"
+            ),
+        ),
+        ("credential: ['header:cookie']", None),
+        ("credential: []\n      identity: {verify: upstream}", None),
+        ("open_timeout: 1m", None),
+    ],
+)
+def test_a_group_of_one_credential_without_a_place_of_it_is_a_warning(
+    lines: str, warning: str | None
+) -> None:
+    expected = [] if warning is None else [f":8: warning: routes[0].stream.share{warning}"]
+    assert warned(f"share: {{by: credential}}\n      {lines}") == expected
+
+
+def test_a_share_that_does_not_say_by_what_is_a_warning() -> None:
+    expected = [
+        (
+            ":8: warning: routes[0].stream.share: nothing is shared without `by` "
+            "(write by: credential or by: claim:user.id)"
+        )
+    ]
+    assert warned("share: {replay: {ids: add}}") == expected
+    assert warned("share: {linger: 1m}") == expected
+    for deliberate in ("off", "", "{by: off, linger: 1m}", "{by: credential, linger: 1m}"):
+        assert warned(f"share: {deliberate}") == []
+
+
+def test_a_share_with_a_fault_of_its_own_is_reported_once() -> None:
+    assert len(stream_problems("share: on")) == 1
+    assert len(stream_problems("share: {by: claims}")) == 1
+    assert len(stream_problems("credential: [x]\nshare: {by: credential}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "size", "fits"),
+    [
+        ("", "64MiB", True),
+        ("", "65MiB", False),
+        ("limits: {max_streams: 5}\n", "65MiB", False),
+        ("limits: {max_replay: 65MiB}\n", "65MiB", True),
+        ("limits: {max_replay: 1KiB}\n", "2KiB", False),
+    ],
+)
+def test_one_log_fits_into_the_limit_of_all_logs(limits: str, size: str, fits: bool) -> None:
+    share = f"share: {{by: credential, replay: {{bytes: {size}}}}}"
+    if fits:
+        assert stream_of(share, before=limits)
+        return
+    (problem,) = stream_problems(share, before=limits)
+    assert "routes[0].stream.share.replay.bytes: must not exceed limits.max_replay, which is " in problem
+    assert problem.endswith("(write less, or a larger max_replay)")

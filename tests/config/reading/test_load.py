@@ -10,6 +10,11 @@ from sse_keepalive_proxy.config import Overrides, from_upstream, load
 from sse_keepalive_proxy.errors import ConfigurationError
 from tests.config.writing import VALID, loaded, refused, said, stream_of, stream_problems
 
+_NO_SHARE_KEY = (
+    "must be credential, claim:PATH or off "
+    "(a claim is written with a colon, and dots between its names: claim:user.id)"
+)
+
 
 def test_the_smallest_file_has_every_default() -> None:
     configured = loaded(VALID)
@@ -60,7 +65,7 @@ def test_seven_mistakes_are_seven_problems_each_with_its_line() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["share", "post_as_get", "bridge"],
+    ["post_as_get", "bridge"],
 )
 def test_a_key_of_a_later_version_is_unknown_in_a_stream(key: str) -> None:
     (problem,) = stream_problems(f"{key}: off")
@@ -105,6 +110,19 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         ("stall: {action: restart}", "must be observe, notify or reconnect"),
         ("reconnect: {when: allways}", "must be resumable, always or off (did you mean always?)"),
         ("confirm: {form: of}", "must be auto, event, comment or off (did you mean off?)"),
+        ("reconnect: {on_refusal: kep}", "must be end or keep (did you mean keep?)"),
+        ("share: {by: user.id}", _NO_SHARE_KEY),
+        ("share: {by: 'claim:'}", _NO_SHARE_KEY),
+        ("share: {by: 'claim:user..id'}", _NO_SHARE_KEY),
+        ("share: {by: '{claim.user.id}'}", _NO_SHARE_KEY),
+        ("share: {by: 'credential:user'}", _NO_SHARE_KEY),
+        ("share: {by: [credential]}", "must be text (put it in quotes)"),
+        ("share: {by: on}", _NO_SHARE_KEY),
+        ("share: {linger: off}", "cannot be off (write a short one, e.g. 1ms)"),
+        ("share: {max_clients: 0}", "must be 1 or more (zero does not mean unlimited)"),
+        ("share: {replay: {events: off}}", "must be a whole number (without quotes and without a unit)"),
+        ("share: {replay: {bytes: 256}}", "a size needs a unit (write it like 512B, 64KiB, 1MiB or 1GiB)"),
+        ("share: {replay: {ids: adds}}", "must be upstream or add (did you mean add?)"),
         ("reconnect: {on_status: [200]}", "not the status of a failure (a number from 400 to 599)"),
         ("reconnect: {on_status: [600]}", "not the status of a failure (a number from 400 to 599)"),
         (

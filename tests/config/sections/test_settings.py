@@ -13,12 +13,17 @@ from sse_keepalive_proxy.stream.policy import (
     ConfirmForm,
     EarlyCommit,
     Identity,
+    OnRefusal,
     Reconnect,
     ReconnectWhen,
+    Replay,
+    ReplayIds,
+    Share,
     StallAction,
     StreamPolicy,
     Verify,
 )
+from tests.config.keys import ED25519
 from tests.config.writing import VALID, loaded, refused, said, stream_of
 from tests.support.authority import Authority
 
@@ -41,7 +46,9 @@ def test_a_policy_says_what_the_file_says() -> None:
         early_commit: {after: 2s, methods: [GET, POST]}
         open_timeout: 1m
         reconnect: {when: always, first_within: off, delay: 1s, max_delay: 2s, give_up_after: 3s,
-                    on_status: [503], announce: false}
+                    on_status: [503], on_refusal: end, announce: false}
+        share: {by: "claim:user.id", trust: 1m, max_clients: 4, linger: 2m,
+                replay: {events: 3, bytes: 1MiB, ids: add}}
         max_age: 1h
         rewrite: {unname: [Generic]}
         max_event: 2MiB
@@ -61,6 +68,7 @@ def test_a_policy_says_what_the_file_says() -> None:
     assert policy.reconnect == Reconnect(
         ReconnectWhen.ALWAYS, None, 1.0, 2.0, 3.0, frozenset({503}), announce=False
     )
+    assert policy.share == Share("user.id", 60.0, 4, 120.0, Replay(3, 1 << 20, ReplayIds.ADD))
     assert policy.max_age == 3600.0
     assert policy.refuse_head
     assert policy.confirm is not None
@@ -95,6 +103,24 @@ def test_reconnect_can_be_off(line: str) -> None:
 def test_what_is_off_by_default_can_be_said_to_be_off(line: str) -> None:
     policy = stream_of(line).policy
     assert (policy.early_commit, policy.max_age, policy.identity) == (None, None, None)
+
+
+@pytest.mark.parametrize("line", ["", "share: off", "share:", "share: {by: off, linger: 1m, replay: {}}"])
+def test_clients_share_nothing_unless_it_is_said_by_what(line: str) -> None:
+    assert stream_of(line).policy.share is None
+
+
+def test_a_group_of_one_credential_has_the_defaults_of_the_policy() -> None:
+    assert stream_of("share: {by: credential}").policy.share == Share()
+    assert stream_of("share: {by: credential, replay: off}").policy.share == Share()
+    assert stream_of("share: {by: credential, replay: }").policy.share == Share(replay=Replay())
+
+
+def test_a_client_is_kept_after_a_refusal_only_if_it_is_said(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(ED25519)
+    policy = stream_of(f"identity: {{public_key_file: {key}}}\nreconnect: {{on_refusal: keep}}").policy
+    assert policy.reconnect == Reconnect(on_refusal=OnRefusal.KEEP)
 
 
 def test_the_token_of_an_identity_is_a_credential_once() -> None:
