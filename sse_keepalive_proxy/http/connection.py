@@ -1,9 +1,9 @@
 """A client's connection: aiohttp's server protocol, with additional limits.
 
 aiohttp parses requests, starts the handler for each and keeps the connection. This module limits the size and
-the time of a request head, the number of connections, and the pauses in a body. It passes one request at a
-time to aiohttp: a whole head, and a body without any bytes of the next request. `hand_over` gives the
-transport to another protocol, and aiohttp's objects are released.
+the time of a request head, and the pauses in a body. It passes one request at a time to aiohttp: a whole
+head, and a body without any bytes of the next request. `hand_over` gives the transport to another protocol,
+and aiohttp's objects are released.
 
 A client that closes its side of the connection after a whole request gets its answer, if it still reads.
 """
@@ -26,10 +26,11 @@ from sse_keepalive_proxy.errors import (
     RequestBodyError,
     RequestInvalid,
 )
-from sse_keepalive_proxy.http.chunked import LAST_CHUNK, ChunkedDecoder, chunk
+from sse_keepalive_proxy.http.chunked import LAST_CHUNK
 from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, RequestHead
-from sse_keepalive_proxy.http.lingering import MOST_LINGERING, Lingering
-from sse_keepalive_proxy.http.responses import PLAIN_TEXT, error_response, retry_after, whole_response
+from sse_keepalive_proxy.http.lingering import Lingering
+from sse_keepalive_proxy.http.request_body import RequestBody
+from sse_keepalive_proxy.http.responses import PLAIN_TEXT, error_response, whole_response
 from sse_keepalive_proxy.net.tcp import drop, has_left, has_unread, is_broken, peer_address, reset
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ logger = logging.getLogger("sse_keepalive_proxy.http")
 
 _BODY_TIMEOUT = 60.0  # seconds between two reads of a request body, like nginx's `client_body_timeout`
 _LOOK_AT_PEER = 1.0  # seconds between two checks whether a client has left, while it is not read
-_MOST_DECODED = 4096  # bytes of a chunked body decoded at once, so that small chunks delay no other client
 
 _FIRST_CHUNK = 1.0
 """Seconds to wait for the first chunk of a `GET`: if it is the last one, the request has no body."""
@@ -62,9 +62,9 @@ class ClientConnection(web.RequestHandler):
     """A client's connection until it is closed or handed over. After that `transport` is None."""
 
     __slots__ = (
-        "_ahead", "_answer_task", "_answers", "_began", "_body_at", "_body_error", "_body_left", "_decoder",
-        "_ended", "_frontend", "_head_reader", "_held", "_probed", "_taker", "_undecided", "_wakes_at",
-        "chunked", "ends_at_eof", "head",
+        "_ahead", "_answer_task", "_answers", "_began", "_body_error", "_ended", "_frontend", "_head_reader",
+        "_held", "_probed", "_receiving", "_taker", "_undecided", "_wakes_at", "chunked", "ends_at_eof",
+        "head",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend) -> None:
@@ -73,10 +73,8 @@ class ClientConnection(web.RequestHandler):
         self._head_reader: HeadReader | None = HeadReader(frontend.limits.max_head)  # None: the head is whole
         self.head = _NO_HEAD  # of the current request
         self._undecided = False  # whether the first chunk will show if the current request has a body
-        self._body_left = 0  # remaining bytes of a body with Content-Length
-        self._decoder: ChunkedDecoder | None = None  # None: no chunked body is being received
+        self._receiving: RequestBody | None = None  # None: no body is being received
         self._body_error: RequestBodyError | None = None
-        self._body_at = 0.0  # time of the body's last bytes
         self._held = b""  # bytes after the current request, or later ones of its body
         self._ended = False  # whether the client has closed its side
         self._probed = False  # whether bytes were sent ahead to a client that has closed its side
@@ -240,22 +238,11 @@ class ClientConnection(web.RequestHandler):
     # asyncio's protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        frontend, connected = self._frontend, cast(asyncio.Transport, transport)
-        frontend.connections[self] = None
-        room = frontend.limits.room()
-        if room >= 0 or frontend.make_room(self):
+        frontend = self._frontend
+        if frontend.admits(self, cast(asyncio.Transport, transport)):
             super().connection_made(transport)
             wait, grace = frontend.limits.head_timeout, frontend.idle_grace
             self._wake_in(wait if grace is None else min(wait, grace))
-            return
-        frontend.connections.pop(self, None)
-        text = "this proxy has no room for another connection (limits.max_connections)"
-        frontend.limits.refused(503, text, peer_address(connected))
-        connected.write(error_response(503, text, fields=[retry_after()]))
-        if room < -MOST_LINGERING:
-            connected.close()
-        else:
-            Lingering(frontend, connected, None)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wake_in(None)
@@ -284,14 +271,14 @@ class ClientConnection(web.RequestHandler):
             if rest is None:
                 return
             data = rest
-        if data and not held and (self._body_left or self._decoder is not None):
-            data = self._read_body(data)
+        if data and not held and self._receiving is not None:
+            data = self._read_body(self._receiving, data)
         if data and self._body_error is None and self.transport is not None:
             self._held += data
             if reads := self.transport.is_reading():  # if not, aiohttp resumes it
                 self.transport.pause_reading()
                 self._wake_in(_LOOK_AT_PEER)
-            if self._decoder is not None and not held:  # other connections have their turn first
+            if self._receiving is not None and not held:  # other connections have their turn first
                 self._frontend.loop.call_soon(self._read_on, reads)
 
     def eof_received(self) -> Any:  # aiohttp's returns nothing, and means None
@@ -341,12 +328,10 @@ class ClientConnection(web.RequestHandler):
             return None
         self._head_reader = None
         self.head = head = RequestHead.of(reader.head)
-        if head.body == CHUNKED:
-            self._decoder = ChunkedDecoder(self._frontend.limits.max_head)
-        else:
-            self._body_left = head.body
-        self._body_at = self._frontend.loop.time()
-        self._undecided = self._decoder is not None and head.may_end_empty
+        if head.body:
+            frontend = self._frontend
+            self._receiving = RequestBody(head.body, frontend.limits.max_head, frontend.loop.time())
+        self._undecided = head.body == CHUNKED and head.may_end_empty
         if self._undecided:
             self._wake_in(_FIRST_CHUNK)
         else:
@@ -365,31 +350,24 @@ class ClientConnection(web.RequestHandler):
     @property
     def _is_whole(self) -> bool:
         """Whether a request is being answered and all of it has been received."""
-        return self._head_reader is None and not self._body_left and self._decoder is None
+        return self._head_reader is None and self._receiving is None
 
-    def _read_body(self, data: bytes) -> bytes:
-        """Pass a part of the body to aiohttp. Return the bytes after it."""
-        self._body_at = self._frontend.loop.time()
-        if self._decoder is None:
-            piece, rest = data[: self._body_left], data[self._body_left :]
-            self._body_left -= len(piece)
-        else:
-            try:
-                piece, rest = self._decoder.feed(data[:_MOST_DECODED])
-                rest += data[_MOST_DECODED:]
-            except CodingInvalid as error:
-                if self._undecided:
-                    self._begin()
-                self._fail_body(BodyInvalid(f"the request's body {error}"))
-                return b""
-            ends = self._decoder.complete
-            if ends:
-                self._decoder = None
-            if self._undecided and (piece or ends):
-                if not piece:  # facts.md#empty-chunked-bodies
-                    self.head, ends = self.head.without_body(), False
+    def _read_body(self, body: RequestBody, data: bytes) -> bytes:
+        """Pass a part of `body` to aiohttp. Return the bytes after it."""
+        body.came_at = self._frontend.loop.time()
+        try:
+            piece, rest = body.feed(data)
+        except CodingInvalid as error:
+            if self._undecided:
                 self._begin()
-            piece = (chunk(piece) if piece else b"") + (LAST_CHUNK if ends else b"")
+            self._fail_body(BodyInvalid(f"the request's body {error}"))
+            return b""
+        if body.complete:
+            self._receiving = None
+        if self._undecided and piece:
+            if piece == LAST_CHUNK:  # facts.md#empty-chunked-bodies
+                self.head, piece = self.head.without_body(), b""
+            self._begin()
         if self._is_whole:
             self._wake_in(None)
         if piece:
@@ -399,7 +377,7 @@ class ClientConnection(web.RequestHandler):
     def _fail_body(self, error: RequestBodyError) -> None:
         """Raise `error` in the reader of the body, and ignore the rest of it."""
         error.__traceback__ = None  # its frames refer to this connection, which refers to the error
-        self._body_error, self._decoder, self._body_left = error, None, 0
+        self._body_error, self._receiving = error, None
         self._wake_in(None)
         if self._answers is not None:
             self._answers.content.set_exception(error)
@@ -443,10 +421,10 @@ class ClientConnection(web.RequestHandler):
         """Give the connection to `Lingering`, which reads for a while and then closes."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
-            sized = self._body_left if self._decoder is None and self._head_reader is None else None
+            left = self._receiving.left if self._receiving is not None else 0
             self.transport = self._answer_task = None
             self.connection_lost(None)
-            Lingering(self._frontend, transport, sized or None)
+            Lingering(self._frontend, transport, left or None)
 
     def _wake_in(self, seconds: float | None) -> None:
         """Replace the deadline of this connection. None removes it."""
@@ -478,13 +456,15 @@ class ClientConnection(web.RequestHandler):
 
     def wake(self) -> None:
         """Handle the deadline."""
-        self._wakes_at, transport, reader = None, self.transport, self._head_reader
+        self._wakes_at = None
+        transport, reader, body = self.transport, self._head_reader, self._receiving
         if transport is None:
             return
         if reader is not None and reader.size:
             self._refuse(408, f"the request head took longer than {self._frontend.limits.head_timeout:g} s")
         elif not transport.is_reading():
-            self._body_at = self._frontend.timers.now()  # reading is paused: the client is not late
+            if body is not None:
+                body.came_at = self._frontend.timers.now()  # reading is paused: the client is not late
             self._look_at_peer()
         elif self._undecided:
             self._begin()
@@ -492,8 +472,8 @@ class ClientConnection(web.RequestHandler):
             self._wake_in(_LOOK_AT_PEER)  # unread bytes: the loop is late, not the client
         elif reader is not None:
             transport.close()
-        elif self._body_left or self._decoder is not None:
-            left = self._body_at + _BODY_TIMEOUT - self._frontend.timers.now()
+        elif body is not None:
+            left = body.came_at + _BODY_TIMEOUT - self._frontend.timers.now()
             if left > 0:
                 self._wake_in(left)
             else:

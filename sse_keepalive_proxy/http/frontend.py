@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.head import MOST_FIELDS
 from sse_keepalive_proxy.http.lingering import MOST_LINGERING, SEND_TIMEOUT, Lingering
-from sse_keepalive_proxy.http.responses import error_response
+from sse_keepalive_proxy.http.responses import error_response, retry_after
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import peer_address, prepare
@@ -119,6 +119,24 @@ class Frontend:
     def open_connections(self) -> int:
         """The number of connections, with those in a TLS handshake, without those handed over."""
         return len(self.connections) + (len(self.handshakes.under_way) if self.handshakes else 0)
+
+    def admits(self, newcomer: ClientConnection, transport: asyncio.Transport) -> bool:
+        """Add `newcomer`, if there is room for another connection or room can be made. Otherwise answer it
+        with a 503. Return whether it was added.
+        """
+        self.connections[newcomer] = None
+        room = self.limits.room()
+        if room >= 0 or self.make_room(newcomer):
+            return True
+        self.connections.pop(newcomer, None)
+        text = "this proxy has no room for another connection (limits.max_connections)"
+        self.limits.refused(503, text, peer_address(transport))
+        transport.write(error_response(503, text, fields=[retry_after()]))
+        if room < -MOST_LINGERING:
+            transport.close()
+        else:
+            Lingering(self, transport, None)
+        return False
 
     def make_room(self, newcomer: ClientConnection) -> bool:
         """Close the oldest connection on which nothing is being answered, except `newcomer`, if the limits

@@ -522,11 +522,12 @@ async def test_a_body_has_its_time_from_its_last_bytes() -> None:
     async with Serving() as serving, await serving.client() as client:
         client.send(UPLOAD % 5 + b"h")
         served = await serving.served()
-        await soon(lambda: served._body_left == 4)
-        began, served._body_at = served._body_at, 0.0
+        await soon(lambda: served._receiving is not None and served._receiving.left == 4)
+        assert served._receiving is not None
+        began, served._receiving.came_at = served._receiving.came_at, 0.0
         client.send(b"e")
-        await soon(lambda: served._body_left == 3)
-        assert served._body_at >= began
+        await soon(lambda: served._receiving is not None and served._receiving.left == 3)
+        assert served._receiving.came_at >= began
         client.send(b"llo")
         assert (await client.wait_response()).body == b"/uphello"
 
@@ -544,7 +545,9 @@ async def test_the_time_of_a_body_stands_still_while_it_is_not_read(monkeypatch:
         client.send(UPLOAD % size + b"x" * size)
         served = await serving.served()
         await soon(lambda: served.transport is not None and not served.transport.is_reading())
-        came = served._body_at
-        await soon(lambda: served._body_at > came)
+        body = served._receiving
+        assert body is not None
+        came = body.came_at
+        await soon(lambda: body.came_at > came)
         go.set()
         assert len((await client.wait_response()).body) == len("/up") + size
