@@ -24,12 +24,9 @@ format:
 	.venv/bin/ruff format .
 
 docs:
-	.venv/bin/python -m sse_keepalive_proxy.config.reference
-	.venv/bin/python -m sse_keepalive_proxy.observe.reference
-	.venv/bin/python -m sse_keepalive_proxy.cli.reference
+	.venv/bin/python -m docs.generate
 	.venv/bin/python -m tests.integration.outcomes > docs/reference/outcomes.md
 	.venv/bin/python -m tests.clients.page > docs/reference/clients.md
-	.venv/bin/python -c 'from sse_keepalive_proxy.stream import diagram; print(diagram.markdown(), end="")' > docs/design/lifecycle.md
 
 LOCK = .venv/bin/uv pip compile -q --generate-hashes --python-version 3.13 --python-platform linux --no-header --no-annotate
 HEAD = "\# Written by \`make lock\`: every dependency of the container, with its hashes. Do not edit."

@@ -1,6 +1,6 @@
 """The states of a stream, their transitions, the close reasons, and the results of a reconnect.
 
-This module is data. `stream.lifecycle` refuses every transition that is not in it; `stream.diagram` draws it.
+This module is data. `stream.lifecycle` refuses every transition that is not in it; `make docs` draws it.
 """
 
 from __future__ import annotations

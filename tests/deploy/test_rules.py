@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sse_keepalive_proxy.observe.reference import markdown
+from docs.generate.metrics import markdown
 from tests.support.programs import require
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules.yml"

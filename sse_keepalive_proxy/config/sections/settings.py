@@ -1,8 +1,8 @@
 """The top level of the configuration and the sections that belong to no stream.
 
-`config.reference` generates the reference page from these classes. `config.reading.check` checks keys
-against each other, and `config.reading.load` reads the file. A concern that is off is None. Durations are in
-seconds, sizes in bytes.
+`make docs` generates the reference page from these classes. `config.reading.check` checks keys against each
+other, and `config.reading.load` reads the file. A concern that is off is None. Durations are in seconds,
+sizes in bytes.
 """
 
 from __future__ import annotations

@@ -1,25 +1,16 @@
-"""Generate the reference of the metrics from the metrics.
-
-    python -m sse_keepalive_proxy.observe.reference
-
-writes `docs/reference/metrics.md`. A test fails if the committed file differs.
-"""
+"""The reference of the metrics, from the metrics."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 
 __all__ = ["markdown"]
 
-_FILE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
-
 _INTRODUCTION = f"""\
 # Metrics
 
-<!-- Written by `python -m sse_keepalive_proxy.observe.reference` from the code. Do not edit. -->
+<!-- Written by `make docs` from the code. Do not edit. -->
 
 The admin listener serves these metrics at `/metrics` for Prometheus. Labels come from the configuration and
 from closed sets. They never come from a request: no path, no user, no token. Every label value exists from
@@ -65,7 +56,3 @@ def _label(name: str, values: list[str]) -> str:
         values = ["compiled", "interpreted", "partly compiled"]  # this process can show only its own
     open_ended = name in ("route", "method", "code", "version", "python_version")
     return f"`{name}`" if open_ended else f"`{name}`: {' '.join(f'`{value}`' for value in values)}"
-
-
-if __name__ == "__main__":
-    _FILE.write_text(markdown(), encoding="utf-8")

@@ -1,18 +1,10 @@
-"""Generate the configuration reference and the JSON Schema for editors from the model.
-
-    python -m sse_keepalive_proxy.config.reference
-
-writes `docs/reference/configuration.md` and `sse_keepalive_proxy/config/schema.json`. The texts are the
-descriptions of the model. A test fails if the committed files differ.
-"""
+"""The reference of the configuration, and the JSON Schema for editors, from the model's descriptions."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -21,11 +13,7 @@ from sse_keepalive_proxy.config.reading.translate import section_in
 from sse_keepalive_proxy.config.sections.settings import Settings
 from sse_keepalive_proxy.config.types.fields import OFF, Section, written_fields
 
-__all__ = ["Key", "default_of", "json_schema", "keys", "markdown", "summary"]
-
-_PACKAGE = Path(__file__).parent
-_SCHEMA_FILE = _PACKAGE / "schema.json"
-_MARKDOWN_FILE = _PACKAGE.parent.parent / "docs" / "reference" / "configuration.md"
+__all__ = ["Key", "json_schema", "keys", "markdown", "schema_file"]
 
 _EXAMPLE_NAME = "notify"
 _ROUTE: dict[str, Any] = {
@@ -49,7 +37,7 @@ _VARIABLE = {
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Written by `python -m sse_keepalive_proxy.config.reference` from the model. Do not edit. -->
+<!-- Written by `make docs` from the model. Do not edit. -->
 
 The configuration is one YAML file. `sse-keepalive-proxy check -c FILE` reports every problem with its line.
 
@@ -94,11 +82,11 @@ def keys(section: type[Section]) -> Iterator[Key]:
     for name, field in written_fields(section).items():
         inner = section_in(field.annotation)
         kind = _kind(schema["properties"][name], schema.get("$defs", {}))
-        default = "(required)" if field.is_required() else default_of(section, name, sample)
+        default = "(required)" if field.is_required() else _default(section, name, sample)
         yield Key(name, kind, default, field.description or "", inner)
 
 
-def default_of(section: type[Section], name: str, sample: dict[str, Any]) -> str:
+def _default(section: type[Section], name: str, sample: dict[str, Any]) -> str:
     """Return the default of a key as YAML on one line."""
     if section is Settings and name == "defaults":
         return "{}"
@@ -110,11 +98,6 @@ def default_of(section: type[Section], name: str, sample: dict[str, Any]) -> str
     if isinstance(value, list) and name == "listen" and len(value) == 1:
         value = value[0]
     return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def summary(description: str) -> str:
-    """Return the first sentence of `description`."""
-    return re.split(r"(?<=\.)\s", description, maxsplit=1)[0]
 
 
 def markdown() -> str:
@@ -191,6 +174,11 @@ def _plural(kind: str) -> str:
     return kind if kind == "text" else f"{kind}es" if kind.endswith("s") else f"{kind}s"
 
 
+def schema_file() -> str:
+    """Return `schema.json`."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a configuration file. It allows `${NAME}` wherever the loader does."""
     schema = Settings.model_json_schema(schema_generator=_Schema)
@@ -243,14 +231,3 @@ def _samples() -> dict[str, dict[str, Any]]:
 
     collect(Settings, written)
     return samples
-
-
-def main() -> None:
-    """Write both files."""
-    _MARKDOWN_FILE.parent.mkdir(parents=True, exist_ok=True)
-    _MARKDOWN_FILE.write_text(markdown(), encoding="utf-8")
-    _SCHEMA_FILE.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,4 @@
-"""Render the page about the life of a stream: a diagram of `TRANSITIONS` and a table of the clocks.
-
-`make docs` writes the text to `docs/design/lifecycle.md`. A test fails if the committed file differs.
-"""
+"""The page about the life of a stream: a diagram of `TRANSITIONS`, and a table of the clocks."""
 
 from __future__ import annotations
 

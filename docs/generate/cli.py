@@ -1,28 +1,20 @@
-"""Generate the reference of the command line from its parser.
-
-    python -m sse_keepalive_proxy.cli.reference
-
-writes `docs/reference/cli.md`. A test fails if the committed file differs.
-"""
+"""The reference of the command line, from its parser."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from sse_keepalive_proxy.cli import build_parser
 from sse_keepalive_proxy.cli.common import Commands
 
 __all__ = ["markdown"]
 
-_FILE = Path(__file__).parent.parent.parent / "docs" / "reference" / "cli.md"
-
 _INTRODUCTION = """\
 # Command line
 
-<!-- Written by `python -m sse_keepalive_proxy.cli.reference` from the parser. Do not edit. -->
+<!-- Written by `make docs` from the parser. Do not edit. -->
 
 Run `sse-keepalive-proxy COMMAND` or `python -m sse_keepalive_proxy COMMAND`. Flags override the environment,
 and the environment overrides the file.
@@ -62,7 +54,3 @@ def _section(name: str, command: argparse.ArgumentParser) -> str:
     if rows:
         lines.append("| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    _FILE.write_text(markdown(), encoding="utf-8")
