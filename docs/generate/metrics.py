@@ -37,6 +37,7 @@ def markdown() -> str:
     metrics = Metrics(Registry(1, None), lambda: 0.0)
     metrics.route("events")
     metrics.answered("events", "GET", 200)
+    metrics.set_openings({"notify": _Waiting()})
     rows = []
     for family in metrics.registry.collect():
         if not family.name.startswith("sse_proxy_"):
@@ -51,8 +52,12 @@ def markdown() -> str:
     return _INTRODUCTION + "\n".join(sorted(rows)) + "\n"
 
 
+class _Waiting:
+    waiting = 0
+
+
 def _label(name: str, values: list[str]) -> str:
     if name == "build":
         values = ["compiled", "interpreted", "partly compiled"]  # this process can show only its own
-    open_ended = name in ("route", "method", "code", "version", "python_version")
+    open_ended = name in ("route", "upstream", "method", "code", "version", "python_version")
     return f"`{name}`" if open_ended else f"`{name}`: {' '.join(f'`{value}`' for value in values)}"

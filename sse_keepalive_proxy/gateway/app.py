@@ -21,6 +21,7 @@ from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend
+from sse_keepalive_proxy.http.openings import Openings
 from sse_keepalive_proxy.http.request import Refusal, admit
 from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.route import StreamRoutes
@@ -57,6 +58,7 @@ class Proxy:
             backlog=Backlog(settings.limits.max_buffered),
         )
         self._descriptors = descriptors
+        self._openings: dict[str, Openings] = {}  # by upstream
         context = context_for_clients(settings)
         self._in_force = _in_force(settings, RouteTable())
         limits = settings.limits
@@ -100,6 +102,7 @@ class Proxy:
             settings.routes, lambda part: identified.extend((each, _identifier(each)) for each in part)
         )
         tls = tls_of_upstreams(settings)
+        self._open_in_turn(settings)
         table: RouteTable[ReadyRoute] = RouteTable()
         await in_slices(
             identified,
@@ -109,6 +112,14 @@ class Proxy:
             ),
         )
         return table
+
+    def _open_in_turn(self, settings: Settings) -> None:
+        """Make the openings of each upstream. An upstream that stays keeps its own, and who waits in them."""
+        before, limit = self._openings, settings.limits.max_opening
+        self._openings = {name: before.get(name) or Openings(limit) for name in settings.upstreams}
+        for openings in self._openings.values():
+            openings.set_limit(limit)
+        self._process.metrics.set_openings(self._openings)
 
     def _prepare_route(
         self, settings: Settings, tls: UpstreamTls | None, route: Route, identifier: Identifier | None
@@ -130,6 +141,7 @@ class Proxy:
                 timeout,
                 tls,
                 decode=policy is not None and policy.decode,
+                openings=self._openings[route.upstream],
             ),
             metrics=metrics,
             stream=stream,

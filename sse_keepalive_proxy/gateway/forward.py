@@ -133,6 +133,7 @@ class Forward:
             interim=None if request.http10 else self._pass_interim,
             sent=self._send_body if request.has_body else None,
             let_go=Exchange.close if stream_request is None else stream_request.let_go,
+            in_turn=stream_request is not None and stream_request.takes_turn,
         )
         if stream_request is None:
             return await self._respond(await attempt.make())

@@ -186,6 +186,14 @@ class StreamRequest:
 
     # The first opening.
 
+    @property
+    def takes_turn(self) -> bool:
+        """Whether upstream is asked for a stream in turn (behaviour.md#openings-take-turns)."""
+        request, family = self._request, self._stream_route.family
+        if request.has_body or request.upgrade:
+            return False
+        return family is Family.BROWSER or accepts_streams(request.named)
+
     async def open(self, attempt: Attempt) -> Answer:
         """Return upstream's answer. Retry for a browser, which stops for ever after an error status.
 

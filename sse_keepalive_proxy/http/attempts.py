@@ -15,6 +15,7 @@ from sse_keepalive_proxy.errors import UpstreamError, UpstreamRefused, UpstreamT
 from sse_keepalive_proxy.http.decoding import DecodedBody
 from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.exchange import Body, Exchange
+from sse_keepalive_proxy.http.openings import Openings
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.wire.codings import Decoder, can_decode, decoder_of
 
@@ -52,7 +53,8 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Target:
     """The upstream of a route. Times are seconds. `response_timeout` None means no limit. `tls` is for an
-    `https` address. `decode`: remove the content coding of event streams.
+    `https` address. `decode`: remove the content coding of event streams. `openings` None: no request takes
+    turns.
     """
 
     dialer: Dialer
@@ -61,6 +63,7 @@ class Target:
     response_timeout: float | None
     tls: UpstreamTls | None = None
     decode: bool = False
+    openings: Openings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Attempt:
 
     `head` is the whole request head. `head_only`: the response has no body (HEAD). `interim` is called with
     every 1xx head. `sent` is called with the exchange after the head was written, to send a body. `let_go`
-    gets the exchange if the attempt is cancelled after its request was sent.
+    gets the exchange if the attempt is cancelled after its request was sent. `in_turn`: it takes turns with
+    the other openings of streams at this upstream.
     """
 
     target: Target
@@ -78,13 +82,24 @@ class Attempt:
     interim: Callable[[ResponseHead], None] | None = None
     sent: Callable[[Exchange], None] | None = None
     let_go: LetGo = Exchange.close
+    in_turn: bool = False
 
     async def make(self, within: float | None = None) -> Answer:
         """Send the request and return the answer. `within` limits the seconds for the connection further than
-        the target's `connect_timeout`.
+        the target's `connect_timeout`. No time limit includes the wait for its turn.
 
         Raises `UpstreamError`.
         """
+        openings = self.target.openings
+        if openings is None or not self.in_turn:
+            return await self._make(within)
+        turn = await openings.turn()
+        try:
+            return await self._make(within)
+        finally:
+            openings.over(turn)
+
+    async def _make(self, within: float | None) -> Answer:
         target = self.target
         limit = target.connect_timeout if within is None else min(within, target.connect_timeout)
         exchange = await target.dialer.open(

@@ -130,7 +130,8 @@ class Reconnection:
             bare = self._cursors.renewed(self._known)
         self._asked, self._named = self._known, False
         field = b"Last-Event-ID: %b\r\n" % self._known if self._known else b""
-        attempt = Attempt(self._target, b"%b%b\r\n" % (bare, field), let_go=callbacks.let_go)
+        head = b"%b%b\r\n" % (bare, field)
+        attempt = Attempt(self._target, head, let_go=callbacks.let_go, in_turn=True)
         self.await_answer(spawn(attempt.make()), callbacks)
 
     def await_answer(self, attempt: asyncio.Task[Answer], callbacks: AttemptCallbacks) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -16,7 +17,7 @@ from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import Counts, Histogram, RouteMetrics
 from sse_keepalive_proxy.stream.states import State
 
-__all__ = ["Collected"]
+__all__ = ["Collected", "Waiting"]
 
 _COUNTERS = {
     "confirm_failures": "Streams whose client left before the confirm.",
@@ -60,20 +61,31 @@ Values = dict[tuple[str, ...], float]
 """Numbers by their label values."""
 
 
+class Waiting(Protocol):
+    """The openings of streams at one upstream."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of openings that wait for their turn."""
+
+
 class Collected(Collector):
     """Collect the routes' metrics.
 
-    `requests`: the answered requests by route, method and status. `clock`: the clock of the event loop.
+    `requests`: the answered requests by route, method and status. `openings`: those of each upstream.
+    `clock`: the clock of the event loop.
     """
 
     def __init__(
         self,
         routes: Mapping[str, RouteMetrics],
         requests: Mapping[tuple[str, str, int], int],
+        openings: Mapping[str, Waiting],
         streams: Registry,
         clock: Callable[[], float],
     ) -> None:
-        self._routes, self._requests, self._streams, self._clock = routes, requests, streams, clock
+        self._routes, self._requests, self._openings = routes, requests, openings
+        self._streams, self._clock = streams, clock
 
     def describe(self) -> Iterable[Metric]:
         return []
@@ -87,6 +99,9 @@ class Collected(Collector):
         yield _counter(
             "requests", "Answered requests, streams included.", ("route", "method", "code"), requests
         )
+        waiting: Values = {(upstream,): openings.waiting for upstream, openings in self._openings.items()}
+        text = "Openings of streams that wait for their turn (`limits.max_opening`)."
+        yield _gauge("upstream_openings_waiting", text, ("upstream",), waiting)
         for name, text in _COUNTERS.items():
             yield _counter(name, text, ("route",), self._of_each(name))
         for name, (label, text) in _LABELLED.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from prometheus_client import (
@@ -23,7 +23,7 @@ from prometheus_client import (
 
 from sse_keepalive_proxy import __version__
 from sse_keepalive_proxy.build import BUILD
-from sse_keepalive_proxy.observe.collected import Collected
+from sse_keepalive_proxy.observe.collected import Collected, Waiting
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 
@@ -51,6 +51,7 @@ class Metrics:
         self._clock = clock
         self.routes: dict[str, RouteMetrics] = {}
         self._requests: dict[tuple[str, str, int], int] = {}
+        self._openings: dict[str, Waiting] = {}
         ProcessCollector(registry=registry)
         Info("sse_proxy_build", "The running versions.", registry=registry).info(
             {"version": __version__, "python_version": platform.python_version(), "build": BUILD}
@@ -81,13 +82,18 @@ class Metrics:
         )
         self._last_reload_successful.set(1)
         self._last_reload_success.set_to_current_time()
-        registry.register(Collected(self.routes, self._requests, streams, clock))
+        registry.register(Collected(self.routes, self._requests, self._openings, streams, clock))
 
     def route(self, name: str) -> RouteMetrics:
         """Return the metrics of route `name`. New ones begin at 0."""
         if name not in self.routes:
             self.routes[name] = RouteMetrics(self._wall_time)
         return self.routes[name]
+
+    def set_openings(self, openings: Mapping[str, Waiting]) -> None:
+        """Set the openings of each upstream, from now on."""
+        self._openings.clear()
+        self._openings.update(openings)
 
     def answered(self, route: str, method: str, status: int) -> None:
         """Count one answered request."""
