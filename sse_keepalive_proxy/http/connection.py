@@ -28,6 +28,7 @@ from sse_keepalive_proxy.errors import (
 )
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK
 from sse_keepalive_proxy.http.head import CHUNKED, NOT_HTTP, HeadReader, RequestHead
+from sse_keepalive_proxy.http.headers import Header
 from sse_keepalive_proxy.http.lingering import Lingering
 from sse_keepalive_proxy.http.request_body import RequestBody
 from sse_keepalive_proxy.http.responses import PLAIN_TEXT, error_response, whole_response
@@ -122,7 +123,7 @@ class ClientConnection(web.RequestHandler):
         )
 
     def respond(
-        self, status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = True
+        self, status: int, text: str, *, fields: Sequence[Header] = (), keep_alive: bool = True
     ) -> bool:
         """Answer with one line of text, or without a body if `text` is empty. Return whether the connection
         is kept, which `keep_alive` can forbid.
@@ -138,7 +139,7 @@ class ClientConnection(web.RequestHandler):
         body: bytes,
         media_type: bytes = PLAIN_TEXT,
         *,
-        fields: Sequence[tuple[bytes, bytes]] = (),
+        fields: Sequence[Header] = (),
         keep_alive: bool = True,
     ) -> bool:
         """Answer like `respond`, with any `body`."""

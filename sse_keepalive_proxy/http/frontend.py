@@ -131,7 +131,7 @@ class Frontend:
         self.connections.pop(newcomer, None)
         text = "this proxy has no room for another connection (limits.max_connections)"
         self.limits.refused(503, text, peer_address(transport))
-        transport.write(error_response(503, text, fields=[retry_after()]))
+        transport.write(error_response(503, text, [retry_after()]))
         if room < -MOST_LINGERING:
             transport.close()
         else:

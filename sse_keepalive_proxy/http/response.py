@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-__all__ = ["EVENT_STREAM", "SWITCHING_PROTOCOLS", "Header", "ResponseHead", "by_name"]
+from sse_keepalive_proxy.http.headers import Header
 
-Header = tuple[bytes, bytes]
+__all__ = ["EVENT_STREAM", "SWITCHING_PROTOCOLS", "ResponseHead", "by_name"]
 
 EVENT_STREAM = b"text/event-stream"
 SWITCHING_PROTOCOLS = 101

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
+from sse_keepalive_proxy.http.headers import Header
+
 __all__ = ["PLAIN_TEXT", "error_response", "retry_after", "whole_response"]
 
 PLAIN_TEXT = b"text/plain; charset=utf-8"
@@ -15,18 +17,14 @@ _RETRY_AFTER = (1, 10)
 """Seconds: the range of a random number for each refused client (facts.md#equal-waits)."""
 
 
-def retry_after() -> tuple[bytes, bytes]:
+def retry_after() -> Header:
     """Return the field that tells a client when to try again."""
     return b"Retry-After", b"%d" % random.randint(*_RETRY_AFTER)  # noqa: S311 (spreads clients, guards nothing)
 
 
-def error_response(
-    status: int, text: str, *, fields: Sequence[tuple[bytes, bytes]] = (), keep_alive: bool = False
-) -> bytes:
-    """Return a whole response with one line of text, or no body if `text` is empty, and further `fields`."""
-    return whole_response(
-        status, text.encode() + b"\n" if text else b"", fields=fields, keep_alive=keep_alive
-    )
+def error_response(status: int, text: str, fields: Sequence[Header] = ()) -> bytes:
+    """Return a whole response with one line of text and further `fields`. The connection closes after it."""
+    return whole_response(status, text.encode() + b"\n", fields=fields)
 
 
 def whole_response(
@@ -34,7 +32,7 @@ def whole_response(
     body: bytes,
     media_type: bytes = PLAIN_TEXT,
     *,
-    fields: Sequence[tuple[bytes, bytes]] = (),
+    fields: Sequence[Header] = (),
     keep_alive: bool = False,
 ) -> bytes:
     """Return a whole response with `body`, which may be empty, and further `fields`."""

@@ -24,6 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_keepalive_proxy.config import Pages
 from sse_keepalive_proxy.http.connection import ClientConnection
 from sse_keepalive_proxy.http.frontend import ConnectionLimits, Frontend, Handler
+from sse_keepalive_proxy.http.headers import Header
 from sse_keepalive_proxy.http.request import ClientRequest, Refusal, admit
 from sse_keepalive_proxy.http.responses import PLAIN_TEXT
 from sse_keepalive_proxy.net.tcp import peer_address
@@ -61,7 +62,7 @@ class _Page:
     body: bytes
     media_type: bytes = PLAIN_TEXT
     status: int = 200
-    fields: tuple[tuple[bytes, bytes], ...] = (_NO_SNIFFING,)
+    fields: tuple[Header, ...] = (_NO_SNIFFING,)
 
 
 def admin_frontend(handler: Handler) -> Frontend:
@@ -91,7 +92,7 @@ def admin_handler(
     pages: Pages,
     phase: Callable[[], Phase],
 ) -> Handler:
-    """Return what answers the requests of the admin listener. `config_yaml` returns the redacted effective
+    """Return what answers the requests of the admin listener. `config_yaml` returns the effective
     configuration.
     """
 
