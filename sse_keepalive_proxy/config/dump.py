@@ -1,7 +1,7 @@
 """Print the effective configuration for `check --print` and `/config`.
 
-Owns the redaction of configured values: `_redacted` is the only place for it. The output of `to_yaml` is
-a valid configuration with the same meaning.
+No key has a secret value: URLs with credentials are refused, and `credential` names only places. The output
+of `to_yaml` is a valid configuration with the same meaning.
 """
 
 from __future__ import annotations
@@ -14,25 +14,18 @@ from sse_keepalive_proxy.config.sections.settings import Settings
 
 __all__ = ["effective", "to_yaml"]
 
-REDACTED = "(redacted)"
-
-# Keys with secret values. None exists yet: URLs with credentials are refused, and `credential` names only
-# places.
-_SECRET_KEYS: frozenset[str] = frozenset()
-
 
 def effective(settings: Settings) -> dict[str, Any]:
-    """Return every key with its effective value as JSON types: with units, with `off`, without secrets.
+    """Return every key with its effective value as JSON types: with units, with `off`.
 
     `defaults` is left out, because it is already merged into the routes. A route without `stream` shows
     none, because an empty section would mean every default.
     """
-    written = settings.model_dump(mode="json", by_alias=True, exclude={"defaults"})
+    written: dict[str, Any] = settings.model_dump(mode="json", by_alias=True, exclude={"defaults"})
     for route in written["routes"]:
         if route["stream"] is None:
             del route["stream"]
-    shown: dict[str, Any] = _redacted(written)
-    return shown
+    return written
 
 
 def to_yaml(settings: Settings) -> str:
@@ -47,17 +40,6 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
         return True
-
-
-def _redacted(value: Any, key: str = "") -> Any:
-    """Return `value` without secrets."""
-    match value:
-        case dict():
-            return {name: _redacted(inner, name) for name, inner in value.items()}
-        case list():
-            return [_redacted(inner, key) for inner in value]
-        case _:
-            return REDACTED if key in _SECRET_KEYS else value
 
 
 def _escaped(value: Any) -> Any:

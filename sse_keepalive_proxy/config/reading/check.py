@@ -6,14 +6,14 @@ only values that are valid by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
 from sse_keepalive_proxy.config.reading import check_route
 from sse_keepalive_proxy.config.reading.check_route import Finding, valid
-from sse_keepalive_proxy.config.reading.tree import Entry, Way, find
+from sse_keepalive_proxy.config.reading.tree import Entry, Way, entry_at, text_at
 from sse_keepalive_proxy.config.sections.settings import Drain, Limits, Match, Settings
 from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
 from sse_keepalive_proxy.config.types.address import Listen, UpstreamUrl, parse_upstream
@@ -50,7 +50,7 @@ def disagreements(root: Entry) -> Iterator[Finding]:
 
 def warnings(root: Entry) -> Iterator[Finding]:
     """Yield settings that are valid but probably a mistake."""
-    used = {route.keys["upstream"].text for route in _routes(root) if "upstream" in route.keys}
+    used = {text_at(route, "upstream") for route in _routes(root)}
     for name in _keys(root, "upstreams"):
         if name not in used:
             yield ("upstreams", name), Fault("no route uses this upstream")
@@ -69,13 +69,12 @@ def _in_routes(root: Entry, checked: Callable[[Entry], Iterable[Finding]]) -> It
 
 
 def _keys(root: Entry, *way: str) -> Mapping[str, Entry]:
-    entry, rest = find(root, way)
-    return {} if rest else entry.keys
+    entry = entry_at(root, *way)
+    return {} if entry is None else entry.keys
 
 
-def _routes(root: Entry) -> list[Entry]:
-    entry, rest = find(root, ("routes",))
-    return [] if rest else list(entry.items)
+def _routes(root: Entry) -> Sequence[Entry]:
+    return root.keys.get("routes", Entry(None)).items
 
 
 def _colliding_listeners(root: Entry) -> Iterator[Finding]:
@@ -122,8 +121,7 @@ def _logs_beyond_their_limit(root: Entry) -> Iterator[Finding]:
         return
     for index, _ in enumerate(_routes(root)):
         way = ("routes", index, "stream", "share", "replay", "bytes")
-        entry, rest = find(root, way)
-        size = None if rest else valid(_SIZE, entry)
+        size = valid(_SIZE, entry_at(root, *way))
         if size is not None and size > limits.max_replay:
             message = f"must not exceed limits.max_replay, which is {format_size(limits.max_replay)}"
             yield way, Fault(message, "write less, or a larger max_replay")
@@ -164,7 +162,7 @@ def _outdated_certificates(root: Entry) -> Iterator[Finding]:
 
 def _tls_without_https(root: Entry) -> Iterator[Finding]:
     for way, tls in _upstream_tls(root):
-        url = valid(_URL, find(root, (*way[:-1], "url"))[0])
+        url = valid(_URL, entry_at(root, *way[:-1], "url"))
         if url is None or parse_upstream(url).scheme == "https":
             continue
         for key, value in tls:
@@ -187,7 +185,7 @@ def _unknown_upstreams(root: Entry) -> Iterator[Finding]:
         return
     otherwise = f"known: {', '.join(map(shown, upstreams))}"
     for index, route in enumerate(_routes(root)):
-        name = route.keys["upstream"].text if "upstream" in route.keys else None
+        name = text_at(route, "upstream")
         if name is not None and name not in upstreams:
             hint = did_you_mean(name, upstreams, otherwise=otherwise)
             yield ("routes", index, "upstream"), Fault("no upstream has this name", hint)
@@ -196,7 +194,7 @@ def _unknown_upstreams(root: Entry) -> Iterator[Finding]:
 def _repeated_names(root: Entry) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, route in enumerate(_routes(root)):
-        name = route.keys["name"].text if "name" in route.keys else None
+        name = text_at(route, "name")
         if name is not None and name in first:
             yield ("routes", index, "name"), Fault(f"routes[{first[name]}] already has this name")
         elif name is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sse_keepalive_proxy.config.reading.tree import Entry, Way, find, plain
+from sse_keepalive_proxy.config.reading.tree import Entry, Way, entry_at, plain, text_at
 from sse_keepalive_proxy.config.sections.client import Algorithms, Cors, Identity
 from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
 from sse_keepalive_proxy.config.sections.settings import Match
@@ -79,33 +79,22 @@ def valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
         return None
 
 
-def _written(route: Entry, *way: str) -> Entry | None:
-    """Return the entry at `way`, or None."""
-    entry, rest = find(route, way)
-    return None if rest else entry
-
-
-def _text(route: Entry, *way: str) -> str | None:
-    entry = _written(route, *way)
-    return None if entry is None else entry.text
-
-
 def _action_on_a_guess(route: Entry) -> Iterator[Finding]:
     way = ("stream", "stall", "sign_of_life")
-    if _text(route, "stream", "stall", "action") in _ACTING and _written(route, *way) is None:
+    if text_at(route, "stream", "stall", "action") in _ACTING and entry_at(route, *way) is None:
         yield way, Fault("is required for every action except observe", "write bytes, comments or events")
 
 
 def _action_without_reconnect(route: Entry) -> Iterator[Finding]:
     way = ("stream", "stall", "action")
-    off = "off" in (_text(route, "stream", "reconnect"), _text(route, "stream", "reconnect", "when"))
-    if off and _text(route, *way) == StallAction.RECONNECT:
+    off = "off" in (text_at(route, "stream", "reconnect"), text_at(route, "stream", "reconnect", "when"))
+    if off and text_at(route, *way) == StallAction.RECONNECT:
         hint = "write reconnect: {when: resumable} or {when: always}, or action: observe"
         yield way, Fault("`reconnect` is off, so upstream cannot be opened again", hint)
 
 
 def _delay_beyond_its_maximum(route: Entry) -> Iterator[Finding]:
-    section = _written(route, "stream", "reconnect")
+    section = entry_at(route, "stream", "reconnect")
     reconnect = valid(_RECONNECT, section)
     if section is None or reconnect is None or reconnect.delay <= reconnect.max_delay:
         return
@@ -120,7 +109,7 @@ def _delay_beyond_its_maximum(route: Entry) -> Iterator[Finding]:
 
 def _identity(route: Entry) -> Mapping[str, Entry] | None:
     """Return the keys of the route's `identity`, or None if it has none or is not a mapping."""
-    entry = _written(route, "stream", "identity")
+    entry = entry_at(route, "stream", "identity")
     if entry is None or entry.broken or not (entry.value is None or isinstance(entry.value, Mapping)):
         return None
     return entry.keys
@@ -151,7 +140,7 @@ def _identity_without_proof(route: Entry) -> Iterator[Finding]:
 
 
 def _identity_is_off(route: Entry) -> bool:
-    written = _written(route, "stream", "identity")
+    written = entry_at(route, "stream", "identity")
     return written is None or written.text == "off"
 
 
@@ -162,7 +151,7 @@ def _default_algorithms() -> tuple[str, ...]:
 
 def _claims_without_identity(route: Entry) -> Iterator[Finding]:
     way = ("stream", "confirm", "data")
-    data = _written(route, *way)
+    data = entry_at(route, *way)
     if data is None or not _identity_is_off(route):
         return
     for at in claims_in(plain(data)):
@@ -172,7 +161,7 @@ def _claims_without_identity(route: Entry) -> Iterator[Finding]:
 
 def _share(route: Entry) -> Share | None:
     """Return the route's `share` if it is written and valid. Its `by` may be off."""
-    return valid(_SHARE, _written(route, "stream", "share"))
+    return valid(_SHARE, entry_at(route, "stream", "share"))
 
 
 def _groups_without_identity(route: Entry) -> Iterator[Finding]:
@@ -186,17 +175,17 @@ def _groups_without_identity(route: Entry) -> Iterator[Finding]:
 def _kept_without_proof(route: Entry) -> Iterator[Finding]:
     """Yield the fault of a client that would be kept after a refusal by nothing but upstream's acceptance."""
     way = ("stream", "reconnect", "on_refusal")
-    if _text(route, *way) != OnRefusal.KEEP:
+    if text_at(route, *way) != OnRefusal.KEEP:
         return
     message = "`keep` needs `identity` with `verify: jwt`, because it keeps a client that upstream refuses"
     if _identity_is_off(route):
         yield way, Fault(message, "write identity: {from: …, public_key_file: …}, or on_refusal: end")
-    elif _text(route, "stream", "identity", "verify") == Verify.UPSTREAM:
+    elif text_at(route, "stream", "identity", "verify") == Verify.UPSTREAM:
         yield way, Fault(message, "write verify: jwt with a public_key_file, or on_refusal: end")
 
 
 def _credentials_for_everybody(route: Entry) -> Iterator[Finding]:
-    cors = valid(_CORS, _written(route, "cors"))
+    cors = valid(_CORS, entry_at(route, "cors"))
     if cors is not None and cors.credentials and "*" in cors.origins:
         message = "cannot be true for the origin `*`: browsers refuse such an answer"
         yield ("cors", "credentials"), Fault(message, "name the origins, or write credentials: false")
@@ -208,15 +197,14 @@ def _refusal_never_made(route: Entry) -> Iterator[Finding]:
     match = valid(_MATCH, route.keys.get("match"))
     if match is None or match.methods is None or "HEAD" in match.methods:
         return
-    if _text(route, *way) == Head.REFUSE:
+    if text_at(route, *way) == Head.REFUSE:
         yield way, Fault("this route matches no HEAD request to refuse", "add HEAD to its methods")
 
 
 def _key_never_used(route: Entry) -> Iterator[Finding]:
-    keys = _identity(route) or {}
     way = ("stream", "identity", "public_key_file")
-    verified = "verify" in keys and keys["verify"].text == Verify.UPSTREAM
-    if verified and "public_key_file" in keys and keys["public_key_file"].text != "off":
+    key = text_at(route, *way)
+    if text_at(route, "stream", "identity", "verify") == Verify.UPSTREAM and key not in (None, "off"):
         hint = "remove it, or write verify: jwt"
         yield way, Fault("`verify: upstream` checks no signature, so this key is not used", hint)
 
@@ -225,7 +213,7 @@ def _groups_without_credential(route: Entry) -> Iterator[Finding]:
     share = _share(route)
     if share is None or share.by != CREDENTIAL or not _identity_is_off(route):
         return
-    if valid(_CREDENTIAL, _written(route, "stream", "credential")) == ():
+    if valid(_CREDENTIAL, entry_at(route, "stream", "credential")) == ():
         message = "never happens: `credential` names no place, and without a credential nothing is shared"
         yield ("stream", "share", "by"), Fault(message, "name the places in `credential`")
 
@@ -233,20 +221,20 @@ def _groups_without_credential(route: Entry) -> Iterator[Finding]:
 def _groups_never_made(route: Entry) -> Iterator[Finding]:
     """Yield a warning if `share` has keys but no `by`. A written `by: off` is a deliberate choice."""
     way = ("stream", "share")
-    share, section = _share(route), _written(route, *way)
+    share, section = _share(route), entry_at(route, *way)
     if share is not None and section is not None and section.keys and "by" not in section.keys:
         yield way, Fault("nothing is shared without `by`", "write by: credential or by: claim:user.id")
 
 
 def _codings_without_a_library(route: Entry) -> Iterator[Finding]:
     way = ("stream", "decode")
-    if _text(route, *way) == Decode.ON and (codings := missing()):
+    if text_at(route, *way) == Decode.ON and (codings := missing()):
         message = f"{' and '.join(codings)} cannot be decoded, because the extra `decode` is not installed"
         yield way, Fault(message, "pip install 'sse-keepalive-proxy[decode]'")
 
 
 def _early_commit_after(route: Entry) -> float | None:
-    early = valid(_EARLY_COMMIT, _written(route, "stream", "early_commit"))
+    early = valid(_EARLY_COMMIT, entry_at(route, "stream", "early_commit"))
     return None if early is None else early.after
 
 
@@ -260,7 +248,7 @@ def _headers_lost_by_early_commit(route: Entry) -> Iterator[Finding]:
 
 def _early_commit_never_made(route: Entry) -> Iterator[Finding]:
     after = _early_commit_after(route)
-    entry = _written(route, "stream", "open_timeout")
+    entry = entry_at(route, "stream", "open_timeout")
     timeout: Any = Stream.model_fields["open_timeout"].default if entry is None else valid(_DURATION, entry)
     if after is not None and timeout is not None and after >= timeout:
         message = f"never happens: the open_timeout of {format_duration(timeout)} ends the wait first"
@@ -269,7 +257,7 @@ def _early_commit_never_made(route: Entry) -> Iterator[Finding]:
 
 def _reconnect(route: Entry) -> Reconnect | None:
     """Return the route's `reconnect` if it is written and not off."""
-    reconnect = valid(_RECONNECT, _written(route, "stream", "reconnect"))
+    reconnect = valid(_RECONNECT, entry_at(route, "stream", "reconnect"))
     return None if reconnect is None or reconnect.when is None else reconnect
 
 
@@ -283,7 +271,7 @@ def _given_up_unasked(route: Entry) -> Iterator[Finding]:
     if reconnect is None or reconnect.give_up_after > reconnect.max_delay:
         return
     message = "upstream may be given up before the first attempt"
-    if _written(route, *way, "give_up_after") is not None:
+    if entry_at(route, *way, "give_up_after") is not None:
         message = f"{message}: max_delay is {format_duration(reconnect.max_delay)}"
         yield (*way, "give_up_after"), Fault(message, "write a longer one, or a shorter max_delay")
     else:

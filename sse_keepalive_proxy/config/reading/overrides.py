@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sse_keepalive_proxy.config.reading.tree import Entry, branch, leaf
+from sse_keepalive_proxy.config.reading.tree import Entry, text_at
 from sse_keepalive_proxy.config.types.words import shown
 from sse_keepalive_proxy.environment import (
     ADMIN_LISTEN_VARIABLE,
@@ -45,8 +45,11 @@ NO_OVERRIDES = Overrides()
 def single_route(url: str, environ: Mapping[str, str]) -> Entry:
     """Return the tree of a configuration with one upstream and nothing else."""
     origin = UPSTREAM_VARIABLE if environ.get(UPSTREAM_VARIABLE) == url else "--upstream"
-    keys = {"upstreams": _upstreams(_DEFAULT, leaf(url, origin)), "routes": _default_routes(_DEFAULT, origin)}
-    return branch(keys, origin)
+    keys = {
+        "upstreams": _upstreams(_DEFAULT, Entry(url, origin)),
+        "routes": _default_routes(_DEFAULT, origin),
+    }
+    return Entry(keys, origin)
 
 
 def apply(root: Entry, environ: Mapping[str, str], overrides: Overrides) -> tuple[Entry, list[Problem]]:
@@ -62,9 +65,9 @@ def apply(root: Entry, environ: Mapping[str, str], overrides: Overrides) -> tupl
 def _given(flag: str | None, name: str, environ: Mapping[str, str], variable: str) -> Entry | None:
     """Return the flag's value, or the variable's. An empty variable counts as unset."""
     if flag is not None:
-        return leaf(flag, name)
+        return Entry(flag, name)
     value = environ.get(variable)
-    return leaf(value, variable) if value else None
+    return Entry(value, variable) if value else None
 
 
 def _put(root: Entry, way: tuple[str, ...], entry: Entry | None) -> Entry:
@@ -79,7 +82,7 @@ def _put(root: Entry, way: tuple[str, ...], entry: Entry | None) -> Entry:
         return replace(root, value={**root.keys, key: entry})
     inner = root.keys.get(key)
     if inner is None or inner.value is None:
-        inner = branch({}, entry.path) if inner is None else replace(inner, value={})
+        inner = Entry({}, entry.path) if inner is None else replace(inner, value={})
     elif not isinstance(inner.value, Mapping):
         return root
     return replace(root, value={**root.keys, key: _put(inner, rest, entry)})
@@ -93,7 +96,7 @@ def _put_admin(root: Entry, entry: Entry | None) -> Entry:
     if entry.text == "off":
         return _put(root, ("admin",), entry)
     if admin is not None and admin.text == "off":
-        return _put(root, ("admin",), branch({"listen": entry}, entry.path))
+        return _put(root, ("admin",), Entry({"listen": entry}, entry.path))
     return _put(root, ("admin", "listen"), entry)
 
 
@@ -122,20 +125,20 @@ def _upstream_names(root: Entry) -> list[str]:
     upstreams = root.keys.get("upstreams")
     if upstreams is not None and upstreams.value is not None:
         return list(upstreams.keys)
-    routes = root.keys.get("routes", leaf(None, ""))
-    used = [route.keys["upstream"].text for route in routes.items if "upstream" in route.keys]
+    routes = root.keys.get("routes", Entry(None))
+    used = (text_at(route, "upstream") for route in routes.items)
     return list(dict.fromkeys(name for name in used if name is not None))
 
 
 def _upstreams(name: str, url: Entry) -> Entry:
-    return branch({name: branch({"url": url}, url.path)}, url.path)
+    return Entry({name: Entry({"url": url}, url.path)}, url.path)
 
 
 def _default_routes(upstream: str, origin: str) -> Entry:
     route = {
-        "name": leaf(_DEFAULT, origin),
-        "match": branch({"path": leaf("/*", origin)}, origin),
-        "upstream": leaf(upstream, origin),
-        "stream": leaf(None, origin),
+        "name": Entry(_DEFAULT, origin),
+        "match": Entry({"path": Entry("/*", origin)}, origin),
+        "upstream": Entry(upstream, origin),
+        "stream": Entry(None, origin),
     }
-    return Entry([branch(route, origin)], origin)
+    return Entry([Entry(route, origin)], origin)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sse_keepalive_proxy.config.types.words import shown
 
-__all__ = ["Entry", "Keys", "Way", "branch", "find", "leaf", "merge_defaults", "plain", "written"]
+__all__ = ["Entry", "Keys", "Way", "entry_at", "find", "merge_defaults", "plain", "text_at", "written"]
 
 Way = tuple[str | int, ...]
 Keys = Mapping[str, "Entry"]
@@ -50,16 +50,6 @@ class Entry:
         return self.value if isinstance(self.value, str) else None
 
 
-def leaf(value: Scalar, origin: str) -> Entry:
-    """Return a value from the flag or variable `origin`."""
-    return Entry(value, origin)
-
-
-def branch(keys: Keys, origin: str) -> Entry:
-    """Return a mapping that is not in the file but comes from `origin`."""
-    return Entry(keys, origin)
-
-
 def plain(entry: Entry) -> Any:
     """Return the value without places."""
     value = entry.value
@@ -79,6 +69,18 @@ def find(root: Entry, way: Way) -> tuple[Entry, Way]:
             return entry, way[index:]
         entry = inner
     return entry, ()
+
+
+def entry_at(root: Entry, *way: str | int) -> Entry | None:
+    """Return the entry at `way`, or None."""
+    entry, rest = find(root, way)
+    return None if rest else entry
+
+
+def text_at(root: Entry, *way: str | int) -> str | None:
+    """Return the text at `way`, or None if there is nothing or no text."""
+    entry = entry_at(root, *way)
+    return None if entry is None else entry.text
 
 
 def _step(entry: Entry, step: str | int) -> Entry | None:

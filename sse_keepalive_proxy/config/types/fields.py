@@ -162,7 +162,6 @@ class Text:
     parse: Any
     show: Any = str
     pattern: str = ""
-    example: str = ""
     off_hint: str = ""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
