@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands
-from sse_keepalive_proxy.environment import CONFIG_VARIABLE
+from sse_keepalive_proxy.cli.common import CONFIGURATION, OK, Commands, add_config_flag
 
 __all__ = ["add_to"]
 
@@ -20,9 +19,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         "with file and line. Open no socket and no connection.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", help=f"the configuration file (default: {CONFIG_VARIABLE})"
-    )
+    add_config_flag(parser)
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     parser.add_argument(
         "--print", action="store_true", dest="show", help="print the effective configuration without secrets"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands
-from sse_keepalive_proxy.environment import CONFIG_VARIABLE
+from sse_keepalive_proxy.cli.common import FAILED, OK, USAGE, Commands, add_config_flag
 
 __all__ = ["add_to"]
 
@@ -20,9 +19,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("url", metavar="URL", help="a path or a whole URL")
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", help=f"the configuration file (default: {CONFIG_VARIABLE})"
-    )
+    add_config_flag(parser)
     parser.add_argument("--method", metavar="M", default="GET", help="the request's method (default: GET)")
     parser.set_defaults(execute=execute)
 

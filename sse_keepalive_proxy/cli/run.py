@@ -8,8 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, Commands
-from sse_keepalive_proxy.environment import CONFIG_VARIABLE, UPSTREAM_VARIABLE
+from sse_keepalive_proxy.cli.common import CONFIGURATION, FAILED, OK, Commands, add_config_flag
+from sse_keepalive_proxy.environment import UPSTREAM_VARIABLE
 
 if TYPE_CHECKING:
     from sse_keepalive_proxy.config import Settings
@@ -30,9 +30,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         "With --upstream no file is needed: there is one route for every path, with every default.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", help=f"the configuration file (default: {CONFIG_VARIABLE})"
-    )
+    add_config_flag(parser)
     parser.add_argument(
         "--upstream", metavar="URL", help=f"the URL of the upstream (default: {UPSTREAM_VARIABLE})"
     )

@@ -14,7 +14,6 @@ import yaml
 import sse_keepalive_proxy
 from sse_keepalive_proxy.cli import main
 from sse_keepalive_proxy.config import load
-from sse_keepalive_proxy.environment import VARIABLES
 
 VALID = """\
 upstreams:
@@ -51,12 +50,6 @@ LINES = {
     10: "routes[0].upstream: no upstream has this name (did you mean notify?)",
     13: "routes[0].stream.keepalive.intervall: unknown key (did you mean interval?)",
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

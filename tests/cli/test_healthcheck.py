@@ -12,7 +12,6 @@ import pytest
 
 from sse_keepalive_proxy.cli import healthcheck, main
 from sse_keepalive_proxy.config import Admin
-from sse_keepalive_proxy.environment import VARIABLES
 from tests.support.programs import free_port
 from tests.support.proxy_process import running_proxy
 
@@ -70,8 +69,6 @@ def test_a_running_proxy_is_healthy_and_a_stopped_one_is_not(
 def test_it_asks_the_admin_listener_where_it_is_by_default_or_by_the_environment(
     said: str | None, url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
     if said is not None:
         monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", said)
     assert healthcheck.default_url() == url
@@ -95,8 +92,6 @@ def test_it_asks_where_the_configuration_puts_the_admin_listener(
         f"admin: {admin}\nupstreams: {{a: {{url: http://a}}}}\n"
         "routes: [{name: a, match: {path: /*}, upstream: a}]\n"
     )
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSE_KEEPALIVE_PROXY_CONFIG", str(file))
     if said is not None:
         monkeypatch.setenv("SSE_KEEPALIVE_PROXY_ADMIN_LISTEN", said)

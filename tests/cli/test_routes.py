@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sse_keepalive_proxy.cli import main
-from sse_keepalive_proxy.environment import VARIABLES
 
 CONFIG = """\
 upstreams:
@@ -18,12 +17,6 @@ routes:
   - {name: tenant, match: {path: /api/*, host: "*.example.com"}, upstream: chat}
   - {name: posts, match: {path: /events, methods: [POST]}, upstream: chat}
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 
 import sse_keepalive_proxy
 from sse_keepalive_proxy.cli import main, run
-from sse_keepalive_proxy.environment import VARIABLES
 from sse_keepalive_proxy.errors import ConfigurationError, Problem
 from sse_keepalive_proxy.observe import log
 from tests.support.instance import EVENT_SOURCE, config
@@ -28,12 +27,6 @@ from tests.support.running import on_loop
 RUN = [sys.executable, "-X", "dev", "-W", "error", "-m", "sse_keepalive_proxy", "run"]
 NOWHERE = "http://127.0.0.1:1"
 PREFIX = "SSE_KEEPALIVE_PROXY_"
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
 
 
 def environment(**more: str) -> dict[str, str]:
