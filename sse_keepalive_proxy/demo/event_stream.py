@@ -35,7 +35,8 @@ async def respond(
         response.headers["content-encoding"] = "gzip"
     await response.prepare(request)
     if request.method == "HEAD":
-        return response  # as in notify-server, the handler has run and has taken the user's place
+        return response  # as in notify-server, the handler has run, but no client reads the stream
+    hub.begin(stream)
 
     async def write(data: bytes) -> None:
         if compressor is not None:
@@ -56,8 +57,6 @@ async def respond(
 async def _pump(stream: Stream, hub: Hub, knobs: Callable[[], Knobs], write: _Write) -> Signal:
     """Write the frames, pings and heartbeats of a stream until its end. Return the kind of end."""
     clock = asyncio.get_running_loop().time
-    if (confirm := hub.confirm(stream)) is not None:
-        await write(confirm)
     heartbeat_id = 0
     beat_at = quiet_since = clock()
     while True:
@@ -84,7 +83,7 @@ async def _pump(stream: Stream, hub: Hub, knobs: Callable[[], Knobs], write: _Wr
             quiet_since = clock()
             await write(item)
         elif item is Signal.FREEZE:
-            await asyncio.Event().wait()
+            await hub.unless_frozen()
         elif item is not Signal.LOOK:
             return item
 

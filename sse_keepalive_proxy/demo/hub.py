@@ -16,11 +16,16 @@ from typing import Any
 
 from sse_keepalive_proxy.demo import frames
 
-__all__ = ["DEFAULT_CHATS", "Hub", "Mode", "Outcome", "Signal", "Stream"]
+__all__ = ["DEFAULT_CHATS", "Aborted", "Hub", "Mode", "Outcome", "Signal", "Stream", "cuts_a_character"]
 
 DEFAULT_CHATS: Mapping[int, Collection[int]] = {2: (2, 3, 4)}
 
+_LOGGED = 50  # bytes of a message, or of a refused token, in a log line
 _REMEMBERED = 4096  # messages that the healthy mode remembers, to deliver each once
+
+
+class Aborted(Exception):
+    """The server has ended as a process that aborts (facts.md#notify-server-abort)."""
 
 
 class Mode(StrEnum):
@@ -42,7 +47,11 @@ class Signal(Enum):
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One open response. `registered` is False for a stream that is open but gets no more events."""
+    """One request for `/events`, from the moment it is registered until its response has ended.
+
+    `registered` is False for a stream that is open but gets no more events. `answered` is True when its
+    response head was sent.
+    """
 
     user_id: int
     opened_at: float
@@ -50,6 +59,7 @@ class Stream:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     queue: asyncio.Queue[bytes | Signal] = field(default_factory=asyncio.Queue)
     registered: bool = True
+    answered: bool = False
     events: int = 0
     last_event_at: float | None = None
 
@@ -59,6 +69,7 @@ class Stream:
             "id": self.id,
             "user_id": self.user_id,
             "registered": self.registered,
+            "answered": self.answered,
             "age": now - self.opened_at,
             "silence": now - self.last_byte_at,
             "since_event": None if self.last_event_at is None else now - self.last_event_at,
@@ -100,7 +111,7 @@ class Hub:
         self.lost = 0
         self.dropped = 0
         self.changed = asyncio.Event()  # set whenever a stream opens or closes
-        self.freezes = True  # whether a message for a user whose client has left freezes the silent mode
+        self.freezes = True  # whether a message for a user whose client has left freezes the server
         self.frozen = False
         self._deserted: set[int] = set()  # users that are registered although their client has left
         self._now = now
@@ -108,7 +119,7 @@ class Hub:
         self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
 
     def open(self, user_id: int) -> Stream:
-        """Open a stream for a user. It takes the user's only place from an earlier stream."""
+        """Register a stream of a user, before its response head. It takes the user's only place."""
         now = self._now()
         if self.mode is not Mode.HEALTHY:
             for stream in self.of_users({user_id}):
@@ -120,19 +131,30 @@ class Hub:
         self.changed.set()
         return stream
 
+    def begin(self, stream: Stream) -> None:
+        """Note that the response head of a stream was sent. All modes but the silent one confirm it.
+
+        The clean-up after each event counts the confirm frame, and the messages that came before the head.
+        """
+        stream.answered = True
+        if self.mode is not Mode.SILENT:
+            stream.queue.put_nowait(self._confirm(stream))
+        if stream.registered and (self.mode is Mode.FIXED or (self.mode is Mode.SILENT and stream.events)):
+            self._unregister(stream)
+
     def close(self, stream: Stream) -> None:
-        """Remove an ended stream. If it is still registered, its client has left."""
+        """Remove an ended stream. If it is still registered, its client has left, and its user stays so."""
         if stream in self.streams:
             self.streams.remove(stream)
             self.closed_total += 1
             self.changed.set()
-            if stream.registered:
-                self.desert(stream.user_id)
+            if stream.registered and self.mode is not Mode.HEALTHY:
+                self._deserted.add(stream.user_id)
 
-    def desert(self, user_id: int) -> None:
-        """Note that a client has left. The silent mode keeps its user registered."""
-        if self.mode is Mode.SILENT and not self.of_users({user_id}):
-            self._deserted.add(user_id)
+    async def unless_frozen(self) -> None:
+        """Return at once. In a frozen server, never."""
+        if self.frozen:
+            await asyncio.Event().wait()
 
     def start_over(self) -> None:
         """Forget who has left, as a new process does."""
@@ -141,7 +163,8 @@ class Hub:
 
     def of_users(self, user_ids: Collection[int]) -> list[Stream]:
         """Return the registered streams of some users."""
-        return [stream for stream in self.streams if stream.registered and stream.user_id in user_ids]
+        users = set(user_ids)
+        return [stream for stream in self.streams if stream.registered and stream.user_id in users]
 
     def chats_of(self, user_id: int) -> list[int]:
         """Return the chats of a user."""
@@ -152,17 +175,6 @@ class Hub:
         user_id = max((user for members in self.chats.values() for user in members), default=0) + 1
         self.chats[chat_id] = (*self.chats.get(chat_id, ()), user_id)
         return user_id
-
-    def confirm(self, stream: Stream) -> bytes | None:
-        """Return the first frame of a stream, or None in the silent mode."""
-        if self.mode is Mode.SILENT:
-            return None
-        return frames.connection_confirmed(
-            self._wall_ns(),
-            user_id=stream.user_id,
-            connection_id=stream.id,
-            connected_chats=len(self.chats_of(stream.user_id)),
-        )
 
     def heartbeat(self, stream: Stream, heartbeat_id: int) -> bytes:
         """Return the next heartbeat of a stream."""
@@ -184,6 +196,7 @@ class Hub:
         """Take one NATS message and put its frames into the queues of the streams.
 
         An invalid message is dropped. The real server logs it and goes on. A frozen server does nothing.
+        Raises `Aborted`.
         """
         if self.frozen:
             return Outcome(dropped=True)
@@ -212,6 +225,14 @@ class Hub:
             "streams": [stream.describe(now) for stream in self.streams],
         }
 
+    def _confirm(self, stream: Stream) -> bytes:
+        return frames.connection_confirmed(
+            self._wall_ns(),
+            user_id=stream.user_id,
+            connection_id=stream.id,
+            connected_chats=len(self.chats_of(stream.user_id)),
+        )
+
     def _dispatch(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
         if subject == "fechatter.message.new":
             members = self.chats.get(int(payload["chat_id"]), ())
@@ -224,23 +245,29 @@ class Hub:
                 content=str(payload["content"]),
             )
             return self._deliver(self._once(key, recipients), frame)
-        if subject == "fechatter.user.status" and payload["status"] == "offline":
-            return self._offline(int(payload["user_id"]))
+        if subject == "fechatter.user.status":
+            return self._status_changed(payload)
         if self.mode is Mode.SILENT or not subject.startswith("fechatter.realtime."):
             return Outcome(dropped=True)
         if (received := payload.get("MessageReceived")) is not None:
             message = received["message"]
-            key = (str(message["id"]), str(message.get("content", "")))
+            content = str(message.get("content", ""))
+            key = (str(message["id"]), content)
             frame = frames.message_received(
                 self._wall_ns(), chat_id=int(received["chat_id"]), message=message
             )
+            if self.mode is Mode.FIXED and cuts_a_character(content):
+                raise Aborted
             return self._deliver(self._once(key, [int(user) for user in received["recipients"]]), frame)
         if self.mode is Mode.HEALTHY:
             return self._presence(payload)
         return Outcome(dropped=True)
 
-    def _offline(self, user_id: int) -> Outcome:
-        """Unregister a user. This ends the harm that its client does by leaving."""
+    def _status_changed(self, payload: Mapping[str, Any]) -> Outcome:
+        """Unregister a user who is offline. This ends the harm that its client does by leaving."""
+        if (payload["event_type"], payload["status"]) != ("status_changed", "offline"):
+            return Outcome(dropped=True)
+        user_id = int(payload["user_id"])
         self._deserted.discard(user_id)
         for stream in self.of_users({user_id}):
             self._unregister(stream)
@@ -287,7 +314,7 @@ class Hub:
             stream.queue.put_nowait(frame)
             stream.events += 1
             stream.last_event_at = self._now()
-            if self.mode is not Mode.HEALTHY:
+            if stream.answered and self.mode is not Mode.HEALTHY:
                 self._unregister(stream)  # the clean-up after each event, the bug of the real server
         lost = set(recipients) - {stream.user_id for stream in reached}
         return Outcome(len(reached), len(lost))
@@ -297,3 +324,9 @@ class Hub:
         stream.registered = False
         if self.mode is Mode.SILENT:
             stream.queue.put_nowait(Signal.END)
+
+
+def cuts_a_character(text: str) -> bool:
+    """Whether the first 50 bytes of a longer text end inside a character. Its log line aborts the server."""
+    data = text.encode("utf-8", "replace")
+    return len(data) > _LOGGED and data[_LOGGED] & 0xC0 == 0x80

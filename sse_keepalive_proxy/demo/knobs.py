@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from sse_keepalive_proxy.demo.openings import OPENING_COST
+
 __all__ = ["Action", "Gzip", "Knobs", "changed"]
 
 
@@ -32,14 +34,16 @@ class Knobs:
 
     `ping_interval`: axum sends a comment after this time without an event.
     `heartbeat_interval`: for the modes `fixed` and `healthy`.
-    `header_delay`: the time before the response head, as for opening database pools.
+    `opening_cost`: the turn of each stream at the database, before its response head (see `Openings`).
+    `header_delay`: a time before the response head that does not hold up other streams.
     `status`: answer `/events` with this status instead of a stream.
     `refuse`: reset the connection of a request for `/events` before the response head.
-    `freezes`: a message for a user whose client has left freezes the mode `silent`.
+    `freezes`: a message for a user whose client has left freezes the modes `silent` and `fixed`.
     """
 
     ping_interval: float | None = 25.0
     heartbeat_interval: float | None = 30.0
+    opening_cost: float = OPENING_COST
     header_delay: float = 0.0
     status: int | None = None
     refuse: bool = False
@@ -62,10 +66,10 @@ def _value(name: str, value: Any) -> Any:
             if value is None or (number and value > 0):
                 return value
             raise ValueError(f"{name} is a number of seconds above zero, or null for off")
-        case "header_delay":
+        case "opening_cost" | "header_delay":
             if number and value >= 0:
                 return value
-            raise ValueError("header_delay is a number of seconds")
+            raise ValueError(f"{name} is a number of seconds")
         case "status":
             if value is None or (isinstance(value, int) and number and 200 <= value <= 599):
                 return value

@@ -13,8 +13,10 @@ The paths under /demo/ do not exist in notify-server. They need no token:
     POST /demo/publish    {"subject": "fechatter.message.new", "payload": {…}}, as from NATS
     POST /demo/knobs      {"header_delay": 5} (see `knobs.Knobs`); {"action": "close_streams"}
 
-The silent mode freezes as notify-server does (facts.md#notify-server-freeze), unless the knob `freezes` is
-false. The stand-in does not have the crash on malformed multibyte tokens, nor the metrics port.
+It dies as notify-server does. It freezes (facts.md#notify-server-freeze), unless the knob `freezes` is
+false, and then answers only under /demo/. It aborts (facts.md#notify-server-abort): the process ends with
+SIGABRT, and a `NotifyServer` in an event loop stops listening and cuts every connection. It has no metrics
+port.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import os
 import signal
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -45,11 +49,16 @@ from sse_keepalive_proxy.demo.answers import (
     text,
 )
 from sse_keepalive_proxy.demo.event_stream import reset, respond
-from sse_keepalive_proxy.demo.hub import DEFAULT_CHATS, Hub, Mode, Outcome, Signal
+from sse_keepalive_proxy.demo.hub import DEFAULT_CHATS, Aborted, Hub, Mode, Outcome, Signal, cuts_a_character
 from sse_keepalive_proxy.demo.knobs import Action, Knobs, changed
-from sse_keepalive_proxy.demo.tokens import LIFETIME, TokenRefused, Tokens, new_tokens
+from sse_keepalive_proxy.demo.openings import Openings
+from sse_keepalive_proxy.demo.tokens import LEEWAY, LIFETIME, TokenRefused, Tokens, new_tokens
+from sse_keepalive_proxy.serve.bind import raise_descriptor_limit
 
 __all__ = ["NotifyServer"]
+
+# Seconds that a token must have left.
+_LEFT = {Mode.SILENT: 240.0, Mode.FIXED: -LEEWAY, Mode.HEALTHY: -LEEWAY}
 
 
 class NotifyServer:
@@ -57,7 +66,7 @@ class NotifyServer:
 
     `chats`: the ids of the members of each chat. `tokens`: to share keys with another instance.
     `wall_ns`: nanoseconds since the epoch, for timestamps in frames. `pages`: handlers of further paths
-    under /demo/.
+    under /demo/. `abort`: to end the process. Without it, an abort cuts every connection.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class NotifyServer:
         tokens: Tokens | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         pages: Mapping[str, Handler] = MappingProxyType({}),
+        abort: Callable[[], None] | None = None,
     ) -> None:
         self.knobs = knobs or Knobs()
         self.tokens = tokens or new_tokens()
@@ -78,8 +88,10 @@ class NotifyServer:
         self.port = 0
         self._wall_ns = wall_ns
         self._pages = pages
+        self._abort = abort or self._cut
+        self._openings = Openings()
         self._runner: web.AppRunner | None = None
-        self._busy: set[asyncio.Transport] = set()  # connections with an open answer to /events
+        self._listener: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
@@ -97,21 +109,30 @@ class NotifyServer:
             shutdown_timeout=0.05,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=1024)
+        accept = cast(web.Server, self._runner.server)
         try:
-            await site.start()
+            self._listener = await asyncio.get_running_loop().create_server(accept, host, port, backlog=1024)
         except OSError:
             await self.stop()
             raise
-        self.host, self.port = host, site.port
+        self.host, self.port = host, self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop at once and break every connection. It can be started again, also on the same port."""
-        for transport in list(self._busy):
-            transport.abort()
+        self._cut()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def _cut(self) -> None:
+        """Stop listening, and end every connection without another byte, as a process that ends."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._runner is not None and self._runner.server is not None:
+            for connection in self._runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
 
     def token(self, user_id: int = 2, *, lifetime: float = LIFETIME) -> str:
         """Return a token for a user. `lifetime` is in seconds."""
@@ -119,7 +140,11 @@ class NotifyServer:
 
     def publish(self, subject: str, payload: Mapping[str, Any]) -> Outcome:
         """Take a message as from NATS."""
-        return self.hub.handle(subject, payload)
+        try:
+            return self.hub.handle(subject, payload)
+        except Aborted:
+            self._abort()
+            return Outcome(dropped=True)
 
     def set_knobs(self, **values: Any) -> None:
         """Change knobs while running. Raises `ValueError`."""
@@ -164,8 +189,8 @@ class NotifyServer:
 
     @web.middleware
     async def _or_frozen(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.hub.frozen and not request.path.startswith("/demo/"):
-            await asyncio.Event().wait()
+        if not request.path.startswith("/demo/"):
+            await self.hub.unless_frozen()
         return await handler(request)
 
     # The stream.
@@ -173,18 +198,11 @@ class NotifyServer:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if request.transport is None:
             return web.Response()  # the client has left already
-        transport = request.transport
         if self.knobs.refuse:
-            reset(transport)
+            reset(request.transport)
             return web.Response()
-        self._busy.add(transport)
-        try:
-            return await self._answer(request, transport)
-        finally:
-            self._busy.discard(transport)
-
-    async def _answer(self, request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
-        given = request.query.getall("access_token", [])
+        query = urllib.parse.parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
+        given = [value for name, value in query if name == "access_token"]
         if len(given) != 1:
             fault = "duplicate" if given else "missing"
             return text(
@@ -193,25 +211,34 @@ class NotifyServer:
                 f"Failed to deserialize query string: {fault} field `access_token`",
             )
         try:
-            claims = self.tokens.verify(given[0])
+            claims = self._verified(given[0])
         except TokenRefused as refused:
+            if cuts_a_character(given[0]):
+                self._abort()
             return text(401, str(refused))
         if request.method not in ("GET", "HEAD"):
             return method_not_allowed("GET,HEAD")
-        user_id = claims["user"]["id"]
-        if self.knobs.header_delay:
-            try:
-                await asyncio.sleep(self.knobs.header_delay)
-            except asyncio.CancelledError:
-                self.hub.desert(user_id)
-                raise
-        if self.knobs.status is not None:
-            return text(self.knobs.status, "")
-        stream = self.hub.open(user_id)
+        if (status := self.knobs.status) is not None:
+            await asyncio.sleep(self.knobs.header_delay)
+            return text(status, "")
+        return await self._stream(request, request.transport, claims["user"]["id"])
+
+    async def _stream(
+        self, request: web.Request, transport: asyncio.Transport, user_id: int
+    ) -> web.StreamResponse:
+        stream = self.hub.open(user_id)  # the user is registered before the database is asked
         try:
+            if self.hub.mode is not Mode.HEALTHY:
+                await self._openings.take_turn(self.knobs.opening_cost)
+            await asyncio.sleep(self.knobs.header_delay)
+            await self.hub.unless_frozen()
             return await respond(request, transport, stream, self.hub, lambda: self.knobs)
         finally:
             self.hub.close(stream)
+
+    def _verified(self, token: str) -> dict[str, Any]:
+        """Return the claims of a token that this build accepts. Raises `TokenRefused`."""
+        return self.tokens.verify(token, left=_LEFT[self.hub.mode])
 
     # The other routes of notify-server.
 
@@ -225,7 +252,7 @@ class NotifyServer:
             raise LookupError(
                 "Failed to parse Authorization header: Header of type `authorization` was missing"
             )
-        return self.tokens.verify(token.strip())
+        return self._verified(token.strip())
 
     async def _online_users(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -324,7 +351,9 @@ def main(arguments: list[str] | None = None) -> int:
         knobs = changed(Knobs(), options.knobs)
     except ValueError as error:
         parser.error(str(error))
-    asyncio.run(_serve(options.host, options.port, NotifyServer(options.mode, knobs=knobs), options.user_id))
+    raise_descriptor_limit()
+    server = NotifyServer(options.mode, knobs=knobs, abort=os.abort)
+    asyncio.run(_serve(options.host, options.port, server, options.user_id))
     return 0
 
 

@@ -57,8 +57,11 @@ class Tokens(Protocol):
         None removes one.
         """
 
-    def verify(self, token: str) -> dict[str, Any]:
-        """Return the claims of a valid token. Raises `TokenRefused` with the text of notify-server."""
+    def verify(self, token: str, *, left: float = -LEEWAY) -> dict[str, Any]:
+        """Return the claims of a valid token with at least `left` seconds to live.
+
+        Raises `TokenRefused` with the text of notify-server.
+        """
 
 
 def new_tokens(now: Callable[[], float] = time.time) -> Tokens:
@@ -85,7 +88,7 @@ class Ed25519Tokens:
         body = json.dumps(_claims(user_id, self._now(), lifetime, claims), separators=(",", ":"))
         return jwt.api_jws.encode(body.encode(), self._key, algorithm="EdDSA", sort_headers=False)
 
-    def verify(self, token: str) -> dict[str, Any]:
+    def verify(self, token: str, *, left: float = -LEEWAY) -> dict[str, Any]:
         """The claims of a good token (see `Tokens`)."""
         try:
             body: bytes = jwt.api_jws.decode(token, self._key.public_key(), algorithms=["EdDSA"])
@@ -95,7 +98,7 @@ class Ed25519Tokens:
             raise TokenRefused("InvalidAlgorithm") from None
         except (jwt.InvalidTokenError, ValueError):
             raise TokenRefused("InvalidToken") from None
-        return _checked(body, self._now())
+        return _checked(body, self._now() + left)
 
 
 class Hs256Tokens:
@@ -116,7 +119,7 @@ class Hs256Tokens:
         signed = b".".join(_base64(json.dumps(part, separators=(",", ":")).encode()) for part in parts)
         return b".".join((signed, _base64(self._sign(signed)))).decode()
 
-    def verify(self, token: str) -> dict[str, Any]:
+    def verify(self, token: str, *, left: float = -LEEWAY) -> dict[str, Any]:
         """The claims of a good token (see `Tokens`)."""
         try:
             header, body, signature = (_unbase64(part) for part in token.split("."))
@@ -128,7 +131,7 @@ class Hs256Tokens:
         signed = token.rpartition(".")[0].encode()
         if not hmac.compare_digest(signature, self._sign(signed)):
             raise TokenRefused("InvalidSignature")
-        return _checked(body, self._now())
+        return _checked(body, self._now() + left)
 
     def _sign(self, signed: bytes) -> bytes:
         return hmac.digest(self._secret, signed, hashlib.sha256)
@@ -154,7 +157,8 @@ def _claims(user_id: int, now: float, lifetime: float, replaced: Mapping[str, An
     return {name: value for name, value in claims.items() if value is not None}
 
 
-def _checked(body: bytes, now: float) -> dict[str, Any]:
+def _checked(body: bytes, at: float) -> dict[str, Any]:
+    """Return the claims of a signed body that is valid until `at`, in seconds since the epoch."""
     try:
         claims = json.loads(body)
         user_id = claims["user"]["id"]
@@ -164,7 +168,7 @@ def _checked(body: bytes, now: float) -> dict[str, Any]:
         raise TokenRefused("InvalidToken")
     if not isinstance(claims.get("exp"), int | float):
         raise TokenRefused("Missing required claim: exp")
-    if claims["exp"] < now - LEEWAY:
+    if claims["exp"] < at:
         raise TokenRefused("ExpiredSignature")
     if claims.get("iss") != ISSUER:
         raise TokenRefused("InvalidIssuer")

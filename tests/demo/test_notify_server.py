@@ -20,11 +20,11 @@ from sse_keepalive_proxy.demo import frames
 from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.knobs import Gzip, Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from sse_keepalive_proxy.demo.tokens import TokenRefused, new_tokens
 from tests.support.http1 import LAST_CHUNK, Response, chunk
 from tests.support.looping import in_loop
 from tests.support.programs import free_port, running
 from tests.support.raw_client import RawClient
-from tests.support.running import soon
 from tests.support.sockets import Ending
 
 AT = 1750992346_782538123
@@ -40,6 +40,7 @@ NEW = {
     "message_id": 210,
     "workspace_id": 2,
 }
+OFFLINE = {"event_type": "status_changed", "user_id": 2, "status": "offline"}
 RECEIVED = {
     "MessageReceived": {
         "message": {
@@ -182,15 +183,27 @@ async def test_silent_ends_cleanly_after_the_first_delivered_event() -> None:
 
 
 @in_loop
-async def test_fixed_becomes_a_zombie_after_the_first_delivered_event() -> None:
+async def test_after_its_end_the_connection_takes_the_next_request() -> None:
+    async with serving("silent") as server, await RawClient.connect(server.url) as client:
+        for _ in range(3):
+            client.request(f"/events?access_token={server.token()}")
+            await server.wait_open(1)
+            assert server.publish("fechatter.message.new", NEW).delivered == 1
+            await server.wait_open(0)
+            assert (await client.wait_response()).header("connection") is None
+        await client.wait_for(lambda client: len(client.responses) == 3)
+        assert [response.body for response in client.responses] == [NEW_FRAME] * 3
+        assert client.ending is None
+
+
+@in_loop
+async def test_fixed_is_a_zombie_from_the_confirm_frame_on() -> None:
     async with serving("fixed", Knobs(ping_interval=None)) as server, streaming(server) as client:
-        assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 1
-        assert server.publish("fechatter.message.new", NEW).delivered == 0
         assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 0
+        assert server.publish("fechatter.message.new", NEW).delivered == 0
         server.set_knobs(heartbeat_interval=0.01)
         await client.wait_for(b'"heartbeat_id":4,')
-        assert client.body.count(RECEIVED_FRAME) == 1
-        assert types(client)[-2:] == ["heartbeat", "heartbeat"]
+        assert set(types(client)) == {"connection_confirmed", "heartbeat"}
         assert server.state()["streams"][0]["registered"] is False
         assert server.state()["open"] == {"2": 1}
 
@@ -217,13 +230,11 @@ async def test_silent_ends_the_first_connection_when_a_second_one_comes() -> Non
 
 
 @in_loop
-async def test_fixed_makes_a_zombie_of_the_first_connection_when_a_second_one_comes() -> None:
+async def test_fixed_keeps_the_first_connection_open_when_a_second_one_comes() -> None:
     async with serving("fixed") as server, streaming(server) as first, streaming(server) as second:
-        assert server.publish("fechatter.message.new", NEW).delivered == 1
-        await second.wait_for(NEW_FRAME)
         server.set_knobs(heartbeat_interval=0.01)
-        await first.wait_for(b'"type":"heartbeat"')
-        assert NEW_FRAME not in first.body
+        for client in (first, second):
+            await client.wait_for(b'"heartbeat_id":3,')
         assert server.state()["open"] == {"2": 2}
 
 
@@ -265,10 +276,24 @@ async def test_the_silent_build_never_sends_a_message_to_its_sender() -> None:
 
 
 @in_loop
-async def test_fixed_sends_message_received_to_the_sender_too() -> None:
-    async with serving("fixed") as server, streaming(server, 3) as sender:
+async def test_message_received_goes_to_the_sender_too() -> None:
+    async with serving("healthy") as server, streaming(server, 3) as sender:
         assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 1
         await sender.wait_for(RECEIVED_FRAME)
+
+
+@in_loop
+async def test_fixed_delivers_only_what_came_before_the_head_in_front_of_the_confirm_frame() -> None:
+    async with (
+        serving("fixed", Knobs(header_delay=0.2)) as server,
+        await RawClient.connect(server.url) as client,
+    ):
+        client.request(f"/events?access_token={server.token()}")
+        await server.wait_open(1)
+        assert server.publish("fechatter.realtime.chat.2", RECEIVED).delivered == 1
+        await client.wait_for(b'"type":"heartbeat"')
+        assert client.body.startswith(RECEIVED_FRAME)
+        assert types(client) == ["new_message", "connection_confirmed", "heartbeat"]
 
 
 @pytest.mark.parametrize("mode", ["silent", "fixed"])
@@ -286,9 +311,11 @@ async def test_fixed_sends_message_received_to_the_sender_too() -> None:
 )
 @in_loop
 async def test_both_builds_drop_the_other_messages(mode: str, subject: str, payload: dict[str, Any]) -> None:
-    async with serving(mode) as server, streaming(server):
+    async with serving(mode) as server, streaming(server) as client:
         assert server.publish(subject, payload).dropped
-        assert server.state()["streams"][0]["registered"] is True
+        server.close_streams()
+        await client.wait_response()
+        assert types(client) == (["connection_confirmed"] if mode == "fixed" else [])
 
 
 @pytest.mark.parametrize(
@@ -400,16 +427,38 @@ async def test_a_token_given_twice_or_malformed_is_refused() -> None:
         twice = await ask(server, f"/events?access_token={token}&access_token={token}")
         assert twice.status == 401
         assert b"duplicate field" in twice.body
-        odd = urllib.parse.quote("é" * 60)
-        assert (await ask(server, f"/events?access_token={odd}")).status == 401
+        short = urllib.parse.quote("é" * 20)
+        assert (await ask(server, f"/events?access_token={short}")).status == 401
         assert (await ask(server, "/events?access_token=%FF%FE")).status == 401
+
+
+@pytest.mark.parametrize(("mode", "least"), [("silent", 240.0), ("fixed", -60.0), ("healthy", -60.0)])
+@in_loop
+async def test_the_silent_build_refuses_a_token_with_less_than_four_minutes_left(
+    mode: str, least: float
+) -> None:
+    async with serving(mode) as server:
+        answer = await ask(server, f"/events?access_token={server.token(lifetime=least - 10)}")
+        assert (answer.status, bytes(answer.body)) == (
+            401,
+            b'Token verification failed: ValidationError("ExpiredSignature")',
+        )
+        async with await RawClient.connect(server.url) as client:
+            client.request(f"/events?access_token={server.token(lifetime=least + 10)}")
+            await client.wait_head()
+            assert client.response.status == 200
 
 
 @in_loop
 async def test_a_stream_outlives_its_token() -> None:
-    async with serving("healthy") as server, streaming(server) as client:
+    seconds = [0.0]
+    tokens = new_tokens(lambda: seconds[0])
+    async with serving("healthy", tokens=tokens) as server, streaming(server) as client:
+        seconds[0] = 3600.0
         assert server.publish("fechatter.message.new", NEW).delivered == 1
         await client.wait_for(NEW_FRAME)
+        with pytest.raises(TokenRefused):
+            tokens.verify(tokens.issue(2, lifetime=-61))
 
 
 @in_loop
@@ -508,12 +557,15 @@ async def test_a_departed_clients_slot_is_free(leave: str) -> None:
 
 
 @in_loop
-async def test_a_client_that_leaves_before_the_headers_never_takes_the_slot() -> None:
-    async with serving("silent", Knobs(header_delay=3600)) as server:
+async def test_a_client_that_leaves_before_the_headers_has_taken_the_slot() -> None:
+    async with serving("silent") as server, streaming(server) as first:
+        server.set_knobs(header_delay=3600)
         async with await RawClient.connect(server.url) as client:
             client.request(f"/events?access_token={server.token()}")
-        await ask(server, "/health")
-        assert server.state()["opened_total"] == 0
+            assert (await first.wait_response()).body == b""
+            await server.wait_open(1)
+        await server.wait_open(0)
+        assert server.publish("fechatter.message.new", NEW).lost == 2
 
 
 # Knobs.
@@ -648,7 +700,9 @@ async def test_messages_come_in_and_the_state_is_read_over_http() -> None:
 async def test_the_state_tells_the_silence_of_each_stream() -> None:
     async with serving("silent") as server, streaming(server):
         (stream,) = json.loads((await ask(server, "/demo/state")).body)["streams"]
-        assert set(stream) == {"id", "user_id", "registered", "age", "silence", "since_event", "events"}
+        assert set(stream) == {
+            "id", "user_id", "registered", "answered", "age", "silence", "since_event", "events",
+        }  # fmt: skip
         assert 0 <= stream["silence"] <= stream["age"] < 5
 
 
@@ -750,8 +804,8 @@ async def test_a_client_that_has_left_and_one_message_for_it_freeze_the_silent_b
         server.set_knobs(header_delay=header_delay)
         async with await RawClient.connect(server.url) as client:
             client.request(f"/events?access_token={server.token()}")
-            await (soon(lambda: len(server._busy) == 2) if header_delay else client.wait_head())
-        await soon(lambda: server.hub._deserted == {2})
+            await (server.wait_open(2) if header_delay else client.wait_head())
+        await server.wait_open(1)
         assert not await frozen(server)
         assert server.publish("fechatter.message.new", NEW).delivered == 0
         assert server.state()["frozen"]
@@ -779,8 +833,7 @@ async def test_the_freeze_does_not_come(saved_by: str) -> None:
                 async with streaming(server):
                     server.publish("fechatter.message.new", NEW)
             case "NATS":
-                status = {"event_type": "status_changed", "user_id": 2, "status": "offline"}
-                server.publish("fechatter.user.status", status)
+                server.publish("fechatter.user.status", OFFLINE)
             case "a restart":
                 await server.stop()
                 await server.start(port=server.port)
@@ -795,7 +848,95 @@ async def test_the_freeze_does_not_come(saved_by: str) -> None:
 @in_loop
 async def test_a_user_who_is_set_offline_on_nats_is_unregistered_and_the_stream_ends() -> None:
     async with serving("silent") as server, streaming(server) as client:
-        server.publish("fechatter.user.status", {"user_id": 2, "status": "offline"})
-        await client.wait_response()
+        server.publish("fechatter.user.status", OFFLINE)
+        assert (await client.wait_response()).complete
         assert server.publish("fechatter.message.new", NEW).delivered == 0
         assert not server.hub.frozen
+
+
+# The abort (facts.md#notify-server-abort).
+
+LONG = "十七个汉字就足以让这个服务器中止了吗"  # 54 bytes
+
+
+async def aborted(server: NotifyServer, *clients: RawClient) -> None:
+    """Nothing accepts any more, and no response was ended with a last chunk."""
+    for client in clients:
+        await client.wait_end()
+        assert not client.response.complete
+        assert LAST_CHUNK not in client.received
+    with pytest.raises(ConnectionRefusedError):
+        await RawClient.connect(server.url)
+
+
+@in_loop
+async def test_a_long_message_in_chinese_aborts_the_fixed_build_and_it_can_be_started_again() -> None:
+    received = json.loads(json.dumps(RECEIVED))
+    received["MessageReceived"]["message"]["content"] = LONG
+    async with serving("fixed") as server:
+        async with streaming(server, 2) as two, streaming(server, 3) as three:
+            assert server.publish("fechatter.realtime.chat.2", received).dropped
+            await aborted(server, two, three)
+        await server.stop()
+        await server.start(port=server.port)
+        async with streaming(server) as client:
+            await client.wait_for(b"connection_confirmed")
+
+
+@pytest.mark.parametrize("mode", ["silent", "fixed"])
+@in_loop
+async def test_a_refused_token_with_a_character_across_byte_fifty_aborts(mode: str) -> None:
+    async with serving(mode) as server, streaming(server) as client:
+        async with await RawClient.connect(server.url) as attacker:
+            attacker.request(f"/events?access_token={urllib.parse.quote('x' + 'é' * 60)}")
+            await attacker.wait_end()
+            assert attacker.received == b""
+        await aborted(server, client)
+
+
+def test_as_a_process_it_ends_with_sigabrt_and_takes_its_streams_with_it(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "sse_keepalive_proxy.demo.notify_server", "--port", str(port)]
+    with running([*command, "--mode", "fixed"], port=port, log_file=tmp_path / "log") as program:
+
+        @in_loop
+        async def a_long_message() -> None:
+            url = f"http://127.0.0.1:{port}"
+            async with await RawClient.connect(url) as client, await RawClient.connect(url) as nats:
+                client.request("/demo/token")
+                token = json.loads((await client.wait_response()).body)["access_token"]
+                client.request(f"/events?access_token={token}")
+                await client.wait_for(b"connection_confirmed")
+                received = json.loads(json.dumps(RECEIVED))
+                received["MessageReceived"]["message"]["content"] = LONG
+                body = json.dumps({"subject": "fechatter.realtime.chat.2", "payload": received}).encode()
+                nats.request("/demo/publish", method="POST", body=body)
+                await client.wait_end()
+                assert not client.response.complete
+
+        a_long_message()
+        assert program.process.wait(5) == -signal.SIGABRT
+
+
+# The openings (facts.md#notify-server-herd).
+
+
+@in_loop
+async def test_openings_take_turns_and_a_healthy_server_has_no_database() -> None:
+    clock = asyncio.get_running_loop().time
+    for mode, turns in (("silent", 8), ("fixed", 8), ("healthy", 0)):
+        async with contextlib.AsyncExitStack() as stack:
+            server = await stack.enter_async_context(serving(mode, Knobs(opening_cost=0.02)))
+            clients = [await stack.enter_async_context(await RawClient.connect(server.url)) for _ in range(8)]
+            began_at = clock()
+            for user, client in enumerate(clients):
+                client.request(f"/events?access_token={server.token(user)}")
+            for client in clients:
+                await client.wait_head()
+            assert clock() - began_at >= turns * 0.02 - 0.001
+
+
+@in_loop
+async def test_a_refused_token_costs_no_turn() -> None:
+    async with serving("silent", Knobs(opening_cost=3600.0)) as server:
+        assert (await ask(server, "/events?access_token=x")).status == 401

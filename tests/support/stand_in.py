@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from multiprocessing.connection import Connection
@@ -122,7 +123,7 @@ async def listening(notify: NotifyServer, count: int = 1, within: float = 10.0) 
     """Wait until so many streams would get a message: what is said before is gone for the others."""
 
     def registered() -> int:
-        return sum(stream.registered for stream in notify.hub.streams)
+        return sum(stream.registered and stream.answered for stream in notify.hub.streams)
 
     await soon(lambda: registered() == count, lambda: f"{registered()} are listening, not {count}", within)
 
@@ -141,13 +142,20 @@ def said(client: RawClient) -> list[Any]:
 class Killable:
     """The stand-in as a process of its own, on one port and with the same keys through all its lives.
 
-    `users` is how many, beginning with `FIRST_USER`, are in the chat.
+    `users` is how many there are, beginning with `FIRST_USER`. They are in the chats from `CHAT` on,
+    `chat_size` of them in each, or all in one.
     """
 
     FIRST_USER = 1000
 
-    def __init__(self, users: int, mode: str = "healthy", knobs: Knobs | None = None) -> None:
+    def __init__(
+        self, users: int, mode: str = "healthy", knobs: Knobs | None = None, chat_size: int | None = None
+    ) -> None:
         self._members = tuple(range(self.FIRST_USER, self.FIRST_USER + users))
+        size = chat_size or users
+        self._chats = {
+            CHAT + number: self._members[at : at + size] for number, at in enumerate(range(0, users, size))
+        }
         self._mode, self._knobs = mode, knobs or Knobs()
         self._tokens = Hs256Tokens()  # unlike the others they can be handed to a process
         self._port = free_port()
@@ -167,7 +175,7 @@ class Killable:
         """Returns when it listens."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        how = (theirs, self._port, self._tokens, self._members, self._mode, self._knobs)
+        how = (theirs, self._port, self._tokens, self._chats, self._mode, self._knobs)
         self._process = context.Process(target=_live, args=how, daemon=True)
         self._process.start()
         theirs.close()
@@ -182,13 +190,25 @@ class Killable:
             self._process.close()
             self._process = None
 
-    async def say(self, content: str) -> Outcome:
-        """A message to the chat, as NATS would bring it."""
-        message = {"chat_id": CHAT, "sender_id": SENDER, "content": content}
+    @property
+    def chats(self) -> list[int]:
+        """The ids of its chats."""
+        return list(self._chats)
+
+    async def say(self, content: str, chat: int = CHAT) -> Outcome:
+        """A message to a chat, as NATS would bring it."""
+        message = {"chat_id": chat, "sender_id": SENDER, "content": content}
         body = json.dumps({"subject": "fechatter.message.new", "payload": message}).encode()
         async with await RawClient.connect(self.url) as client:
             client.request("/demo/publish", method="POST", body=body)
             return Outcome(**json.loads((await client.wait_response(within=20)).body))
+
+    async def state(self) -> dict[str, Any]:
+        """What it says of itself, also when it is frozen."""
+        async with await RawClient.connect(self.url) as client:
+            client.request("/demo/state")
+            state: dict[str, Any] = json.loads((await client.wait_response(within=20)).body)
+            return state
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -199,12 +219,17 @@ class Killable:
 
 
 def _live(
-    ready: Connection, port: int, tokens: Hs256Tokens, members: tuple[int, ...], mode: str, knobs: Knobs
+    ready: Connection,
+    port: int,
+    tokens: Hs256Tokens,
+    chats: Mapping[int, tuple[int, ...]],
+    mode: str,
+    knobs: Knobs,
 ) -> None:
     """The life of a `Killable`."""
 
     async def serve() -> None:
-        server = NotifyServer(mode, chats={CHAT: members}, knobs=knobs, tokens=tokens)
+        server = NotifyServer(mode, chats=chats, knobs=knobs, tokens=tokens, abort=os.abort)
         await server.start(port=port)
         ready.send(port)
         await asyncio.Event().wait()
