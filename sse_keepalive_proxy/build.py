@@ -24,6 +24,8 @@ COMPILED = (
     "http/response",
     "http/response_head",
     "live/downstream",
+    "live/group",
+    "live/membership",
     "live/relay",
     "live/source",
     "live/stream",

@@ -130,6 +130,10 @@ class Proxy:
         stream = None
         if policy is not None:
             stream = StreamRoutes(route.name, policy, metrics, process.streams, process.backlog)
+        groups = None
+        if policy is not None and policy.share is not None:
+            alike = policy.identity, policy.credential, upstream.address
+            groups = process.groups_of(route.name, policy.share, alike)
         timeout = upstream.response_timeout if policy is None else policy.open_timeout
         return ReadyRoute(
             name=route.name,
@@ -147,6 +151,7 @@ class Proxy:
             stream=stream,
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
             identifier=identifier,
+            groups=groups,
         )
 
     def _room(self) -> int:

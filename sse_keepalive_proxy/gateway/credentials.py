@@ -14,7 +14,9 @@ from urllib.parse import unquote_to_bytes
 
 from sse_keepalive_proxy.http.request import ClientRequest
 
-__all__ = ["FINGERPRINT_SIZE", "fingerprint", "values"]
+__all__ = ["FINGERPRINT_SIZE", "digest", "fingerprint", "request_fingerprint", "values"]
+
+_CREDENTIALS = ("header:authorization", "header:proxy-authorization", "header:cookie")
 
 FINGERPRINT_SIZE = 16
 """Bytes. A collision of two credentials takes about 2**64 tries."""
@@ -47,11 +49,40 @@ def fingerprint(key: bytes, route: str, request: ClientRequest, places: Sequence
             parts += [place.encode(), len(given).to_bytes(8), *given]
     else:
         parts.append(client.encode("utf-8", "surrogateescape"))
-    digest = blake2b(digest_size=FINGERPRINT_SIZE, key=key)
+    return digest(key, *parts)
+
+
+def request_fingerprint(
+    key: bytes, route: str, request: ClientRequest, places: Sequence[str], *, but: str | None = None
+) -> bytes | None:
+    """Return a fingerprint of everything in `request` by which upstream can tell clients apart: the route,
+    the method, the host, the target and all credentials. None if it has no credential, or one of them twice.
+
+    `but`: a place whose one value is left out. It still counts as a credential.
+    """
+    parts = [route.encode(), request.method.encode(), request.host]
+    target, known = request.target.encode("latin-1"), False
+    if but is not None and but.startswith("query:"):
+        path, mark, query = target.partition(b"?")
+        target = path + mark + _parameter(but[6:]).sub(b"&", b"&" + query)
+    parts.append(target)
+    for place in (*places, *(each for each in _CREDENTIALS if each not in places)):
+        given = values(request, place)
+        if len(given) > 1:
+            return None
+        known = known or any(given)
+        if place != but:
+            parts += [place.encode(), len(given).to_bytes(8), *given]
+    return digest(key, *parts) if known else None
+
+
+def digest(key: bytes, *parts: bytes) -> bytes:
+    """Return a keyed fingerprint of `parts`, and of how they are split."""
+    made = blake2b(digest_size=FINGERPRINT_SIZE, key=key)
     for part in parts:  # the length before each part makes the input unambiguous
-        digest.update(len(part).to_bytes(8))
-        digest.update(part)
-    return digest.digest()
+        made.update(len(part).to_bytes(8))
+        made.update(part)
+    return made.digest()
 
 
 @lru_cache(maxsize=64)

@@ -184,7 +184,11 @@ class Forward:
     async def _passed_back(self, answered: Answer) -> bool:
         exchange, head = answered.exchange, answered.head
         if head.status == 101:
-            if not self._request.upgrade or head.get(b"upgrade").lower() != b"websocket":
+            if (
+                not isinstance(exchange, Exchange)
+                or not self._request.upgrade
+                or head.get(b"upgrade").lower() != b"websocket"
+            ):
                 raise UpstreamInvalid("upstream switched to a protocol that was not requested")
             return self._switch(exchange, head)
         self._is_plain = head.media_type != EVENT_STREAM

@@ -14,7 +14,7 @@ from sse_keepalive_proxy.errors import BodyTooLarge, ProxyError, RequestBodyErro
 from sse_keepalive_proxy.http.body import BufferedBody
 from sse_keepalive_proxy.http.chunked import LAST_CHUNK, chunk
 from sse_keepalive_proxy.http.connection import ClientConnection
-from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.headers import Header, encode_head, end_to_end
 from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import ResponseHead
@@ -60,7 +60,7 @@ async def send_body(
 async def pass_back(
     connection: ClientConnection,
     request: ClientRequest,
-    exchange: Exchange,
+    exchange: Body,
     head: ResponseHead,
     own: Callable[[list[Header]], list[Header]],
 ) -> bool:

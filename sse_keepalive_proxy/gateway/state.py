@@ -11,6 +11,7 @@ from sse_keepalive_proxy.gateway.expiring_set import ExpiringSet
 from sse_keepalive_proxy.gateway.forwarded import Trust
 from sse_keepalive_proxy.gateway.identity import Identifier
 from sse_keepalive_proxy.gateway.routes import RouteTable
+from sse_keepalive_proxy.gateway.sharing import Groups
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.live.backlog import Backlog
@@ -18,6 +19,7 @@ from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
+from sse_keepalive_proxy.stream.policy import Share
 
 __all__ = ["InForce", "Process", "ReadyRoute"]
 
@@ -33,6 +35,7 @@ class ReadyRoute:
     stream: StreamRoutes | None
     cors: Cors | None = None
     identifier: Identifier | None = None
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Process:
 
     `refused`: fingerprints, made with `key`, of credentials that upstream refused after an early commit.
     `backlog`: the bytes that all streams together hold.
+    `groups`: those of each route, with the settings that they depend on.
     `spliced`: a function for each upgraded connection that closes it. `warned`: the keys of warnings that
     were already logged.
     """
@@ -62,3 +66,11 @@ class Process:
     backlog: Backlog
     spliced: set[Callable[[], None]] = field(default_factory=set)
     warned: set[str] = field(default_factory=set)
+    groups: dict[str, tuple[object, Groups]] = field(default_factory=dict)
+
+    def groups_of(self, route: str, share: Share, alike: object) -> Groups:
+        """Return the groups of `route`. They survive a reload that leaves `share` and `alike` as they are."""
+        known = self.groups.get(route)
+        if known is None or known[0] != (share, alike):
+            known = self.groups[route] = (share, alike), Groups(share, self.key)
+        return known[1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.gateway.attempts import first_answer
 from sse_keepalive_proxy.gateway.credentials import fingerprint
-from sse_keepalive_proxy.gateway.identity import LEEWAY, TokenRejection
+from sse_keepalive_proxy.gateway.identity import LEEWAY, Holder, TokenRejection
 from sse_keepalive_proxy.gateway.json_body import JsonBody
+from sse_keepalive_proxy.gateway.sharing import Groups, SharedOpening
 from sse_keepalive_proxy.gateway.state import Process, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, LetGo, abandon
@@ -39,7 +41,7 @@ from sse_keepalive_proxy.stream.families import (
     terminator_for,
 )
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import ReconnectWhen
+from sse_keepalive_proxy.stream.policy import OnRefusal, ReconnectWhen
 
 __all__ = ["StreamRefused", "StreamRequest"]
 
@@ -60,11 +62,14 @@ class StreamRequest:
         "_client",
         "_connection",
         "_credential",
+        "_holder",
         "_process",
         "_request",
         "_route",
+        "_shared",
         "_stream",
         "_stream_route",
+        "_streams",
         "has_begun",
     )
 
@@ -78,7 +83,7 @@ class StreamRequest:
         client: str,
     ) -> None:
         self._process, self._connection, self._request = process, connection, request
-        self._route, self._client = route, client
+        self._route, self._client, self._streams = route, client, streams
         family = streams.policy.client
         if family is Family.AUTO:
             family = recognise(request.method, has_body=request.has_body, named=request.named)
@@ -87,6 +92,8 @@ class StreamRequest:
             family, terminator_for(family, named), library=is_library(named)
         )
         self._stream: Stream | None = None
+        self._shared: SharedOpening | None = None
+        self._holder: Holder | TokenRejection | None = None
         self._credential = b""  # its fingerprint, when it has been needed
         self.has_begun = False  # then the stream removes itself from the registry
         self._body = self._look_into_body()
@@ -140,6 +147,8 @@ class StreamRequest:
             self._route.metrics.streams_rejected[rejected] += 1
             text = f"there is no room for another stream (limits.{rejected})"
             return 503, text, (retry_after(),)
+        if self._route.groups is not None:
+            self._shared = self._sharing(self._route.groups, head)
         self._stream = Stream(
             self._stream_route,
             stream_id=f"{random.getrandbits(64):016x}",
@@ -181,8 +190,17 @@ class StreamRequest:
             bare, known = without_id(head), own_id(request)
             cursors = find_cursors(bare, policy.cursors)
             always = policy.when is ReconnectWhen.ALWAYS
-            return Reconnection(self._route.target, policy, bare, known, cursors, always=always)
+            make = None if self._shared is None else self._make_shared
+            return Reconnection(self._route.target, policy, bare, known, cursors, always=always, make=make)
         return Reconnection(self._route.target, policy, always=False) if self._may_commit_early() else None
+
+    def _sharing(self, groups: Groups, head: bytes) -> SharedOpening | None:
+        """Return how the client gets a place in a group, or None if it needs a stream of its own."""
+        target, streams = self._route.target, self._streams
+        return SharedOpening.of(groups, target, streams, self._request, head, self._identified)
+
+    async def _make_shared(self, attempt: Attempt) -> Answer:
+        return await (attempt.make() if self._shared is None else self._shared.open(attempt, Attempt.make))
 
     # The first opening.
 
@@ -195,10 +213,14 @@ class StreamRequest:
         return family is Family.BROWSER or accepts_streams(request.named)
 
     async def open(self, attempt: Attempt) -> Answer:
-        """Return upstream's answer. Retry for a browser, which stops for ever after an error status.
+        """Return upstream's answer, or a place in a group whose upstream has answered before.
 
         Raises `UpstreamError`.
         """
+        return await (self._ask(attempt) if self._shared is None else self._shared.open(attempt, self._ask))
+
+    async def _ask(self, attempt: Attempt) -> Answer:
+        """Return upstream's answer. Retry for a browser, which stops for ever after an error status."""
         policy = self._stream_route.policy.reconnect
         if policy is None or policy.first_within is None or not self._request.is_repeatable:
             return await attempt.make()
@@ -263,7 +285,7 @@ class StreamRequest:
         if stream is None:
             answer.forsake()
         else:
-            stream.commit(self._head(first_line, answer.head.headers), answer.body)
+            stream.commit(self._head(first_line, answer.head.headers), answer.body, answer.gap)
         self._count(answer.head.status)
 
     def _begin(self) -> Stream | None:
@@ -288,20 +310,30 @@ class StreamRequest:
 
     def _identify(self, stream: Stream) -> None:
         """Identify the client of a request that upstream has accepted."""
-        identifier, policy = self._route.identifier, self._stream_route.policy.identity
-        if identifier is None or policy is None:
+        holder, policy = self._identified(), self._stream_route.policy.identity
+        if holder is None or policy is None:
             return
-        holder = identifier.identify(self._request)
+        self._holder = None  # a stream lives long
         if isinstance(holder, TokenRejection):
             self._token_rejected(holder)
             lives = 0.0 if holder is TokenRejection.EXPIRED else None
         else:
             stream.claims = holder.claims
             lives = holder.lives(time.time())
-        if policy.close_at_expiry and lives is not None:
-            # Upstream may still accept an expired token: servers allow some leeway.
+        at = None
+        if lives is not None:  # upstream may still accept an expired token: servers allow some leeway
             at = asyncio.get_running_loop().time() + (lives or LEEWAY)
+        if policy.close_at_expiry and at is not None:
             stream.leave(at, CloseReason.UNAUTHORIZED)
+        reconnect = self._stream_route.policy.reconnect
+        if reconnect is not None and reconnect.on_refusal is OnRefusal.KEEP and isinstance(holder, Holder):
+            stream.keep_until(math.inf if at is None else at)
+
+    def _identified(self) -> Holder | TokenRejection | None:
+        """Return the holder of the request's token, or why it is rejected. None without `identity`."""
+        if self._holder is None and self._route.identifier is not None:
+            self._holder = self._route.identifier.identify(self._request)
+        return self._holder
 
     def encoded(self) -> None:
         """Count and log a stream with a content coding that is not removed."""

@@ -17,6 +17,7 @@ from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.openings import Openings
 from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.wire.codings import Decoder, can_decode, decoder_of
 
 __all__ = ["Answer", "Attempt", "LetGo", "Target", "abandon", "status_of"]
@@ -28,14 +29,16 @@ LetGo = Callable[[Exchange], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of upstream: the head, and the exchange that receives the body. `decoder`: the body has a
-    content coding, and `head` does not say so.
+    """An answer of upstream: the head, and the exchange that receives the body, or a body that several
+    clients share. `decoder`: the body has a content coding, and `head` does not say so. `gap`: what is known
+    of events that the client misses.
     """
 
-    exchange: Exchange
+    exchange: Body
     head: ResponseHead
     decoder: Decoder | None = None
     let_go: LetGo = Exchange.close
+    gap: GapReason | None = None
 
     @property
     def body(self) -> Body:
@@ -45,7 +48,7 @@ class Answer:
     def forsake(self) -> None:
         """Let the exchange go if it carries an event stream, otherwise close it: its client has gone."""
         if self.head.is_event_stream:
-            self.let_go(self.exchange)
+            self.exchange.part(self.let_go)
         else:
             self.exchange.close()
 

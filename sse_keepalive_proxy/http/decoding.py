@@ -39,6 +39,15 @@ class DecodedBody:
     # For the reader, like an exchange.
 
     @property
+    def request_sent(self) -> bool:
+        """Whether the whole request was sent."""
+        return self._exchange.request_sent
+
+    @request_sent.setter
+    def request_sent(self, sent: bool) -> None:
+        self._exchange.request_sent = sent
+
+    @property
     def early(self) -> bytes:
         """Nothing: no byte is decoded before `attach`."""
         return b""

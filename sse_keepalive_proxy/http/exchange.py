@@ -49,7 +49,9 @@ class Sink(Protocol):
 
 
 class Body(Protocol):
-    """A response body, as an `Exchange` has it."""
+    """A response body, as an `Exchange` has it. `request_sent`: see there."""
+
+    request_sent: bool
 
     @property
     def early(self) -> bytes:

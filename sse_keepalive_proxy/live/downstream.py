@@ -82,6 +82,10 @@ class Downstream:
         """Write bytes of the body, at least one."""
         self._send(size_line(len(body)) + body + b"\r\n" if self._chunked else body)
 
+    def write_shared(self, body: bytes, framed: bytes) -> None:
+        """Write bytes that several clients get. `framed`: `body` with chunked coding."""
+        self._send(framed if self._chunked else body)
+
     def write_head(self, head: bytes, body: bytes) -> None:
         """Keep the response head and the first bytes of the body, if any. They are written together with the
         next bytes, or by `flush`.

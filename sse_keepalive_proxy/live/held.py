@@ -13,17 +13,24 @@ from typing import Any, Protocol
 from sse_keepalive_proxy.errors import ProxyError
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.log import log_line
-from sse_keepalive_proxy.observe.registry import OpenStream, snapshot
+from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 
 __all__ = ["Departed", "part"]
 
 
-class Departed(OpenStream, Protocol):
-    """A stream whose client has gone."""
+class Departed(Protocol):
+    """A stream whose client has gone, or a group whose clients have gone."""
 
     route: StreamRoute
+    opened_at: float
+    life: Lifecycle
+    flow: Relay
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return its values for pages."""
 
 
 def part(stream: Departed, exchange: Exchange) -> None:
@@ -50,7 +57,7 @@ class _Held:
         self.route_name = route.name
         self._exchange, self._is_over = exchange, False
         self._since = now = route.now()
-        self._known, self._opened_at = snapshot(stream, now), stream.opened_at
+        self._known, self._opened_at = stream.snapshot(now), stream.opened_at
         self._read_at = stream.life.upstream_at if stream.flow.upstream_bytes else None
         self._until = now + seconds
         route.timers.schedule(self, self._until)
@@ -63,7 +70,7 @@ class _Held:
     def _answered(self, head: asyncio.Future[ResponseHead]) -> None:
         """Only an event stream is held."""
         if head.exception() is None and not head.result().is_event_stream:
-            self.let_go()
+            self.drop()
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return its values for pages."""
@@ -93,7 +100,7 @@ class _Held:
         """Let it go: its time is over."""
         self._over("expired")
 
-    def let_go(self) -> None:
+    def drop(self) -> None:
         """Close the exchange now."""
         self._over("let_go")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, abandon, status_of
@@ -54,7 +55,7 @@ class AttemptCallbacks(Protocol):
 
 
 class Reconnection:
-    """The attempts of one stream.
+    """The attempts of one stream, each made by `make` if it is given.
 
     `bare` is the head of the request without `Last-Event-ID` and without the final blank line. `known` is the
     id in the client's request, `cursors` the ids in its query. `always`: reconnect even without an id.
@@ -62,8 +63,8 @@ class Reconnection:
     """
 
     __slots__ = (
-        "_always", "_asked", "_bare", "_callbacks", "_cursors", "_fresh", "_in_vain", "_known", "_named",
-        "_policy", "_target", "_task", "wait",
+        "_always", "_asked", "_bare", "_callbacks", "_cursors", "_fresh", "_in_vain", "_known", "_make",
+        "_named", "_policy", "_target", "_task", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +76,9 @@ class Reconnection:
         cursors: Cursors | None = None,
         *,
         always: bool,
+        make: Callable[[Attempt], Coroutine[Any, Any, Answer]] | None = None,
     ) -> None:
+        self._make = make
         self._target, self._policy, self._bare, self._always = target, policy, bare, always
         self._cursors = cursors
         self._fresh = True  # the client has got no event and no id yet
@@ -129,10 +132,18 @@ class Reconnection:
         if self._cursors is not None and not self._fresh:
             bare = self._cursors.renewed(self._known)
         self._asked, self._named = self._known, False
-        field = b"Last-Event-ID: %b\r\n" % self._known if self._known else b""
-        head = b"%b%b\r\n" % (bare, field)
+        head = self.resuming(bare) + b"\r\n"
         attempt = Attempt(self._target, head, let_go=callbacks.let_go, in_turn=True)
-        self.await_answer(spawn(attempt.make()), callbacks)
+        self.await_answer(spawn(attempt.make() if self._make is None else self._make(attempt)), callbacks)
+
+    def resuming(self, bare: bytes) -> bytes:
+        """Return `bare` with the id of the last event, if there is one, and without the final blank line."""
+        return b"%bLast-Event-ID: %b\r\n" % (bare, self._known) if self._known else bare
+
+    def ask_with(self, bare: bytes) -> None:
+        """Ask upstream with the request `bare` from now on, for the same stream."""
+        self._bare = bare
+        self._asked, self._named = b"", False
 
     def await_answer(self, attempt: asyncio.Task[Answer], callbacks: AttemptCallbacks) -> None:
         """Call one of `callbacks` when `attempt` is done."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError
+from sse_keepalive_proxy.http.chunked import chunk
 from sse_keepalive_proxy.live.downstream import Downstream
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
@@ -22,7 +23,7 @@ from sse_keepalive_proxy.wire.block import last_id, tally
 from sse_keepalive_proxy.wire.framing import BOM, Framer, begins_event_stream
 from sse_keepalive_proxy.wire.part import Part
 
-__all__ = ["Control", "Relay"]
+__all__ = ["Audience", "Control", "Relay"]
 
 
 _COLON: Final = 0x3A
@@ -30,6 +31,16 @@ _LARGE = 64 * 1024
 """Bytes: the sum of all streams includes only larger unfinished blocks (`limits.max_buffered`). While such a
 block is being received, its bytes are a sign of life.
 """
+
+
+class Audience(Protocol):
+    """The clients of a group, in the place of one client."""
+
+    def deliver(self, data: bytes, events: int, alive: bool, now: float) -> None:
+        """Deliver bytes of upstream in which `events` begin. `alive`: they are a sign of life."""
+
+    def follow(self) -> None:
+        """Note that a part of a block, or its end, was delivered."""
 
 
 class Control(Protocol):
@@ -80,15 +91,16 @@ _ENDED = _Ended()
 
 
 class Relay:
-    """The sink of upstream's body, with counters. `down` is the client, or None.
+    """The sink of upstream's body, with counters. `down` is the client, or None. A group has an `audience`
+    instead, and each of its members has a relay that gets its bytes by `share`.
 
     `opaque`: the body is no event stream, so nothing of the proxy may stand in it.
     """
 
     __slots__ = (
         "_control", "_framer", "_inspects", "_least", "_lf_given", "_now", "_opened_at", "_part",
-        "_passes", "_reconnection", "_route", "comments", "down", "event_at", "events", "id_seen", "life",
-        "opaque", "sent_synthetic", "sent_upstream", "upstream_bytes",
+        "_passes", "_reconnection", "_route", "audience", "comments", "down", "event_at", "events",
+        "id_seen", "life", "opaque", "sent_synthetic", "sent_upstream", "upstream_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +117,7 @@ class Relay:
         self._passes = False  # whether bytes are forwarded as they come
         self._lf_given = self.id_seen = self.opaque = False
         self.down: Downstream | None = None
+        self.audience: Audience | None = None
         self.event_at: float | None = None
         self.upstream_bytes = self.events = self.comments = self.sent_upstream = self.sent_synthetic = 0
 
@@ -152,7 +165,7 @@ class Relay:
                 data, alive = self._route.inspection.look(data, alive)
         now = self._now()
         if not self.events:
-            if self._framer.bom and not self.sent_upstream and not self.sent_synthetic:
+            if self._framer.bom and self._is_first:
                 data = BOM + data
             self.first_byte(now)
             if events:
@@ -180,6 +193,47 @@ class Relay:
             down.write(data)
             if life.blocked:
                 self._control.apply_backpressure()
+        elif self.audience is not None:
+            self.audience.deliver(data, events, alive, now)
+
+    # A member of a group.
+
+    def join(self, other: Relay) -> None:
+        """Relay what a group's relay `other` has read, from now on."""
+        self._reconnection = None
+        self.follow(other)
+        self._lf_given = other._framer.after_cr
+
+    def follow(self, other: Relay) -> None:
+        """Note where `other` is after bytes that were shared: inside a block, or behind a bare CR."""
+        self._part, self.life.in_block = other._part, other.life.in_block
+        self._framer.after_cr, self.id_seen = other._framer.after_cr, other.id_seen
+
+    def share(self, other: Relay, data: bytes, framed: bytes, events: int, alive: bool, now: float) -> None:
+        """Write bytes that a group's relay `other` has read. `framed`: the same with chunked coding."""
+        life, down = self.life, self.down
+        if events:
+            self.events += events
+            self.event_at = now
+        commands = life.received(now, alive)
+        if commands is not None:
+            self._control.execute(commands)
+        if down is None:
+            return
+        if self._lf_given:
+            self._lf_given = False
+            data = data.removeprefix(b"\n")
+            if not data:
+                return
+            framed = chunk(data)
+        self.first_byte(now)
+        self.sent_upstream += len(data)
+        if events or not self._route.pings_by_event:
+            life.written_at = now
+        down.write_shared(data, framed)
+        self._framer.after_cr, self.id_seen = other._framer.after_cr, other.id_seen
+        if life.blocked:
+            self._control.apply_backpressure()
 
     def _look_for_the_last(self, blocks: bytes) -> None:
         """Tell the lifecycle if an event of `blocks` is the last one of upstream, or follows the last one."""
@@ -200,9 +254,13 @@ class Relay:
             self._turn_opaque()
 
     def _turn_opaque(self) -> None:
+        self.become_opaque()
+        self._control.not_an_event_stream()
+
+    def become_opaque(self) -> None:
+        """Pass the body as it comes: it is no event stream."""
         self.opaque = self._passes = True
         self.life.reopens = False  # another body could only be glued to this one
-        self._control.not_an_event_stream()
 
     def _hold(self, *, begun: bool) -> None:
         """Handle that bytes of an unfinished block are held. `begun`: the block has begun just now."""
@@ -253,6 +311,8 @@ class Relay:
             self._part, self._passes = None, False
         else:
             life.reopens = False  # the block of another upstream could only be glued to this one
+        if self.audience is not None:
+            self.audience.follow()
         return data[len(taken) :]
 
     def _read(self, blocks: bytes) -> None:
@@ -319,13 +379,32 @@ class Relay:
 
     def first_byte(self, now: float) -> None:
         """Record the time to the first byte, if the next byte of the body is the first."""
-        if not self.sent_upstream and not self.sent_synthetic:
+        if self._is_first:
             self._route.metrics.time_to_first_byte_seconds.observe(now - self._opened_at)
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether the next byte of the body is the client's first."""
+        return self.down is not None and not self.sent_upstream and not self.sent_synthetic
 
     def retire(self) -> None:
         """Stop relaying after the client has left. Release the stream, which refers to this object."""
         self.down = None
         self._control = _ENDED
+
+    def fail(self, error: BaseException) -> None:
+        """End the stream after an unexpected exception."""
+        self._control.fail(error)
+
+    @property
+    def passes(self) -> bool:
+        """Whether bytes are forwarded as they come."""
+        return self._passes
+
+    @property
+    def in_part(self) -> bool:
+        """Whether a block of which a part was forwarded has not ended."""
+        return self._part is not None
 
     @property
     def held(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from dataclasses import replace
 
 from sse_keepalive_proxy.live.backlog import Backlog
 from sse_keepalive_proxy.live.signs_of_life import Inspection
@@ -12,7 +13,7 @@ from sse_keepalive_proxy.net.timers import TimerWheel
 from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.departures import Departures
-from sse_keepalive_proxy.stream.families import Treatment, treated, treatment
+from sse_keepalive_proxy.stream.families import TREATMENTS, Treatment, treated, treatment
 from sse_keepalive_proxy.stream.frames import Frames
 from sse_keepalive_proxy.stream.late_error import LateStatus, late_error
 from sse_keepalive_proxy.stream.messages import CloseReason
@@ -42,6 +43,7 @@ class StreamRoutes:
     """
 
     __slots__ = (
+        "_group",
         "_prepared",
         "backlog",
         "call_later",
@@ -62,6 +64,7 @@ class StreamRoutes:
         self.timers = TimerWheel()
         loop = asyncio.get_running_loop()
         self.now, self.call_later = loop.time, loop.call_later
+        self._group: StreamRoute | None = None
         self._prepared: dict[tuple[Family, Terminator, bool], StreamRoute] = {}
 
     def for_client(self, family: Family, terminator: Terminator, *, library: bool = False) -> StreamRoute:
@@ -75,6 +78,14 @@ class StreamRoutes:
             gets = treatment(self.policy, family, terminator, library=library)
             found = self._prepared[key] = StreamRoute(self, family, gets)
         return found
+
+    def for_group(self) -> StreamRoute:
+        """Return the route for upstream's half of streams that clients share. Its clients have their own."""
+        if self._group is None:
+            gets = replace(TREATMENTS[Family.BROWSER], confirm=None, notices=None)
+            policy = replace(self.policy, confirm=None, keepalive=None, max_age=None)
+            self._group = StreamRoute(self, Family.BROWSER, gets, policy)
+        return self._group
 
 
 class StreamRoute:
@@ -90,13 +101,15 @@ class StreamRoute:
         "metrics", "name", "now", "pings_by_event", "policy", "registry", "timers",
     )  # fmt: skip
 
-    def __init__(self, shared: StreamRoutes, family: Family, gets: Treatment) -> None:
+    def __init__(
+        self, shared: StreamRoutes, family: Family, gets: Treatment, policy: StreamPolicy | None = None
+    ) -> None:
         self.name, self.metrics, self.registry = shared.name, shared.metrics, shared.registry
         self.timers = shared.timers
         self.now, self.call_later = shared.now, shared.call_later
         self.backlog, self.departures = shared.backlog, shared.departures
         self.family, self.gets = family, gets
-        self.policy = policy = treated(shared.policy, gets)
+        self.policy = policy = treated(policy or shared.policy, gets)
         by_event = policy.confirm is not None and gets.confirm is ConfirmForm.EVENT
         by_event = gets.confirm is ConfirmForm.EVENT
         self.confirm_wait = policy.confirm.wait if policy.confirm is not None and by_event else 0.0

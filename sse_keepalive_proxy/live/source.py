@@ -21,6 +21,7 @@ from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
+from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Source"]
@@ -40,8 +41,11 @@ _LATE = frozenset(
 class Source:
     """The part of a stream that upstream moves. It ends with exactly one `close_reason`.
 
-    `reconnection` can ask upstream again; it is None if this is not allowed. `target` is redacted.
+    `reconnection` can ask upstream again; it is None if this is not allowed. `target` is redacted. `flow` is
+    what upstream's bytes pass through.
     """
+
+    flow: Relay
 
     __slots__ = (
         "_events_before", "_exchange", "_late", "_paused", "_reconnection", "_wakes_at", "client", "flow",
@@ -61,7 +65,6 @@ class Source:
         self.stream_id, self.client, self.target = stream_id, client, target
         self.opened_at = self.route.now()
         self.life = Lifecycle(route.policy, self.opened_at, random.random)
-        self.flow = Relay(self, route, self.life, reconnection)
         self._reconnection = reconnection
         self._exchange: Body | None = None
         self._late: LateStatus | None = None
@@ -91,6 +94,10 @@ class Source:
         """Handle that a deadline may have come."""
         raise NotImplementedError
 
+    def missed(self, gap: GapReason) -> None:
+        """Tell the client that events since its last id cannot be sent again."""
+        raise NotImplementedError
+
     def let_go(self, exchange: Exchange) -> None:
         """Close `exchange`, which lives on without this stream, or hold it as the policy says."""
         raise NotImplementedError
@@ -101,14 +108,12 @@ class Source:
 
     # Events of upstream.
 
-    def _open(self, exchange: Body, *, resumed: bool = False) -> None:
+    def _open(self, exchange: Body, *, resumed: bool = False, gap: GapReason | None = None) -> None:
         """Relay the body of `exchange` from now on."""
-        now = self.route.now()
-        if self.life.opened_at is None:
-            self.route.metrics.upstream_time_to_headers_seconds.observe(now - self.opened_at)
-            self.flow.expect(exchange.early)
         self._exchange, self._events_before = exchange, self.flow.events
-        self._do(self.life.handle(messages.Opened(self.route.confirm_wait, resumed), now))
+        self._do(self.life.handle(messages.Opened(self.route.confirm_wait, resumed), self.route.now()))
+        if gap is not None:
+            self.missed(gap)
         exchange.attach(self.flow, paused=self._paused)
         self.flow.flush()
         self._arm()
@@ -171,7 +176,7 @@ class Source:
                 self.reconnects += 1
                 self.route.metrics.upstream_reconnects[ReconnectResult.REOPENED] += 1
             resumed = again and self._reconnection is not None and self._reconnection.resumes
-            self._open(answer.body, resumed=resumed)
+            self._open(answer.body, resumed=resumed, gap=answer.gap)
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)
 
@@ -200,6 +205,8 @@ class Source:
     def _do(self, commands: tuple[messages.Command, ...]) -> None:
         for command in commands:
             match command:
+                case messages.Commit() | messages.Ping():  # the frequent ones
+                    self._tell(command)
                 case messages.Reopen():
                     if self._reconnection is not None:
                         self._reconnection.start(self)

@@ -16,16 +16,23 @@ from sse_keepalive_proxy.live import stream_log
 from sse_keepalive_proxy.live.downstream import Downstream, TakeOver
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
 from sse_keepalive_proxy.live.held import part
+from sse_keepalive_proxy.live.membership import Membership
 from sse_keepalive_proxy.live.reconnect import Reconnection
+from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.source import Source
 from sse_keepalive_proxy.observe.line import now_rfc3339
+from sse_keepalive_proxy.observe.registry import snapshot
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, Family, KeepaliveForm, StallAction, Terminator
+from sse_keepalive_proxy.stream.replay_log import GapReason
+from sse_keepalive_proxy.stream.states import State
 
 __all__ = ["Stream"]
+
+_OF_GROUP = (State.STALLED, State.RECONNECTING)
 
 
 class Stream(Source):
@@ -36,7 +43,7 @@ class Stream(Source):
     a confirm not yet sent. `request_id` is that of a JSON-RPC request.
     """
 
-    __slots__ = ("_early", "_head", "claims", "down", "pings", "request_id")
+    __slots__ = ("_early", "_head", "_membership", "claims", "down", "pings", "request_id")
 
     def __init__(
         self,
@@ -48,6 +55,8 @@ class Stream(Source):
         reconnection: Reconnection | None = None,
     ) -> None:
         super().__init__(route, stream_id=stream_id, client=client, target=target, reconnection=reconnection)
+        self.flow = Relay(self, route, self.life, reconnection)
+        self._membership: Membership | None = None  # its place in a group that shares upstream's stream
         self.down: Downstream | None = None  # None: no client is connected
         self._head = b""  # the response head until it is written
         self._early: EarlyCommit | None = None  # until upstream has answered
@@ -64,6 +73,19 @@ class Stream(Source):
     def comes_back(self) -> bool:
         """Whether the client opens its stream again after an end."""
         return self.route.gets.comes_back
+
+    @property
+    def state(self) -> State:
+        """The state of the stream, or that of the group's upstream if that is stalled or lost."""
+        own, place = self.life.state, self._membership
+        if place is None or own is State.DRAINING or place.group.state not in _OF_GROUP:
+            return own
+        return place.group.state
+
+    @property
+    def group(self) -> str | None:
+        """The id of the group that shares upstream's stream, or None."""
+        return None if self._membership is None else self._membership.group.stream_id
 
     # The beginning.
 
@@ -87,11 +109,11 @@ class Stream(Source):
             self.leave(self.opened_at + age, CloseReason.MAX_AGE)
         return True
 
-    def commit(self, head: bytes, exchange: Body) -> None:
-        """Write `head` and the confirm, then relay the body of `exchange`."""
+    def commit(self, head: bytes, exchange: Body, gap: GapReason | None = None) -> None:
+        """Write `head` and the confirm, then relay the body of `exchange`. `gap`: see `Answer`."""
         self._head = head
         try:
-            self._open(exchange)
+            self._open(exchange, gap=gap)
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)
 
@@ -102,6 +124,22 @@ class Stream(Source):
         self.flow.flush()
         if self._reconnection is not None:
             self._reconnection.await_answer(opening, self)
+
+    def _open(self, exchange: Body, *, resumed: bool = False, gap: GapReason | None = None) -> None:
+        first = self.life.opened_at is None
+        if isinstance(exchange, Membership):
+            self._join(exchange)
+        elif first:
+            self.flow.expect(exchange.early)
+        if first and (self._membership is None or self._membership.accepted is not None):
+            self.route.metrics.upstream_time_to_headers_seconds.observe(self.route.now() - self.opened_at)
+        super()._open(exchange, resumed=resumed, gap=gap)
+
+    def _join(self, membership: Membership) -> None:
+        """Read the stream of a group, which looks after upstream."""
+        self._membership, self._reconnection = membership, None
+        membership.member, membership.flow = self, self.flow
+        self.life.shared, self.life.reopens = True, False
 
     def _accepted(self) -> None:
         early, self._early = self._early, None  # a stream lives long: release its request
@@ -145,6 +183,10 @@ class Stream(Source):
         """End this stream at `at` (loop time), at a block boundary."""
         self._handle(messages.LeaveAt(at, reason))
 
+    def keep_until(self, at: float) -> None:
+        """Keep the client until `at` (loop time) if upstream refuses its credential when asked again."""
+        self._handle(messages.KeepUntil(at))
+
     def cut(self) -> None:
         """End this stream now. Waiting bytes are lost."""
         if self.down is not None:
@@ -159,7 +201,11 @@ class Stream(Source):
         down, exchange = self.down, self._exchange
         if self._paused or down is None or exchange is None:
             return
-        if down.waiting > self.route.policy.max_buffer:
+        if down.waiting <= self.route.policy.max_buffer:
+            return
+        if self.life.shared:  # the other clients of the group are not paused for this one
+            self._handle(messages.Fault(CloseReason.CLIENT_STALLED))
+        else:
             self._paused = True
             exchange.pause()
             self._handle(messages.Paused())
@@ -180,6 +226,38 @@ class Stream(Source):
         self._handle(messages.Fault(reason))
         if self.down is not None:
             self.down.reset()
+
+    # Calls of the group.
+
+    def waits_for_upstream(self, *, clean: bool) -> bool:
+        """Return whether the client stays when upstream is lost. `clean`: upstream has ended its body."""
+        policy = self.route.policy.reconnect
+        return policy is not None and (policy.after_end or not clean)
+
+    def group_back(self, back: messages.Announce) -> None:
+        """Tell the client that upstream was away."""
+        self._announce(back)
+
+    def group_stalled(self, silent_for: float) -> None:
+        """Tell the client that upstream gives no sign of life."""
+        self._stalled(silent_for)
+
+    def group_over(self, reason: CloseReason, late: LateStatus | None) -> None:
+        """End the stream with `reason`. `late`: the answer of upstream that caused the end."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
+        self._late = late
+        self._handle(messages.Fault(reason))
+
+    def missed(self, gap: GapReason) -> None:
+        """Tell the client that events since its last id cannot be sent again."""
+        self.route.metrics.replay_gaps[gap] += 1
+        self.flow.inject(self.route.frames.gap(gap, after_id=self.flow.id_seen))
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return the values of this stream for pages."""
+        return snapshot(self, now)
 
     # Commands of the lifecycle.
 

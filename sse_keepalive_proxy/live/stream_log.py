@@ -9,13 +9,14 @@ from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.log import log_line
-from sse_keepalive_proxy.observe.registry import OpenStream, snapshot
+from sse_keepalive_proxy.observe.registry import Flow, OpenStream, snapshot
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 
 __all__ = [
     "closed",
     "failed",
+    "group_closed",
     "lost",
     "not_an_event_stream",
     "not_reopened",
@@ -38,6 +39,14 @@ class LoggedSource(Protocol):
     target: str
 
 
+class LoggedGroup(LoggedSource, Protocol):
+    """A stream of upstream that clients share."""
+
+    @property
+    def flow(self) -> Flow:
+        """The counts of its bytes and blocks."""
+
+
 class LoggedStream(LoggedSource, OpenStream, Protocol):
     """A stream with its client."""
 
@@ -53,10 +62,18 @@ def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStat
     stream.route.metrics.closed(stream, reason, age)
     known = snapshot(stream, now)
     del known["state"]
+    if stream.group is None:
+        del known["group"]
     why = {} if late is None else {"refusal": late[1]}
     log_line("stream closed", {"reason": reason.value, **why, **known})
     if reason is CloseReason.CLIENT_GONE and (common := stream.route.departures.left(age, now)) is not None:
         _one_age(stream.route_name, common)
+
+
+def group_closed(group: LoggedGroup, reason: CloseReason) -> None:
+    """Log the end of a stream of upstream that clients shared, and keep its counts."""
+    group.route.metrics.past.add_upstream(group.flow)
+    log_line("shared stream closed", {**_fields(group), "reason": reason.value})
 
 
 def _one_age(route: str, age: float) -> None:
@@ -77,7 +94,7 @@ def stalled(stream: LoggedSource, silent_for: float) -> None:
     )
 
 
-def shed(stream: LoggedStream, reason: CloseReason) -> None:
+def shed(stream: LoggedSource, reason: CloseReason) -> None:
     """Log that the stream ends because all streams together hold too many bytes."""
     logger.warning(
         "the streams of this instance hold more bytes than limits.max_buffered: one stream is closed. Raise "

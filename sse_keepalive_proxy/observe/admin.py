@@ -107,7 +107,9 @@ def admin_handler(
         return _text(now.value, 200 if now is Phase.READY else 503)
 
     def list_streams() -> _Page:
-        text = json.dumps({"streams": _snapshots(streams)})
+        now = asyncio.get_running_loop().time()
+        groups = [group.snapshot(now) for group in streams.groups]
+        text = json.dumps({"streams": _snapshots(streams), "groups": groups})
         return _Page(text.encode(), b"application/json; charset=utf-8")
 
     def show_config() -> _Page:

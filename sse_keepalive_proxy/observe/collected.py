@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.observe.registry import OpenGroup, OpenStream, Registry
 from sse_keepalive_proxy.observe.route_metrics import Counts, Histogram, RouteMetrics
 from sse_keepalive_proxy.stream.states import State
 
@@ -27,6 +27,7 @@ _COUNTERS = {
     "upstream_eof_without_event": "Streams that upstream ended without any event.",
     "uninspectable_streams": "Streams with a content coding, and bodies that do not begin like an event "
     "stream: passed through without pings.",
+    "replayed_events": "Events sent again to clients that came back.",
     "quick_tunnel_requests": "GET requests for streams through *.trycloudflare.com, which holds them back.",
 }
 _LABELLED = {
@@ -35,6 +36,11 @@ _LABELLED = {
     "streams_rejected": ("reason", "Streams refused because of a limit."),
     "confirms_sent": ("form", "Confirms written to clients."),
     "pings_sent": ("form", "Pings written to clients."),
+    "share_joins": ("how", "Clients that joined a shared stream: asked upstream first, or trusted."),
+    "replay_gaps": (
+        "reason",
+        "Clients that came back with an id whose later events could not be sent again.",
+    ),
     "upstream_errors": ("kind", "Upstream connections without a usable answer."),
     "upstream_reconnects": ("result", "Attempts to open upstream again for a connected client."),
 }
@@ -111,6 +117,12 @@ class Collected(Collector):
                 for value, count in getattr(metrics, name).items()
             }
             yield _counter(name, text, ("route", label), numbers)
+        yield _counter(
+            "replay_logs_emptied",
+            "Logs of shared streams that were emptied because of limits.max_replay.",
+            (),
+            {(): self._streams.logs.let_go},
+        )
         for name, text in _GAUGES.items():
             yield _gauge(name, text, ("route",), self._of_each(name))
         for name, text in _HISTOGRAMS.items():
@@ -135,13 +147,20 @@ class Collected(Collector):
         for without_client in self._streams.held:
             held[without_client.route_name,] += 1
         finished: Values = {(name,): 0 for name in routes}
+        groups: Values = {(name,): 0 for name in routes}
+        upstreams: list[OpenStream | OpenGroup] = []
+        for group in self._streams.groups:
+            groups[group.route_name,] += 1
+            sums[group.route_name].add_upstream(group.flow)
+            upstreams.append(group)
         for stream in self._streams:
-            name, life = stream.route_name, stream.life
-            states[name, life.state.value] += 1
-            if life.close_reason is not None:
-                continue  # already counted in `past`
-            sums[name].add(stream)
-            routes[name].saw_event(stream.flow.event_at)
+            states[stream.route_name, stream.state.value] += 1
+            if stream.life.close_reason is None:  # else already counted in `past`
+                sums[stream.route_name].add(stream)
+                upstreams.append(stream)
+        for each in upstreams:
+            name, life = each.route_name, each.life
+            routes[name].saw_event(each.flow.event_at)
             if life.stalled_since is not None:
                 stalled[name,] += 1
                 oldest[name,] = max(oldest[name,], life.silent_for(now))
@@ -157,6 +176,7 @@ class Collected(Collector):
         yield _gauge(
             "upstream_held_streams", "Upstream streams kept open without a client.", ("route",), held
         )
+        yield _gauge("share_groups", "Streams of upstream that clients share.", ("route",), groups)
         yield _gauge(
             "upstream_finished_streams",
             "Open streams whose upstream has sent its last event.",

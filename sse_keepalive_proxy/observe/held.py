@@ -20,7 +20,7 @@ class HeldStream(Protocol):
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return its values for pages, as those of an open stream. `now` is on the loop's clock."""
 
-    def let_go(self) -> None:
+    def drop(self) -> None:
         """Close it now. It removes itself."""
 
 
@@ -41,7 +41,7 @@ class HeldStreams:
         """Hold at most `limit` streams from now on, and let the oldest of more go. 0 lets all of them go."""
         self._limit = limit
         while len(self._streams) > limit:
-            next(iter(self._streams)).let_go()
+            next(iter(self._streams)).drop()
 
     def add(self, stream: HeldStream) -> None:
         """Add the newest."""

@@ -62,6 +62,9 @@ class Metrics:
         Gauge("sse_proxy_streams_limit", "Largest number of open streams.", registry=registry).set_function(
             lambda: streams.limit
         )
+        Gauge(
+            "sse_proxy_replay_bytes", "Bytes in the logs of shared streams.", registry=registry
+        ).set_function(lambda: streams.logs.size)
         self._reloads = Counter(
             "sse_proxy_config_reloads",
             "Reloads of the configuration.",

@@ -16,8 +16,10 @@ from sse_keepalive_proxy.observe.held import HeldStreams
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import Family
+from sse_keepalive_proxy.stream.replay_log import ReplayLogs
+from sse_keepalive_proxy.stream.states import State
 
-__all__ = ["Flow", "OpenStream", "Registry", "Spread", "snapshot"]
+__all__ = ["Flow", "OpenGroup", "OpenStream", "Registry", "Spread", "snapshot"]
 
 
 _LATECOMER = 1.0
@@ -33,6 +35,24 @@ class Flow(Protocol):
     upstream_bytes: int
     sent_upstream: int
     sent_synthetic: int
+
+
+class OpenGroup(Protocol):
+    """A stream of upstream that several clients share."""
+
+    route_name: str
+    life: Lifecycle
+
+    @property
+    def flow(self) -> Flow:
+        """The counts of upstream's bytes and blocks."""
+
+    @property
+    def clients(self) -> int:
+        """The number of its clients."""
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return its values for pages. `now` is on the loop's clock."""
 
 
 class OpenStream(Protocol):
@@ -56,6 +76,14 @@ class OpenStream(Protocol):
         """Whether its client opens it again after an end."""
 
     @property
+    def state(self) -> State:
+        """Its state."""
+
+    @property
+    def group(self) -> str | None:
+        """The id of the group that shares upstream's stream with it, or None."""
+
+    @property
     def flow(self) -> Flow:
         """The counts of its bytes and blocks."""
 
@@ -72,9 +100,10 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
     return {
         "id": stream.stream_id,
         "route": stream.route_name,
-        "state": stream.life.state.value,
+        "state": stream.state.value,
         "client": stream.client,
         "family": stream.family.value,
+        "group": stream.group,
         "age_s": round(now - stream.opened_at, 3),
         "since_upstream_byte_s": round(now - stream.life.upstream_at, 3) if flow.upstream_bytes else None,
         "since_upstream_event_s": None if flow.event_at is None else round(now - flow.event_at, 3),
@@ -108,13 +137,16 @@ class Spread:
 class Registry:
     """The open streams and their limits, which a reload may change. `per_client` None means no limit.
 
-    `held` are the streams of upstream that have lost their client, at most so many.
+    `held` are the streams of upstream that have lost their client, at most so many. `groups` are those that
+    several clients share, `logs` their logs.
     """
 
     def __init__(self, limit: int, per_client: int | None, held: int = 0) -> None:
         self.limit = limit
         self.per_client = per_client
         self.held = HeldStreams(held)
+        self.groups: set[OpenGroup] = set()
+        self.logs = ReplayLogs(0)
         self._streams: dict[int, OpenStream] = {}
         self._connecting: set[int] = set()
         self._clients: dict[str, int] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 from sse_keepalive_proxy.errors import (
     UpstreamError,
@@ -16,13 +17,22 @@ from sse_keepalive_proxy.errors import (
     UpstreamReset,
     UpstreamTimeout,
 )
-from sse_keepalive_proxy.observe.registry import OpenStream
+from sse_keepalive_proxy.observe.registry import Flow, OpenStream
 from sse_keepalive_proxy.stream.families import TREATMENTS
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
+from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.stream.states import ReconnectResult
 
-__all__ = ["Counts", "Histogram", "RouteMetrics"]
+__all__ = ["Counts", "Histogram", "Join", "RouteMetrics"]
+
+
+class Join(StrEnum):
+    """How a client came into a group: by its own request to upstream, or trusted without one."""
+
+    ASKED = "asked"
+    TRUSTED = "trusted"
+
 
 _REJECTIONS = ("max_streams", "max_streams_per_client")
 _KINDS: dict[type[UpstreamError], str] = {
@@ -67,11 +77,16 @@ class Counts:
     def add(self, stream: OpenStream) -> None:
         """Add the counts of one stream."""
         flow = stream.flow
+        if stream.group is None:
+            self.add_upstream(flow)
+        self.sent_upstream += flow.sent_upstream
+        self.sent_synthetic += flow.sent_synthetic
+
+    def add_upstream(self, flow: Flow) -> None:
+        """Add the counts of a stream of upstream."""
         self.events += flow.events
         self.comments += flow.comments
         self.upstream_bytes += flow.upstream_bytes
-        self.sent_upstream += flow.sent_upstream
-        self.sent_synthetic += flow.sent_synthetic
 
     def copy(self) -> Counts:
         """Return a copy."""
@@ -108,6 +123,9 @@ class RouteMetrics:
         self.upstream_reconnects = dict.fromkeys(ReconnectResult, 0)
         self.uninspectable_streams = 0
         self.quick_tunnel_requests = 0
+        self.share_joins = dict.fromkeys(Join, 0)
+        self.replayed_events = 0
+        self.replay_gaps = dict.fromkeys(GapReason, 0)
         self.confirms_sent = dict.fromkeys((ConfirmForm.EVENT, ConfirmForm.COMMENT), 0)
         self.confirm_failures = 0
         self.pings_sent = dict.fromkeys(KeepaliveForm, 0)

@@ -143,15 +143,18 @@ class Server:
 
     def _limit_streams(self, settings: Settings) -> None:
         """Set the limits of streams. Each client may need a second descriptor, to upstream. If a route holds
-        upstream without a client (`leave.hold`), up to a quarter of the descriptors are for that.
+        upstream without a client (`leave.hold`, `share.linger`), up to a quarter of the descriptors are for
+        that.
         """
         limits, descriptors = settings.limits, max(self._descriptors - _SPARE, 4)
         held = min(limits.max_held, descriptors // 4)
-        holds = any(route.stream and route.stream.leave.hold for route in settings.routes)
+        streams = [route.stream for route in settings.routes if route.stream is not None]
+        holds = any(stream.leave.hold or (stream.share and stream.share.by) for stream in streams)
         self._room = (descriptors - held if holds else descriptors) // 2
         self.streams.limit = min(limits.max_streams, self._room)
         self.streams.per_client = limits.max_streams_per_client
         self.streams.held.allow(held)
+        self.streams.logs.limit = limits.max_replay
 
     def _compare_with_descriptors(self) -> None:
         limits = self._settings.limits

@@ -74,6 +74,10 @@ class Outage:
         self.reopens_at = at
         return at < self.gives_up_at
 
+    def rest(self) -> None:
+        """Make no other attempt, and do not give up."""
+        self.reopens_at = self.gives_up_at = math.inf
+
     def stood_still(self, seconds: float, now: float) -> None:
         """Shift the times by the `seconds` until `now` for which the proxy paused upstream."""
         if self.alive_at is not None:

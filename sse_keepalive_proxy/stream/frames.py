@@ -21,6 +21,7 @@ from sse_keepalive_proxy.stream.policy import (
     StreamPolicy,
     Terminator,
 )
+from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.wire import encode
 
 __all__ = ["Frames"]
@@ -135,6 +136,16 @@ class Frames:
             return encode.event("stream_recovered", encode.json_line(data))
         text = " ".join(f"{name}={encode.json_line(value).strip(chr(34))}" for name, value in data.items())
         return self._comment(f"stream_recovered {text}", after_id)
+
+    def gap(self, reason: GapReason, *, after_id: bool) -> bytes:
+        """Return the notice that events since the client's last id cannot be sent again, because of `reason`.
+
+        It is an event or a comment; `after_id` as for `ping`.
+        """
+        if self._gets.notices is ConfirmForm.EVENT:
+            data = {"type": "stream_gap", "reason": reason.value}
+            return encode.event("stream_gap", encode.json_line(data))
+        return self._comment(f"stream_gap reason={reason.value}", after_id)
 
     def _comment(self, text: str, after_id: bool) -> bytes:
         """Return a notice as a comment, or nothing for a family that gets no notices."""

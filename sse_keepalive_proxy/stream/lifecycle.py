@@ -24,6 +24,7 @@ not set the timer again; a timer that fires too early computes the next deadline
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from sse_keepalive_proxy.stream import messages
@@ -46,15 +47,17 @@ class Lifecycle:
     """The states, clocks and deadlines of one stream. The module docstring has the rules.
 
     `in_block`: a part of a block was forwarded, so only a ping may follow, and only after a pause of
-    upstream. `reopens`: whether a lost upstream may be opened again. `retry`: the seconds that upstream
+    upstream. `shared`: upstream's stream is that of a group, whose own lifecycle looks after it. `reopens`:
+    whether a lost upstream may be opened again. `retry`: the seconds that upstream
     demands before that. `draw` returns uniform random numbers from 0 to 1.
     """
 
     __slots__ = (
-        "_aborted", "_block_at", "_checked_at", "_committed", "_draw", "_held_since", "_leave_at",
-        "_leave_by", "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet", "_replacing",
-        "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "finished_at", "in_block", "opened_at",
-        "reopens", "retry", "stalled_since", "state", "upstream_at", "written_at",
+        "_aborted", "_block_at", "_checked_at", "_committed", "_draw", "_held_since", "_kept_until",
+        "_leave_at", "_leave_by", "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet",
+        "_replacing", "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "finished_at",
+        "in_block", "opened_at", "reopens", "retry", "shared", "stalled_since", "state", "upstream_at",
+        "written_at",
     )  # fmt: skip
 
     def __init__(self, policy: StreamPolicy, now: float, draw: Callable[[], float] = lambda: 0.5) -> None:
@@ -80,6 +83,8 @@ class Lifecycle:
         self.finished_at: float | None = None  # upstream's last event; its end should follow
         self._paused_at: float | None = None
         self._outage: Outage | None = None
+        self._kept_until: float | None = None
+        self.shared = False
         self._replacing = False  # upstream is asked for a new stream while its stalled one is kept
 
     @property
@@ -114,7 +119,7 @@ class Lifecycle:
         commands: list[Command] = []
         upstream_now = self._upstream_time(now)
         silence = upstream_now - self.upstream_at
-        if silence >= self._quiet:
+        if silence >= self._quiet and not self.shared:
             commands.append(messages.SilenceEnded(silence))
         if alive:
             if self.stalled_since is not None:
@@ -171,6 +176,10 @@ class Lifecycle:
                     return self._keep()
             case messages.Resumed():
                 self._resumed(now)
+            case messages.Replaced(asked_at=asked_at):
+                return self._replaced(asked_at, now)
+            case messages.KeepUntil(at=at):
+                self._kept_until = at
             case messages.LeaveAt(at=at, reason=reason):
                 self._leave(max(at, now), reason)
             case messages.Fault(reason=reason):
@@ -196,6 +205,18 @@ class Lifecycle:
             return _NOTHING if wait else (messages.Confirm(),)
         return self._commit(now, confirm=not wait)
 
+    def _replaced(self, asked_at: float, now: float) -> tuple[Command, ...]:
+        """Upstream has accepted another client's request, sent at `asked_at`, for the same stream. A server
+        with one place for each user ends the old stream for it: that is no gap.
+        """
+        outage = self._outage
+        if self.state is State.RECONNECTING and outage is not None:
+            if outage.reason is not CloseReason.UPSTREAM_END or outage.began_at < asked_at:
+                return self._opened(0.0, False, now)
+            self._enter(State.WAITING if self.stalled_since is None else State.STALLED)
+        self.opened_at, self.finished_at = self._upstream_time(now), None
+        return self._keep()
+
     def _lost(self, reason: CloseReason, at_least: float, now: float) -> tuple[Command, ...]:
         """Upstream is lost: schedule a reconnect, or end the stream with `reason`."""
         if not self.reopens or self._policy.reconnect is None or self.finished_at is not None:
@@ -218,10 +239,19 @@ class Lifecycle:
             self._outage.ask_again(max(failed.at_least, patience), now)
             return _NOTHING
         if not failed.again:
-            return self._close(failed.reason, now)
+            return self._refused(failed.reason, now)
         if self.state is State.RECONNECTING and self._outage is not None:
             return self._ask_again(self._outage, failed.at_least, now)
         return self._lost(failed.reason, failed.at_least, now)
+
+    def _refused(self, reason: CloseReason, now: float) -> tuple[Command, ...]:
+        """Upstream has refused for good: end with `reason`, or keep the client without upstream."""
+        kept = reason is CloseReason.UNAUTHORIZED and self.opened_at is not None
+        if not kept or self._kept_until is None or self._outage is None:
+            return self._close(reason, now)
+        self._outage.rest()
+        self._leave(max(self._kept_until, now), reason)
+        return _NOTHING
 
     def _keep(self) -> tuple[Command, ...]:
         """Keep upstream's stream: it is not replaced now."""
@@ -285,7 +315,8 @@ class Lifecycle:
 
     def next_deadline(self) -> float | None:
         """Return the time to call `handle_timer`, or None."""
-        return min(self._deadlines(), default=None)
+        at = min(self._deadlines(), default=None)
+        return None if at == inf else at
 
     def _deadlines(self) -> list[float]:
         if self.state is State.DRAINING:
@@ -317,7 +348,7 @@ class Lifecycle:
         ends.
         """
         stall = self._policy.stall
-        if stall is None or self.state is State.CONNECTING:
+        if stall is None or self.shared or self.state is State.CONNECTING:
             return None
         over_since = self.stalled_since if self.finished_at is None else self.finished_at
         if over_since is None:

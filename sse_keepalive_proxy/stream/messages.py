@@ -25,6 +25,7 @@ __all__ = [
     "Fault",
     "Finished",
     "ForClients",
+    "KeepUntil",
     "LeaveAt",
     "NotOpened",
     "Opened",
@@ -33,6 +34,7 @@ __all__ = [
     "Recovered",
     "Release",
     "Reopen",
+    "Replaced",
     "Resumed",
     "SilenceEnded",
     "Stalled",
@@ -120,6 +122,22 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """Another stream of upstream, which was asked for at `asked_at` and accepted, takes the place of the one
+    that was read.
+    """
+
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUntil:
+    """If upstream refuses the credential when it is opened again, the client stays until `at`."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveAt:
     """The proxy must close the stream at the time `at`, for `reason`. The earliest such time counts."""
 
@@ -145,6 +163,8 @@ Event = (
     | Unblocked
     | Paused
     | Resumed
+    | Replaced
+    | KeepUntil
     | LeaveAt
     | Fault
 )

@@ -129,7 +129,7 @@ async def test_streams_are_json_with_every_open_stream() -> None:
 @on_each_loop
 async def test_without_streams_the_list_is_empty() -> None:
     async with Instance(config(NOWHERE, before=admin())) as proxy:
-        assert json.loads((await ask(proxy, "/streams")).body) == {"streams": []}
+        assert json.loads((await ask(proxy, "/streams")).body) == {"streams": [], "groups": []}
 
 
 @on_each_loop

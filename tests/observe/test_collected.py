@@ -9,7 +9,7 @@ from sse_keepalive_proxy.observe.registry import Registry
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Fault
 from sse_keepalive_proxy.stream.policy import Family, StreamPolicy
-from sse_keepalive_proxy.stream.states import ReconnectResult
+from sse_keepalive_proxy.stream.states import ReconnectResult, State
 from tests.support.clock import ManualClock
 
 
@@ -26,6 +26,7 @@ class Stream:
 
     stream_id, client, family = "0011223344556677", "203.0.113.7", Family.HTTP
     pings = stalls = reconnects = 0
+    group: str | None = None
     route_name = "events"
 
     def __init__(self, events: int = 0) -> None:
@@ -33,6 +34,10 @@ class Stream:
         self.life = Lifecycle(StreamPolicy(), self.opened_at, random.random)
         self.flow = Passed()
         self.flow.events = events
+
+    @property
+    def state(self) -> State:
+        return self.life.state
 
     def leave(self, at: float, reason: CloseReason) -> None:
         raise AssertionError("nobody asked for it")

@@ -16,7 +16,7 @@ class Stream:
     def snapshot(self, now: float) -> dict[str, Any]:
         return {"now": now}
 
-    def let_go(self) -> None:
+    def drop(self) -> None:
         self.gone = True
         self.book.remove(self)
 

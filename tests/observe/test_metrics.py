@@ -83,6 +83,10 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
     "upstream_stall_seconds": ("histogram", {}),
     "upstream_oldest_stall_seconds": ("gauge", {}),
     "upstream_held_streams": ("gauge", {}),
+    "share_groups": ("gauge", {}),
+    "share_joins_total": ("counter", {"how": {"asked", "trusted"}}),
+    "replayed_events_total": ("counter", {}),
+    "replay_gaps_total": ("counter", {"reason": {"too_old", "unknown"}}),
     "upstream_openings_waiting": ("gauge", {"upstream": {"up"}}),
     "upstream_reconnects_total": ("counter", {"result": {"reopened", "failed", "ended"}}),
     "upstream_errors_total": ("counter", {"kind": {"refused", "timeout", "reset", "invalid"}}),
@@ -96,6 +100,8 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
     "config_last_reload_successful": ("gauge", {}),
     "config_last_reload_success_timestamp_seconds": ("gauge", {}),
     "event_loop_lag_seconds": ("gauge", {}),
+    "replay_bytes": ("gauge", {}),
+    "replay_logs_emptied_total": ("counter", {}),
 }
 OF_THE_INSTANCE = {
     "build_info",
@@ -104,6 +110,8 @@ OF_THE_INSTANCE = {
     "config_last_reload_successful",
     "config_last_reload_success_timestamp_seconds",
     "event_loop_lag_seconds",
+    "replay_bytes",
+    "replay_logs_emptied_total",
 }
 
 

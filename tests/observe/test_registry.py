@@ -8,6 +8,7 @@ from sse_keepalive_proxy.observe.registry import OpenStream, Registry, Spread, s
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Opened
 from sse_keepalive_proxy.stream.policy import Family, StreamPolicy
+from sse_keepalive_proxy.stream.states import State
 
 
 class Passed:
@@ -22,6 +23,7 @@ class Stream:
 
     stream_id, family = "0011223344556677", Family.BROWSER
     pings = stalls = reconnects = 0
+    group: str | None = None
 
     def __init__(
         self,
@@ -36,6 +38,10 @@ class Stream:
         self.life = Lifecycle(StreamPolicy(), opened_at, random.random)
         self.flow = Passed()
         self.told: list[tuple[float, CloseReason]] = []
+
+    @property
+    def state(self) -> State:
+        return self.life.state
 
     def leave(self, at: float, reason: CloseReason) -> None:
         self.told.append((at, reason))
@@ -175,6 +181,7 @@ def test_a_stream_without_upstream_bytes_shows_never() -> None:
         "state": "connecting",
         "client": "203.0.113.7",
         "family": "browser",
+        "group": None,
         "age_s": 1.235,
         "since_upstream_byte_s": None,
         "since_upstream_event_s": None,

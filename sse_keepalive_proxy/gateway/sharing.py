@@ -1,0 +1,300 @@
+"""Which requests share one stream of upstream (behaviour.md#sharing).
+
+Requests of one group are the same in everything that upstream can decide by: the route, the method, the
+host, the target and every credential. With `share.by: claim:…` the token may differ, if upstream has accepted
+it and its verified claims name the same subject. Only keyed fingerprints of requests are stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from sse_keepalive_proxy.gateway.credentials import digest, request_fingerprint
+from sse_keepalive_proxy.gateway.identity import Holder, TokenRejection
+from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
+from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target
+from sse_keepalive_proxy.http.cursors import find_cursors
+from sse_keepalive_proxy.http.request import ClientRequest
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live.group import Group
+from sse_keepalive_proxy.live.membership import Credential, Membership
+from sse_keepalive_proxy.live.reconnect import Reconnection
+from sse_keepalive_proxy.live.route import StreamRoutes
+from sse_keepalive_proxy.observe.line import redact_target
+from sse_keepalive_proxy.observe.route_metrics import Join
+from sse_keepalive_proxy.stream.claims import claim
+from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, Share, Verify
+from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours
+from sse_keepalive_proxy.wire import encode
+from sse_keepalive_proxy.wire.framing import begins_event_stream
+
+__all__ = ["Groups", "SharedOpening"]
+
+_ALWAYS_VARIES = b"origin"
+_NEVER_VARIES = frozenset({b"accept-encoding"})  # the proxy itself writes it
+_LAST_EVENT_ID = b"last-event-id"
+
+
+class _Turn:
+    """One opening at a time."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
+class Groups:
+    """The groups of a route. `key`: the secret of all fingerprints."""
+
+    def __init__(self, share: Share, key: bytes) -> None:
+        self.share, self.key = share, key
+        self._groups: dict[bytes, Group] = {}
+        self._accepted: dict[bytes, tuple[Group, Credential]] = {}
+        self._turns: dict[bytes, _Turn] = {}
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def find(self, key: bytes) -> Group | None:
+        """Return the group with this key, or None."""
+        return self._groups.get(key)
+
+    def accepted(self, fingerprint: bytes) -> tuple[Group, Credential] | None:
+        """Return the group that has accepted this very request before, with its credential, or None."""
+        return self._accepted.get(fingerprint)
+
+    def add(self, group: Group) -> None:
+        """Let other clients find `group`."""
+        self._groups[group.key] = group
+
+    def accept(self, group: Group, credential: Credential) -> None:
+        """Note that upstream has accepted `credential` for `group`."""
+        for fingerprint in group.forget_unused(self.share.trust):
+            self._accepted.pop(fingerprint, None)
+        self._accepted[credential.fingerprint] = group, credential
+
+    def remove(self, group: Group) -> None:
+        """Let no other client find `group`. It may have been removed already."""
+        if self._groups.get(group.key) is group:
+            del self._groups[group.key]
+        for fingerprint in group.credentials:
+            self._accepted.pop(fingerprint, None)
+
+    @asynccontextmanager
+    async def turn(self, fingerprint: bytes) -> AsyncIterator[None]:
+        """Wait until no other request with this fingerprint is being opened."""
+        turn = self._turns.setdefault(fingerprint, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[fingerprint]
+
+
+@dataclass(slots=True)
+class SharedOpening:
+    """The opening of one request whose client may join a group.
+
+    `identify` returns the holder of the request's token. With `share.by: claim:…` it is called as soon as the
+    claims can be trusted.
+    """
+
+    groups: Groups
+    target: Target
+    streams: StreamRoutes
+    request: ClientRequest
+    identify: Callable[[], Holder | TokenRejection | None]
+    trusts_signature: bool
+    fingerprint: bytes
+    key: bytes
+    bare: bytes
+    last_id: bytes
+    is_over: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        groups: Groups,
+        target: Target,
+        streams: StreamRoutes,
+        request: ClientRequest,
+        head: bytes,
+        identify: Callable[[], Holder | TokenRejection | None],
+    ) -> SharedOpening | None:
+        """Return the opening of `request`, or None if it must have a stream of its own. `head`: the head for
+        upstream.
+        """
+        policy, given = streams.policy, request.named.get(_LAST_EVENT_ID, [])
+        cursors = policy.reconnect.cursors if policy.reconnect is not None else Reconnect().cursors
+        bare = without_id(head)
+        if not request.is_repeatable or len(given) > 1 or find_cursors(bare, cursors) is not None:
+            return None
+        if own_id(request) and groups.share.replay is None:
+            return None
+        identity, name = policy.identity, streams.name
+        fingerprint = request_fingerprint(groups.key, name, request, policy.credential)
+        if fingerprint is None:
+            return None
+        key: bytes | None = fingerprint
+        if groups.share.claim is not None and identity is not None:
+            places = policy.credential
+            key = request_fingerprint(groups.key, name, request, places, but=identity.source)
+        if key is None:
+            return None
+        signed = identity is not None and identity.verify is Verify.JWT
+        return cls(
+            groups, target, streams, request, identify, signed, fingerprint, key, bare, own_id(request)
+        )
+
+    async def open(self, attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
+        """Return the answer for the client: its place in a group, or the answer of upstream to `ask`.
+
+        Raises `UpstreamError`.
+        """
+        if self.is_over:  # the stream has begun before, on its own
+            return await ask(attempt)
+        async with self.groups.turn(self.fingerprint):
+            answer = self._joined() or await self._asked(attempt, ask)
+        self.is_over = answer.head.is_event_stream
+        return answer
+
+    def _joined(self) -> Answer | None:
+        """Return a place in the group whose upstream has just accepted this request, or None."""
+        group, credential = self.groups.accepted(self.fingerprint) or (None, None)
+        if group is None or credential is None or group.is_full or credential.refused:
+            return None
+        now = asyncio.get_running_loop().time()
+        if now >= credential.accepted_at + self.groups.share.trust or _expired(credential.expires_at):
+            return None
+        if credential.selected is None or self._selected(credential.varies) != credential.selected:
+            return None
+        if not self._in_log(group):
+            return None
+        self.streams.metrics.share_joins[Join.TRUSTED] += 1
+        return Answer(Membership(group, credential, last_id=self.last_id), credential.head)
+
+    async def _asked(self, attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
+        group = self._known_group()
+        if self.last_id and not is_ours(self.last_id) and (group is None or not self._in_log(group)):
+            answer = await ask(attempt)  # only upstream may know what came after this id
+            return replace(answer, gap=GapReason.UNKNOWN) if answer.head.is_event_stream else answer
+        asked_at = asyncio.get_running_loop().time()
+        head = self.bare if group is None else group.request(self.bare)
+        answer = await ask(replace(attempt, head=head + b"\r\n"))
+        if answer.head.is_encoded or not answer.head.is_event_stream:
+            return answer
+        if begins_event_stream(answer.exchange.early) is False:
+            return answer
+        return self._entered(answer, asked_at) or self._alone(answer)
+
+    def _entered(self, answer: Answer, asked_at: float) -> Answer | None:
+        """Return a place in the group of this request, which upstream has accepted. None: it has no group, or
+        there is no room in it.
+        """
+        holder = self.identify()
+        key = self._group_key(holder)
+        if key is None:
+            return None
+        group = self.groups.find(key) or self._new_group(key)
+        if group.is_full:
+            return None
+        expires_at = holder.expires_at if isinstance(holder, Holder) else None
+        varies = _varies(answer.head)
+        fields = [field for field in answer.head.headers if field[0].lower() != b"set-cookie"]
+        credential = Credential(
+            self.fingerprint,
+            self.bare,
+            ResponseHead(answer.head.status, answer.head.reason, fields),
+            varies=varies or (),
+            selected=None if varies is None else self._selected(varies),
+            expires_at=expires_at,
+            now=asyncio.get_running_loop().time(),
+        )
+        self.groups.accept(group, credential)
+        self.streams.metrics.share_joins[Join.ASKED] += 1
+        gap = GapReason.UNKNOWN if self.last_id and _expired(expires_at) else None
+        place = Membership(
+            group, credential, accepted=answer.body, asked_at=asked_at, last_id=self.last_id, gap=gap
+        )
+        return Answer(place, answer.head)
+
+    def _alone(self, answer: Answer) -> Answer:
+        """Return the answer for a client without a group. An id of a log means nothing to upstream."""
+        return replace(answer, gap=GapReason.UNKNOWN) if self.last_id else answer
+
+    # Which group.
+
+    def _known_group(self) -> Group | None:
+        """Return the group of this request if that is certain before upstream has accepted the request."""
+        if self.groups.share.claim is None:
+            return self.groups.find(self.key)
+        if self.trusts_signature:
+            key = self._group_key(self.identify())
+            return None if key is None else self.groups.find(key)
+        known = self.groups.accepted(self.fingerprint)
+        return None if known is None else known[0]
+
+    def _group_key(self, holder: Holder | TokenRejection | None) -> bytes | None:
+        """Return the key of the group. None: the claims of the token name no subject."""
+        path = self.groups.share.claim
+        if path is None:
+            return self.key
+        subject = claim(holder.claims, path) if isinstance(holder, Holder) else None
+        if not isinstance(subject, str | int) or subject == "":
+            return None
+        return digest(self.groups.key, self.key, encode.json_line(subject).encode())
+
+    def _in_log(self, group: Group) -> bool:
+        """Whether the group can say what the client has missed: everything after its id, or nothing since
+        the id is the proxy's own.
+        """
+        if not self.last_id or is_ours(self.last_id):
+            return True
+        return group.log is not None and not isinstance(group.log.after(self.last_id), GapReason)
+
+    def _selected(self, varies: Sequence[bytes]) -> bytes:
+        """Return a fingerprint of the request fields by which upstream has chosen its answer."""
+        parts = [b"\0".join((name, *self.request.named.get(name, ()))) for name in varies]
+        return digest(self.groups.key, *parts)
+
+    def _new_group(self, key: bytes) -> Group:
+        share, streams = self.groups.share, self.streams
+        route, policy = streams.for_group(), streams.policy.reconnect
+        reconnection = None
+        if policy is not None:
+            always = policy.when is ReconnectWhen.ALWAYS
+            reconnection = Reconnection(self.target, policy, self.bare, always=always)
+        group = Group(
+            route,
+            share,
+            key=key,
+            stream_id=f"{random.getrandbits(64):016x}",
+            target=redact_target(self.request.target),
+            reconnection=reconnection,
+            log=None if share.replay is None else ReplayLog(share.replay, f"{random.getrandbits(32):08x}"),
+            over=self.groups.remove,
+        )
+        self.groups.add(group)
+        return group
+
+
+def _varies(head: ResponseHead) -> tuple[bytes, ...] | None:
+    """Return the names of the request fields by which upstream has chosen `head` (RFC 9110 12.5.5), or None
+    if other things decide, too.
+    """
+    named = b",".join(head.get_all(b"vary")).lower().split(b",")
+    names = {name.strip() for name in named} - _NEVER_VARIES - {b""}
+    return None if b"*" in names else tuple(sorted(names | {_ALWAYS_VARIES}))
+
+
+def _expired(expires_at: float | None) -> bool:
+    """Whether a token has expired. `expires_at`: Unix seconds."""
+    return expires_at is not None and time.time() >= expires_at

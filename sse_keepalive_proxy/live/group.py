@@ -1,0 +1,405 @@
+"""One stream of upstream for several clients (behaviour.md#sharing).
+
+A group reads upstream's stream once and hands its blocks to its members, each a `Stream` with its own pings,
+frames and limits. The stall clock, the reconnection and the log of the last blocks are the group's. When the
+last member has gone, upstream's stream is kept for a while, and for servers that a leaving client harms until
+upstream ends it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sse_keepalive_proxy.errors import UpstreamError
+from sse_keepalive_proxy.http.chunked import chunk
+from sse_keepalive_proxy.http.exchange import Body, Exchange
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live import stream_log
+from sse_keepalive_proxy.live.held import part
+from sse_keepalive_proxy.live.membership import Credential, Membership
+from sse_keepalive_proxy.live.reconnect import Reconnection
+from sse_keepalive_proxy.live.relay import Relay
+from sse_keepalive_proxy.live.route import StreamRoute
+from sse_keepalive_proxy.live.source import Source
+from sse_keepalive_proxy.stream import messages
+from sse_keepalive_proxy.stream.late_error import LateStatus
+from sse_keepalive_proxy.stream.messages import CloseReason
+from sse_keepalive_proxy.stream.policy import OnRefusal, Share
+from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog
+from sse_keepalive_proxy.stream.states import State
+
+__all__ = ["Group"]
+
+_NEVER = float("inf")
+
+
+class Group(Source):
+    """Upstream's stream and its members. `over` is called when no more clients may join.
+
+    `key`: what the requests of its members have in common, as a fingerprint. `log` has the last blocks, or is
+    None. `credentials` are those of the members, the newest accepted last.
+    """
+
+    __slots__ = (
+        "_arriving", "_empty_since", "_is_held", "_members", "_over", "_share", "_until", "_waits",
+        "credentials", "key", "log",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        route: StreamRoute,
+        share: Share,
+        *,
+        key: bytes,
+        stream_id: str,
+        target: str,
+        reconnection: Reconnection | None,
+        log: ReplayLog | None,
+        over: Callable[[Group], None],
+    ) -> None:
+        super().__init__(
+            route, stream_id=stream_id, client="shared", target=target, reconnection=reconnection
+        )
+        self.flow = Relay(self, route, self.life, reconnection)
+        self.flow.audience = self
+        self.key, self.log = key, log
+        self._share, self._over = share, over
+        self._members: tuple[Membership, ...] = ()
+        self._arriving: tuple[Membership, ...] = ()  # they begin when the unfinished block has ended
+        self._empty_since = self.opened_at
+        self._until: float | None = None  # without members: the next decision about upstream's stream
+        self._is_held = False
+        self._waits = False  # whether the last member wanted upstream to be opened again after an end
+        self.credentials: dict[bytes, Credential] = {}
+        reconnect = route.policy.reconnect
+        if reconnect is not None and reconnect.on_refusal is OnRefusal.KEEP:
+            self.life.handle(messages.KeepUntil(_NEVER), self.opened_at)
+        route.registry.groups.add(self)
+
+    @property
+    def state(self) -> State:
+        """The state of upstream's stream."""
+        return self.life.state
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no other client may join."""
+        return self.clients >= self._share.max_clients
+
+    @property
+    def clients(self) -> int:
+        """The number of members."""
+        return len(self._members) + len(self._arriving)
+
+    # Upstream's stream.
+
+    def request(self, bare: bytes) -> bytes:
+        """Return the head `bare` as upstream is asked with it now: while its stream is lost, with the id of
+        its last event. The final blank line is missing.
+        """
+        lost = self.life.state is State.RECONNECTING
+        return self._reconnection.resuming(bare) if lost and self._reconnection is not None else bare
+
+    def forget_unused(self, trust: float) -> list[bytes]:
+        """Forget credentials without a member that were accepted more than `trust` seconds ago. Return their
+        fingerprints.
+        """
+        until = self.route.now() - trust
+        gone = [
+            known.fingerprint
+            for known in self.credentials.values()
+            if not known.members and known.accepted_at < until
+        ]
+        for fingerprint in gone:
+            del self.credentials[fingerprint]
+        return gone
+
+    def _adopt(self, body: Body, asked_at: float, credential: Credential) -> None:
+        """Read upstream's stream from `body`, which upstream has accepted with `credential`. The older one is
+        closed. A server with one place for each user has ended it already.
+        """
+        if self.life.close_reason is not None or self.flow.in_part:
+            body.close()
+            return
+        if self._exchange is not None:
+            self._exchange.close()
+            self.flow.start_over()
+        elif self._reconnection is not None:
+            self._reconnection.cancel()
+        self.credentials.pop(credential.fingerprint, None)
+        self.credentials[credential.fingerprint] = credential
+        if self._reconnection is not None:
+            self._reconnection.ask_with(credential.bare)
+        if self.life.opened_at is None:
+            self._open(body)
+            return
+        self._exchange, self._events_before = body, self.flow.events
+        self._handle(messages.Replaced(asked_at))
+        body.attach(self.flow)
+
+    @property
+    def _newest(self) -> Credential | None:
+        """The credential with which upstream is asked again: the newest accepted of the members."""
+        usable = [known for known in self.credentials.values() if not known.refused]
+        known = [each for each in usable if each.members] or usable
+        return known[-1] if known else None
+
+    def _accepted(self) -> None:
+        newest = self._newest
+        if newest is not None:
+            newest.accepted_at = self.route.now()
+
+    def not_reopened(
+        self, failed: messages.NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead
+    ) -> None:
+        """Handle an error of upstream, or an answer without a stream. A refusal concerns the clients of one
+        credential; upstream is asked again with another one, if there is any.
+        """
+        newest = self._newest
+        if failed.reason is CloseReason.UNAUTHORIZED and not failed.again and newest is not None:
+            newest.refused = True
+            self._dismiss_refused(newest, late)
+            another = self._newest
+            if another is not None and self._reconnection is not None:
+                self._reconnection.ask_with(another.bare)
+                failed = messages.NotOpened(failed.reason, again=True, at_least=failed.at_least)
+        super().not_reopened(failed, late, cause)
+
+    def _dismiss_refused(self, refused: Credential, late: LateStatus) -> None:
+        """End the clients of a credential that upstream has refused, or let them wait until it expires."""
+        policy = self.route.policy.reconnect
+        keeps = policy is not None and policy.on_refusal is OnRefusal.KEEP
+        for each in (*self._members, *self._arriving):
+            if each.credential is not refused or each.member is None:
+                continue
+            if not keeps:
+                each.member.group_over(CloseReason.UNAUTHORIZED, late)
+            elif refused.expires_at is not None:
+                lives = refused.expires_at - time.time()
+                each.member.leave(self.route.now() + lives, CloseReason.UNAUTHORIZED)
+
+    def _lost(self, reason: CloseReason) -> None:
+        clean = reason is CloseReason.UPSTREAM_END
+        waits = self.life.reopens and not self._is_held
+        had_members = self.clients > 0
+        for each in (*self._members, *self._arriving):
+            if each.member is not None and not (waits and each.member.waits_for_upstream(clean=clean)):
+                each.member.group_over(reason, None)
+        if had_members:
+            waits = self.clients > 0
+        self.life.reopens = waits and (had_members or self._waits)
+        super()._lost(reason)
+
+    def not_an_event_stream(self) -> None:
+        """Handle that upstream's body does not begin like an event stream: no other client may join."""
+        super().not_an_event_stream()
+        self._over(self)
+        for each in self._members:
+            if each.flow is not None:
+                each.flow.become_opaque()
+
+    # The members.
+
+    def deliver(self, data: bytes, events: int, alive: bool, now: float) -> None:
+        """Deliver bytes of upstream to all members, and keep whole blocks in the log."""
+        log = self.log
+        if log is not None:
+            if self.flow.passes:
+                log.clear()  # a block that left in parts cannot be sent again
+            else:
+                data = log.add(data)
+            self.route.registry.logs.note(log)
+        if not self._members:
+            return
+        framed = chunk(data)
+        for each in self._members:
+            flow = each.flow
+            if flow is None:
+                continue
+            try:
+                flow.share(self.flow, data, framed, events, alive, now)
+            except Exception as error:  # noqa: BLE001 (it is logged)
+                flow.fail(error)
+
+    def follow(self) -> None:
+        """Note that a part of a block, or its end, was delivered."""
+        for each in self._members:
+            if each.flow is not None:
+                each.flow.follow(self.flow)
+        if not self.flow.in_part and self._arriving:
+            arriving, self._arriving = self._arriving, ()
+            for each in arriving:
+                self._begin(each)
+
+    def enter(self, membership: Membership) -> None:
+        """Begin to deliver to a client, first what it has missed. Then read the stream that upstream has
+        accepted for it, if there is one.
+        """
+        membership.credential.members += 1
+        if self._until is not None:
+            self._until, self._is_held = None, False
+            self.route.registry.held.remove(self)
+            self._arm()
+        if self.flow.in_part:
+            self._arriving = (*self._arriving, membership)
+        else:
+            self._begin(membership)
+        self._adopt_of(membership)
+
+    def _adopt_of(self, membership: Membership) -> None:
+        body, membership.accepted = membership.accepted, None
+        if body is not None:
+            self._adopt(body, membership.asked_at, membership.credential)
+
+    def _begin(self, membership: Membership) -> None:
+        flow, member = membership.flow, membership.member
+        if flow is None or member is None:
+            raise AssertionError("a membership belongs to a stream when it begins")
+        flow.id_seen = self.flow.id_seen
+        gap, missed = membership.gap, b""
+        if membership.last_id and gap is None:
+            found = GapReason.UNKNOWN if self.log is None else self.log.after(membership.last_id)
+            if isinstance(found, GapReason):
+                gap = found
+            else:
+                missed = b"".join(found)
+                self.route.metrics.replayed_events += len(found)
+        if gap is not None:
+            member.missed(gap)
+        if missed:
+            flow.share(self.flow, missed, chunk(missed), len(found), True, self.route.now())
+        flow.join(self.flow)
+        if self.life.close_reason is None:
+            self._members = (*self._members, membership)
+        else:
+            member.group_over(self.life.close_reason, None)
+
+    def exit(self, membership: Membership) -> None:
+        """Deliver no more to a client. It may have been done already, or never begun."""
+        self._adopt_of(membership)  # the client has gone before it began, and upstream has accepted it
+        if membership in self._members or membership in self._arriving:
+            membership.credential.members -= 1
+            if membership.member is not None:
+                self._waits = membership.member.waits_for_upstream(clean=True)
+        self._members = tuple(each for each in self._members if each is not membership)
+        self._arriving = tuple(each for each in self._arriving if each is not membership)
+        if self.clients or self._until is not None or self.life.close_reason is not None:
+            return
+        self._empty_since = self.route.now()
+        self._until = self._empty_since + self._share.linger
+        self.route.registry.held.add(self)
+        self._arm()
+
+    # Without members.
+
+    def drop(self) -> None:
+        """Let upstream's stream go now."""
+        self._is_held = True
+        self._handle(messages.Fault(CloseReason.CLIENT_GONE))
+
+    def _linger_over(self) -> None:
+        """Decide about upstream's stream, which no client reads: it may be held for longer."""
+        hold = self.route.policy.hold
+        if self._is_held or hold is None or self._exchange is None or hold <= self._share.linger:
+            self.drop()
+            return
+        self._is_held = True
+        self._until = self._empty_since + hold
+        if self._reconnection is not None:
+            self._reconnection.cancel()
+        self._arm()
+
+    def let_go(self, exchange: Exchange) -> None:
+        """Close `exchange`, or hold it as the policy says if that has not been done."""
+        if self._is_held:
+            exchange.close()
+        else:
+            part(self, exchange)
+
+    # What a `Source` needs.
+
+    def _tell(self, command: messages.ForClients) -> None:
+        for each in self._members:
+            if each.member is None:
+                continue
+            match command:
+                case messages.Announce():
+                    each.member.group_back(command)
+                case messages.Stalled(silent_for=silent_for):
+                    each.member.group_stalled(silent_for)
+                case _:
+                    pass
+
+    def _end(self, reason: CloseReason, late: LateStatus | None) -> None:
+        registry = self.route.registry
+        self._over(self)
+        registry.held.remove(self)
+        registry.groups.discard(self)
+        self.route.backlog.note(self, 0)
+        if self.log is not None:
+            registry.logs.forget(self.log)
+        stream_log.group_closed(self, reason)
+        for each in (*self._members, *self._arriving):
+            if each.member is not None:
+                each.member.group_over(reason, late)
+        self.flow.retire()
+
+    def _due(self) -> float | None:
+        if self.life.close_reason is not None:
+            return None
+        due = None if self._is_held else self.life.next_deadline()
+        if self._until is None or (due is not None and due < self._until):
+            return due
+        return self._until
+
+    def _handle_timer(self, now: float) -> None:
+        if self._until is not None and now >= self._until:
+            self._linger_over()
+        elif self._is_held:
+            self._arm()
+        else:
+            self.execute(self.life.handle_timer(now, unfinished=self.flow.unfinished))
+
+    def apply_backpressure(self) -> None:
+        """Note the bytes that the group holds: a large unfinished block."""
+        self.route.backlog.note(self, self.buffered)
+
+    @property
+    def buffered(self) -> int:
+        """The number of bytes that the group holds."""
+        return self.flow.held
+
+    @property
+    def stuck_since(self) -> float | None:
+        """Nothing: no bytes wait for a client here."""
+        return None
+
+    def shed(self, reason: CloseReason) -> None:
+        """End the group with `reason`: all streams together hold more than `limits.max_buffered`."""
+        stream_log.shed(self, reason)
+        self._handle(messages.Fault(reason))
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return its values for pages."""
+        flow = self.flow
+        return {
+            "id": self.stream_id,
+            "route": self.route_name,
+            "state": self.life.state.value if self._until is None else "held",
+            "client": self.client,
+            "family": None,
+            "clients": self.clients,
+            "age_s": round(now - self.opened_at, 3),
+            "since_upstream_byte_s": round(now - self.life.upstream_at, 3) if flow.upstream_bytes else None,
+            "since_upstream_event_s": None if flow.event_at is None else round(now - flow.event_at, 3),
+            "events": flow.events,
+            "comments": flow.comments,
+            "pings": 0,
+            "stalls": self.stalls,
+            "reconnects": self.reconnects,
+            "finished": self.life.finished_at is not None,
+            "bytes": flow.upstream_bytes,
+            "log_bytes": 0 if self.log is None else self.log.size,
+        }

@@ -1,0 +1,150 @@
+"""A client's place in a group: for its stream, the body of upstream's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sse_keepalive_proxy.http.exchange import Body, Exchange, Sink
+from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.live.relay import Relay
+from sse_keepalive_proxy.stream.late_error import LateStatus
+from sse_keepalive_proxy.stream.messages import Announce, CloseReason
+from sse_keepalive_proxy.stream.replay_log import GapReason
+from sse_keepalive_proxy.stream.states import State
+
+__all__ = ["Credential", "Member", "Membership", "Sharing"]
+
+
+class Member(Protocol):
+    """The stream of one client in a group."""
+
+    flow: Relay
+
+    def waits_for_upstream(self, *, clean: bool) -> bool:
+        """Return whether the client stays when upstream is lost. `clean`: upstream has ended its body."""
+
+    def group_back(self, back: Announce) -> None:
+        """Tell the client that upstream was away."""
+
+    def group_stalled(self, silent_for: float) -> None:
+        """Tell the client that upstream gives no sign of life."""
+
+    def group_over(self, reason: CloseReason, late: LateStatus | None) -> None:
+        """End the stream with `reason`. `late`: the answer of upstream that caused the end."""
+
+    def missed(self, gap: GapReason) -> None:
+        """Tell the client that events since its last id cannot be sent again."""
+
+    def leave(self, at: float, reason: CloseReason) -> None:
+        """End the stream at `at` (loop time)."""
+
+
+class Sharing(Protocol):
+    """The group of a membership."""
+
+    stream_id: str
+
+    @property
+    def state(self) -> State:
+        """The state of upstream's stream."""
+
+    def enter(self, membership: Membership) -> None:
+        """Begin to deliver."""
+
+    def exit(self, membership: Membership) -> None:
+        """Deliver no more. It may have been done already, or never begun."""
+
+
+class Credential:
+    """A credential that upstream has accepted for a group, and how upstream is asked with it.
+
+    `fingerprint` is that of the whole request, `bare` the head of the request for upstream, as `Reconnection`
+    takes it. `head`: upstream's answer, for clients that join without asking. `selected`: a fingerprint of
+    the request fields by which upstream has chosen this answer, those of `varies`; None: every client must
+    ask. `accepted_at` is on the loop's clock, `expires_at` in Unix seconds. `members`: how many clients came
+    with it.
+    """
+
+    __slots__ = (
+        "accepted_at", "bare", "expires_at", "fingerprint", "head", "members", "refused", "selected",
+        "varies",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        fingerprint: bytes,
+        bare: bytes,
+        head: ResponseHead,
+        *,
+        varies: tuple[bytes, ...],
+        selected: bytes | None,
+        expires_at: float | None,
+        now: float,
+    ) -> None:
+        self.fingerprint, self.bare, self.head, self.selected = fingerprint, bare, head, selected
+        self.varies = varies
+        self.expires_at, self.accepted_at = expires_at, now
+        self.members = 0
+        self.refused = False
+
+
+class Membership:
+    """One client's place in `group`, as a `Body`.
+
+    `accepted`: upstream's answer to this client's own request, sent at `asked_at` (loop time); the group
+    reads it from then on. None: the client joins without asking. `last_id`: the id with which the client
+    returns, or `b""`. `gap`: what is known already of its missing events.
+    """
+
+    __slots__ = (
+        "accepted",
+        "asked_at",
+        "credential",
+        "flow",
+        "gap",
+        "group",
+        "last_id",
+        "member",
+        "request_sent",
+    )
+
+    def __init__(
+        self,
+        group: Sharing,
+        credential: Credential,
+        *,
+        accepted: Body | None = None,
+        asked_at: float = 0.0,
+        last_id: bytes = b"",
+        gap: GapReason | None = None,
+    ) -> None:
+        self.group, self.credential = group, credential
+        self.accepted, self.asked_at = accepted, asked_at
+        self.last_id, self.gap = last_id, gap
+        self.member: Member | None = None
+        self.flow: Relay | None = None
+        self.request_sent = True
+
+    @property
+    def early(self) -> bytes:
+        """Nothing: bytes come after `attach`."""
+        return b""
+
+    def attach(self, sink: Sink, *, paused: bool = False) -> None:  # noqa: ARG002 (the member has its relay)
+        """Begin to deliver to the member: first what it has missed."""
+        self.group.enter(self)
+
+    def pause(self) -> None:
+        """Do nothing: a slow client does not pause the others."""
+
+    def resume(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Leave the group. The member gets no more calls."""
+        self.group.exit(self)
+
+    def part(self, let_go: Callable[[Exchange], None]) -> None:  # noqa: ARG002 (upstream is the group's)
+        """Leave the group, which looks after upstream."""
+        self.close()

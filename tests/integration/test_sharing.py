@@ -1,0 +1,214 @@
+"""Clients that share one stream of upstream: who joins, what each gets, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tests.support.instance import Instance, config
+from tests.support.raw_client import RawClient
+from tests.support.raw_upstream import (
+    GOT_REQUEST,
+    LAST_CHUNK,
+    RawUpstream,
+    Script,
+    chunk,
+    response,
+    stream_head,
+)
+from tests.support.running import on_each_loop, soon
+
+SILENT = [GOT_REQUEST, stream_head()]
+ASKED = [GOT_REQUEST, stream_head("Vary: *")]  # no client joins without asking
+SHARE = "share: {by: credential}\n"
+TAB = "/events?access_token=one"
+
+
+def data_of(client: RawClient) -> list[str]:
+    """The data of upstream's events."""
+    return [event.data for event in client.events if event.type == "message"]
+
+
+@asynccontextmanager
+async def group(
+    *scripts: Script, stream: str = SHARE, tabs: int = 2
+) -> AsyncIterator[tuple[RawUpstream, Instance, list[RawClient]]]:
+    """An upstream, a proxy with `stream`, and so many confirmed clients with the same request, in order."""
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream(*scripts))
+        proxy = await stack.enter_async_context(Instance(config(upstream, stream)))
+        clients = []
+        for _ in range(tabs):
+            clients.append(await stack.enter_async_context(await proxy.event_source(TAB)))
+            await confirmed(clients[-1])
+        yield upstream, proxy, clients
+
+
+async def confirmed(*clients: RawClient) -> None:
+    for client in clients:
+        await client.wait_for(b"connection_confirmed")
+
+
+@on_each_loop
+async def test_clients_with_the_same_request_share_one_upstream() -> None:
+    async with group(SILENT) as (upstream, proxy, clients):
+        await (await upstream.connection()).send(chunk(b"data: 1\n\n") + chunk(b"data: 2\n\n"))
+        for client in clients:
+            await client.wait_for(b"data: 2")
+            assert data_of(client) == ["1", "2"]
+        assert len(upstream.connections) == 1
+        assert proxy.metric("upstream_events_total") == 2
+        assert proxy.metric("downstream_bytes_total", origin="upstream") == 36
+        assert proxy.metric("share_groups") == 1
+        assert proxy.metric("share_joins_total", how="trusted") == 1
+
+
+@on_each_loop
+async def test_a_client_gets_its_own_confirm_and_events_from_then_on() -> None:
+    async with group(SILENT, tabs=1) as (upstream, proxy, [first]):
+        server = await upstream.connection()
+        await server.send(chunk(b"data: early\n\n"))
+        await first.wait_for(b"early")
+        async with await proxy.event_source(TAB) as second:
+            await confirmed(second)
+            await server.send(chunk(b"data: late\n\n"))
+            await second.wait_for(b"late")
+            assert data_of(second) == ["late"]
+            assert first.events[0].data != second.events[0].data  # each has its own stream id
+
+
+@on_each_loop
+async def test_another_credential_has_an_upstream_of_its_own() -> None:
+    async with (
+        group(SILENT, tabs=1) as (upstream, proxy, _),
+        await proxy.event_source("/events?access_token=onf") as other,
+    ):
+        await confirmed(other)
+        assert len(upstream.connections) == 2
+        assert proxy.metric("share_groups") == 2
+
+
+@on_each_loop
+async def test_an_upstream_that_ends_is_asked_again_once_for_all() -> None:
+    go_on = asyncio.Event()
+    ends = [GOT_REQUEST, stream_head(), go_on, chunk(b"data: 0\n\n"), LAST_CHUNK]
+    again = [GOT_REQUEST, stream_head(), chunk(b"data: 1\n\n"), LAST_CHUNK]
+    stream = SHARE + "reconnect: {when: always, delay: 10ms}\n"
+    async with group(ends, again, SILENT, stream=stream) as (upstream, proxy, clients):
+        go_on.set()
+        await soon(lambda: proxy.metric("upstream_reconnects_total", result="reopened") == 2)
+        assert len(upstream.connections) == 3
+        for client in clients:
+            await client.wait_for(lambda client: data_of(client) == ["0", "1"])
+            assert any(event.type == "stream_recovered" for event in client.events)
+
+
+@on_each_loop
+async def test_the_last_client_closes_upstream_after_the_linger() -> None:
+    stream = "share: {by: credential, linger: 100ms}\n"
+    async with group(SILENT, stream=stream) as (upstream, proxy, [first, second]):
+        await first.close()
+        await soon(lambda: proxy.metric("streams_closed_total", reason="client_gone") == 1)
+        server = await upstream.connection()
+        assert server.ending is None
+        await second.close()
+        await soon(lambda: server.ending is not None)
+        await soon(lambda: proxy.metric("share_groups") == 0)
+
+
+@on_each_loop
+async def test_a_client_that_comes_back_while_upstream_lingers_gets_it() -> None:
+    stream = "share: {by: credential, linger: 1m}\n"
+    async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
+        await first.close()
+        await soon(lambda: proxy.metric("upstream_held_streams") == 1)
+        async with await proxy.event_source(TAB) as again:
+            await confirmed(again)
+            assert proxy.metric("upstream_held_streams") == 0
+            await (await upstream.connection()).send(chunk(b"data: 1\n\n"))
+            await again.wait_for(b"data: 1")
+            assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_a_refused_joiner_gets_the_refusal_and_the_others_stay() -> None:
+    refuses = [GOT_REQUEST, response("401 Unauthorized", b"no")]
+    async with group(ASKED, refuses, tabs=1) as (upstream, proxy, [first]):
+        async with await proxy.event_source(TAB) as second:
+            await second.wait_response()
+            assert second.response.status == 401
+        await (await upstream.connection()).send(chunk(b"data: 1\n\n"))
+        await first.wait_for(b"data: 1")
+
+
+@on_each_loop
+async def test_the_newest_accepted_connection_serves_the_group() -> None:
+    async with group(ASKED) as (upstream, _, clients):
+        old, new = await upstream.connection(), await upstream.connection(1)
+        await soon(lambda: old.ending is not None)
+        await new.send(chunk(b"data: 1\n\n"))
+        for client in clients:
+            await client.wait_for(b"data: 1")
+            assert [event.type for event in client.events] == ["connection_confirmed", "message"]
+
+
+@on_each_loop
+async def test_a_slow_client_is_cut_alone() -> None:
+    stream = SHARE + "max_buffer: 64KiB\n"
+    async with group(SILENT, stream=stream) as (upstream, proxy, [slow, quick]):
+        slow.pause()
+        server = await upstream.connection()
+        event = chunk(b"data: " + b"x" * 65536 + b"\n\n")
+        for _ in range(400):
+            await server.send(event)
+            if proxy.metric("streams_closed_total", reason="client_stalled"):
+                break
+        await soon(lambda: proxy.metric("streams_closed_total", reason="client_stalled") == 1)
+        await server.send(chunk(b"data: last\n\n"))
+        await quick.wait_for(b"data: last")
+        assert proxy.metric("streams_active", state="flowing") == 1
+
+
+@on_each_loop
+async def test_a_fault_of_upstream_ends_those_that_do_not_wait() -> None:
+    async with group(SILENT, stream=SHARE + "reconnect: off\n") as (upstream, proxy, clients):
+        (await upstream.connection()).reset()
+        for client in clients:
+            await client.wait_end()
+        assert proxy.metric("streams_closed_total", reason="upstream_reset") == 2
+        assert proxy.metric("share_groups") == 0
+
+
+@on_each_loop
+async def test_a_client_that_comes_back_gets_what_it_has_missed() -> None:
+    stream = "share: {by: credential, linger: 1m, replay: {ids: add}}\n"
+    async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
+        server = await upstream.connection()
+        await server.send(chunk(b"data: 1\n\n"))
+        await first.wait_for(b"data: 1")
+        last = next(event.last_event_id for event in first.events if event.data == "1")
+        await first.close()
+        await server.send(chunk(b"data: 2\n\n") + chunk(b"data: 3\n\n"))
+        await soon(lambda: proxy.metric("upstream_events_total") == 3)
+        async with await proxy.event_source(TAB, f"Last-Event-ID: {last}") as again:
+            await again.wait_for(b"data: 3")
+            await server.send(chunk(b"data: 4\n\n"))
+            await again.wait_for(b"data: 4")
+            assert data_of(again) == ["2", "3", "4"]
+            assert len(upstream.connections) == 1
+            assert proxy.metric("replayed_events_total") == 2
+
+
+@on_each_loop
+async def test_a_client_whose_id_is_not_in_the_log_hears_of_the_gap() -> None:
+    stream = "share: {by: credential, replay: {ids: add}}\n"
+    async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, _):
+        headers = "Last-Event-ID: skp-00000000-7"
+        async with await proxy.event_source(TAB, headers) as again:
+            await again.wait_for(b"stream_gap")
+            assert [event.type for event in again.events] == ["connection_confirmed", "stream_gap"]
+            assert '"reason":"unknown"' in again.events[1].data
+        connection = await upstream.connection()
+        assert b"skp-" not in connection.received
+        assert proxy.metric("replay_gaps_total", reason="unknown") == 1
