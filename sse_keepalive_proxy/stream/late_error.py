@@ -1,7 +1,7 @@
 """Tell a client that its answer is not whole, in the words of its family.
 
 The answer has begun, so no status can say it. Each client library turns its own form into its own kind of
-exception (facts.md#late-errors). The body is cut behind the frame.
+exception (facts.md#late-errors). The body is cut behind it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _CONNECTION_CLOSED: Final = -32000
 def late_error(
     form: LateError, reason: CloseReason, late: LateStatus | None, request_id: str | int | None = None
 ) -> bytes:
-    """Return the frame that reports the end `reason`, or nothing if there are no words for it.
+    """Return the frames that report the end `reason`, or nothing if there are no words for it.
 
     `late`: upstream's answer that came too late, if it is the cause. `request_id`: the id of a JSON-RPC
     request; without one, its client can only see the cut.
@@ -81,10 +81,16 @@ def late_error(
             code = str(failure) if late else reason.value
             error = {"type": "api_error", "code": code, "message": message}
             rest = {"code": code, "message": message, "param": None, "sequence_number": 0}
-            return _event("error", {"type": "error", "error": error, **rest})
+            data: dict[str, object] = {"type": "error", "error": error, **rest}
+            # Old libraries of OpenAI skip an event with a name. An old one of Anthropic sees the end of an
+            # event only when more bytes follow it.
+            return _event("error", data) + _event("", data)
         case LateError.GOOGLE:
             named = _GOOGLE.get(failure, "INVALID_ARGUMENT" if failure < 500 else "INTERNAL")
-            return _event("", {"error": {"code": failure, "message": message, "status": named}})
+            data = {"error": {"code": failure, "message": message, "status": named}}
+            # The bare object is the form of Google's own servers. An old library for Go takes the other form
+            # for a chunk without text. In an event stream it is a field with an unknown name.
+            return encode.json_line(data).encode() + b"\n\n" + _event("", data)
         case LateError.JSON_RPC:
             if request_id is None:
                 return b""

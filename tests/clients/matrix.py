@@ -150,20 +150,19 @@ ROWS = (
 )
 
 _VALIDATOR = (
-    "The library knows no error inside a stream: what it cannot read raises an exception of its validator."
+    "The library knows no error inside a stream: {} hands every event, whatever its name, to the schema of a "
+    "chunk. So its user sees the exception of a validator for whatever is not a chunk, directly, too."
 )
-_CLOSED = "The user of this version sees the cut, and not the error in front of it; directly, too."
 KNOWN: dict[str, str] = {
-    "Python mistralai 1.2.0 mistral: late": _VALIDATOR,
-    "Node @mistralai/mistralai 2.7.0 mistral: late": _VALIDATOR,
-    "Node openai 4.20.1 chat: late": _CLOSED,
-    "Node @anthropic-ai/sdk 0.20.9 messages: late": _CLOSED,
-    "Go google.golang.org/genai 1.5.0 gemini: cut": (
-        "The library takes the error inside the stream for a chunk without text, and any cut for the end."
+    "Python mistralai 1.2.0 mistral: late": _VALIDATOR.format(
+        "`_parse_event` in `mistralai/utils/eventstreaming.py`"
     ),
-    "Go google.golang.org/genai 1.5.0 gemini: aged": "The library takes any cut for the end.",
+    "Node @mistralai/mistralai 2.7.0 mistral: late": _VALIDATOR.format(
+        "`new EventStream` in `funcs/chatStream.js`"
+    ),
     "Node @modelcontextprotocol/sdk 1.32.2 mcp-sse: aged": (
-        "Directly, too, the call waits for its own timeout after a cut: this transport has no other end."
+        "Directly, too, after a clean end and after a cut: `client/sse.js` opens its stream again and does "
+        "not inform the call, which waits for its own timeout (60 s, `McpError`)."
     ),
 }
 """Differences with a reason, by how their line on the page begins: the row's title, a colon, the scene."""

@@ -64,12 +64,14 @@ def error_frame(protocol: Protocol) -> bytes:
     """An error inside the stream, as docs/reference/behaviour.md has it for each family."""
     message = "upstream says 500"
     if protocol is Protocol.GEMINI:
-        return _data({"error": {"code": 500, "message": message, "status": "INTERNAL"}})
+        failed = {"error": {"code": 500, "message": message, "status": "INTERNAL"}}
+        return _json(failed) + b"\n\n" + _data(failed)
     if protocol in (Protocol.PLAIN, Protocol.IDS):
         return _named("proxy_error", {"type": "proxy_error", "status": 500, "message": message})
     error = {"type": "api_error", "code": "500", "message": message}
     told = {"type": "error", "error": error, "code": "500", "message": message}
-    return _named("error", {**told, "param": None, "sequence_number": 0})
+    told |= {"param": None, "sequence_number": 0}
+    return _named("error", told) + _data(told)
 
 
 def _json(value: Any) -> bytes:

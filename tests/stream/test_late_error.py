@@ -15,15 +15,19 @@ UPSTREAM_401 = (401, "upstream says 401")
 NO_ERRORS = (CloseReason.CLIENT_GONE, CloseReason.CLIENT_STALLED, CloseReason.UPSTREAM_END)
 
 
+API_401 = (
+    b'data: {"type":"error","error":{"type":"api_error","code":"401","message":"upstream says 401"},'
+    b'"code":"401","message":"upstream says 401","param":null,"sequence_number":0}\n\n'
+)
+API_DRAIN = (
+    b'data: {"type":"error","error":{"type":"api_error","code":"drain","message":"the proxy is shutting '
+    b'down"},"code":"drain","message":"the proxy is shutting down","param":null,"sequence_number":0}\n\n'
+)
+GOOGLE_401 = b'{"error":{"code":401,"message":"upstream says 401","status":"UNAUTHENTICATED"}}\n\n'
+GOOGLE_DRAIN = b'{"error":{"code":503,"message":"the proxy is shutting down","status":"UNAVAILABLE"}}\n\n'
 REFUSED = {
-    LateError.API_ERROR: (
-        b"event: error\n"
-        b'data: {"type":"error","error":{"type":"api_error","code":"401","message":"upstream says 401"},'
-        b'"code":"401","message":"upstream says 401","param":null,"sequence_number":0}\n\n'
-    ),
-    LateError.GOOGLE: (
-        b'data: {"error":{"code":401,"message":"upstream says 401","status":"UNAUTHENTICATED"}}\n\n'
-    ),
+    LateError.API_ERROR: b"event: error\n" + API_401 + API_401,
+    LateError.GOOGLE: GOOGLE_401 + b"data: " + GOOGLE_401,
     LateError.JSON_RPC: (
         b'data: {"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"upstream says 401"}}\n\n'
     ),
@@ -32,14 +36,8 @@ REFUSED = {
     ),
 }
 DRAINED = {
-    LateError.API_ERROR: (
-        b"event: error\n"
-        b'data: {"type":"error","error":{"type":"api_error","code":"drain","message":"the proxy is shutting '
-        b'down"},"code":"drain","message":"the proxy is shutting down","param":null,"sequence_number":0}\n\n'
-    ),
-    LateError.GOOGLE: (
-        b'data: {"error":{"code":503,"message":"the proxy is shutting down","status":"UNAVAILABLE"}}\n\n'
-    ),
+    LateError.API_ERROR: b"event: error\n" + API_DRAIN + API_DRAIN,
+    LateError.GOOGLE: GOOGLE_DRAIN + b"data: " + GOOGLE_DRAIN,
     LateError.JSON_RPC: (
         b'data: {"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"the proxy is shutting down"}}\n\n'
     ),
@@ -71,8 +69,10 @@ def test_every_end_of_our_own_has_words_and_no_other_end_has(form: LateError, re
     elif form is LateError.PROXY_ERROR and reason is CloseReason.UPSTREAM_RESET:
         assert frame == b""  # such a client sees the cut that it would see directly
     else:
-        (event,) = parse(frame).events
-        json.loads(event.data)
+        events = parse(frame).events
+        assert len(events) == (2 if form is LateError.API_ERROR else 1)
+        assert len({event.data for event in events}) == 1
+        json.loads(events[0].data)
 
 
 @pytest.mark.parametrize(
