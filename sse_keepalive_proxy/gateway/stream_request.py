@@ -89,7 +89,7 @@ class StreamRequest:
             family = recognise(request.method, has_body=request.has_body, named=request.named)
         named = request.named
         self._stream_route = streams.for_client(
-            family, terminator_for(family, named), library=is_library(named)
+            family, terminator_for(family, named), library=is_library(family, named)
         )
         self._stream: Stream | None = None
         self._shared: SharedOpening | None = None

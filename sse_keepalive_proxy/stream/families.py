@@ -53,12 +53,14 @@ class LateError(StrEnum):
     """The form of an error that comes after a client's response has begun.
 
     `json_rpc`: a JSON-RPC error with the id of the request. `google`: the `error` object of Google's APIs.
-    `api_error`: an `error` event that the libraries of language models raise. `proxy_error`: our own event.
+    `api_error`: an `error` event that the libraries of language models raise. `sdk_error`: the same in a form
+    that also old SDKs of OpenAI and Anthropic read. `proxy_error`: our own event.
     """
 
     JSON_RPC = "json_rpc"
     GOOGLE = "google"
     API_ERROR = "api_error"
+    SDK_ERROR = "sdk_error"
     PROXY_ERROR = "proxy_error"
 
 
@@ -131,7 +133,7 @@ def recognise(method: str, *, has_body: bool, named: Mapping[bytes, Sequence[byt
         return Family.GEMINI if _accepts_comments(b" ".join(google)) else Family.GEMINI_PYTHON
     if b"anthropic-version" in named:
         return Family.ANTHROPIC
-    if has_body or b"\nx-stainless-" in names:
+    if has_body or _is_sdk(named):
         return Family.OPENAI
     if method == "GET" and list(accepts) == [_STREAM] and named.get(b"cache-control") == [b"no-cache"]:
         return Family.BROWSER
@@ -148,7 +150,7 @@ def terminator_for(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> Te
     terminator = TREATMENTS[family].terminator
     if terminator is not Terminator.AUTO:
         return terminator
-    lines = accepts_streams(named) or b"\nx-stainless-" in _joined(named)
+    lines = accepts_streams(named) or _is_sdk(named)
     return Terminator.NEWLINE if lines else Terminator.AUTO
 
 
@@ -157,12 +159,15 @@ def accepts_streams(named: Mapping[bytes, Sequence[bytes]]) -> bool:
     return _STREAM in _types(named.get(b"accept", _NOTHING))
 
 
-def is_library(named: Mapping[bytes, Sequence[bytes]]) -> bool:
-    """Return whether `User-Agent` begins with the name of a language or of its HTTP library.
+def is_library(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Return whether the headers name a library that reads a stream in its own way.
 
-    Some libraries send what an EventSource sends, but hand over every event, also one with a name that their
-    user does not know.
+    For `openai` and `anthropic`, this is their own SDK (`X-Stainless-*`). For the others, `User-Agent` begins
+    with the name of a language or of its HTTP library: some of these send what an EventSource sends, but hand
+    over every event, also one with a name that their user does not know.
     """
+    if TREATMENTS[family].error is LateError.API_ERROR:
+        return _is_sdk(named)
     agents = named.get(b"user-agent", _NOTHING)
     return any(agent.lower().startswith(_LIBRARIES) for agent in agents)
 
@@ -179,6 +184,8 @@ def treatment(
     gets, named = TREATMENTS[family], ConfirmForm.AUTO
     if library and gets.notices is _EVENT:
         gets = replace(gets, confirm=_COMMENT, notices=_COMMENT)
+    if library and gets.error is LateError.API_ERROR:
+        gets = replace(gets, error=LateError.SDK_ERROR)
     if policy.confirm is None:
         gets = replace(gets, confirm=None)
     else:
@@ -217,6 +224,11 @@ def _accepts_comments(google: bytes) -> bool:
     if found is None or b" gl-node/" not in google[found.end() :]:
         return False
     return (int(found[1]), int(found[2])) >= (1, 32)
+
+
+def _is_sdk(named: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Whether the request has a field `X-Stainless-*`, as those of the SDKs of OpenAI and Anthropic."""
+    return b"\nx-stainless-" in _joined(named)
 
 
 def _joined(names: Iterable[bytes]) -> bytes:

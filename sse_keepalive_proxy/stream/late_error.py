@@ -77,14 +77,15 @@ def late_error(
             if late is None and reason is CloseReason.UPSTREAM_RESET:
                 return b""  # these clients see a cut as they would without the proxy
             return _event("proxy_error", {"type": "proxy_error", "status": status, "message": message})
-        case LateError.API_ERROR:
+        case LateError.API_ERROR | LateError.SDK_ERROR:
             code = str(failure) if late else reason.value
             error = {"type": "api_error", "code": code, "message": message}
             rest = {"code": code, "message": message, "param": None, "sequence_number": 0}
             data: dict[str, object] = {"type": "error", "error": error, **rest}
-            # Old libraries of OpenAI skip an event with a name. An old one of Anthropic sees the end of an
-            # event only when more bytes follow it.
-            return _event("error", data) + _event("", data)
+            frame = _event("error", data)
+            # Old SDKs of OpenAI skip events with a name. An old SDK of Anthropic sees the end of an event
+            # only when more bytes follow it.
+            return frame if form is LateError.API_ERROR else _event("", data) + frame + b":\n"
         case LateError.GOOGLE:
             named = _GOOGLE.get(failure, "INVALID_ARGUMENT" if failure < 500 else "INTERNAL")
             data = {"error": {"code": failure, "message": message, "status": named}}

@@ -76,6 +76,7 @@ _ERRORS = {
     LateError.JSON_RPC: "a JSON-RPC error",
     LateError.GOOGLE: "an `error` object",
     LateError.API_ERROR: "an `error` event",
+    LateError.SDK_ERROR: "an `error` event",
     LateError.PROXY_ERROR: "a `proxy_error` event",
 }
 _ENDS = {

@@ -71,7 +71,7 @@ def error_frame(protocol: Protocol) -> bytes:
     error = {"type": "api_error", "code": "500", "message": message}
     told = {"type": "error", "error": error, "code": "500", "message": message}
     told |= {"param": None, "sequence_number": 0}
-    return _named("error", told) + _data(told)
+    return _data(told) + _named("error", told) + b":\n"
 
 
 def _json(value: Any) -> bytes:

@@ -185,10 +185,26 @@ def test_who_sends_what_an_event_source_sends_but_names_a_library_gets_comments(
 ) -> None:
     fields = named(f"{STREAM}\nCache-Control: no-cache" + (f"\nUser-Agent: {agent}" if agent else ""))
     assert recognise("GET", has_body=False, named=fields) is Family.BROWSER
-    assert is_library(fields) is library
+    assert is_library(Family.BROWSER, fields) is library
     gets = treatment(StreamPolicy(), Family.BROWSER, Terminator.NEWLINE, library=library)
     form = ConfirmForm.COMMENT if library else ConfirmForm.EVENT
     assert (gets.confirm, gets.notices, gets.comes_back) == (form, form, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ("X-Stainless-Lang: js", LateError.SDK_ERROR),
+        ("User-Agent: python-requests/2.32.5", LateError.API_ERROR),
+        ("", LateError.API_ERROR),
+    ],
+)
+@pytest.mark.parametrize("family", [Family.OPENAI, Family.ANTHROPIC])
+def test_an_sdk_of_openai_or_anthropic_gets_a_late_error_that_its_old_versions_read(
+    family: Family, fields: str, error: LateError
+) -> None:
+    library = is_library(family, named(fields))
+    assert treatment(StreamPolicy(), family, Terminator.AUTO, library=library).error is error
 
 
 def test_a_route_may_name_the_event_for_libraries_too() -> None:

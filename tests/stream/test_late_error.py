@@ -26,7 +26,8 @@ API_DRAIN = (
 GOOGLE_401 = b'{"error":{"code":401,"message":"upstream says 401","status":"UNAUTHENTICATED"}}\n\n'
 GOOGLE_DRAIN = b'{"error":{"code":503,"message":"the proxy is shutting down","status":"UNAVAILABLE"}}\n\n'
 REFUSED = {
-    LateError.API_ERROR: b"event: error\n" + API_401 + API_401,
+    LateError.API_ERROR: b"event: error\n" + API_401,
+    LateError.SDK_ERROR: API_401 + b"event: error\n" + API_401 + b":\n",
     LateError.GOOGLE: GOOGLE_401 + b"data: " + GOOGLE_401,
     LateError.JSON_RPC: (
         b'data: {"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"upstream says 401"}}\n\n'
@@ -36,7 +37,8 @@ REFUSED = {
     ),
 }
 DRAINED = {
-    LateError.API_ERROR: b"event: error\n" + API_DRAIN + API_DRAIN,
+    LateError.API_ERROR: b"event: error\n" + API_DRAIN,
+    LateError.SDK_ERROR: API_DRAIN + b"event: error\n" + API_DRAIN + b":\n",
     LateError.GOOGLE: GOOGLE_DRAIN + b"data: " + GOOGLE_DRAIN,
     LateError.JSON_RPC: (
         b'data: {"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"the proxy is shutting down"}}\n\n'
@@ -70,7 +72,7 @@ def test_every_end_of_our_own_has_words_and_no_other_end_has(form: LateError, re
         assert frame == b""  # such a client sees the cut that it would see directly
     else:
         events = parse(frame).events
-        assert len(events) == (2 if form is LateError.API_ERROR else 1)
+        assert len(events) == (2 if form is LateError.SDK_ERROR else 1)
         assert len({event.data for event in events}) == 1
         json.loads(events[0].data)
 
