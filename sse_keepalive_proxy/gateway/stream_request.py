@@ -225,7 +225,11 @@ class StreamRequest:
         if policy is None or policy.first_within is None or not self._request.is_repeatable:
             return await attempt.make()
         return await first_answer(
-            attempt, policy, failed=self._failed_once, leaving=self._process.streams.leaving
+            attempt,
+            policy,
+            failed=self._failed_once,
+            leaving=self._process.streams.leaving,
+            openings=self._route.target.openings,
         )
 
     def _failed_once(self, cause: UpstreamError | ResponseHead) -> None:

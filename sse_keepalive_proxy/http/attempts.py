@@ -56,17 +56,17 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Target:
     """The upstream of a route. Times are seconds. `response_timeout` None means no limit. `tls` is for an
-    `https` address. `decode`: remove the content coding of event streams. `openings` None: no request takes
-    turns.
+    `https` address. `decode`: remove the content coding of event streams. `openings`: those of all routes to
+    this upstream.
     """
 
     dialer: Dialer
     address: UpstreamAddress
     connect_timeout: float
     response_timeout: float | None
+    openings: Openings
     tls: UpstreamTls | None = None
     decode: bool = False
-    openings: Openings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,15 @@ class Attempt:
         Raises `UpstreamError`.
         """
         openings = self.target.openings
-        if openings is None or not self.in_turn:
-            return await self._make(within)
-        turn = await openings.turn()
+        turn = await openings.turn() if self.in_turn else None
         try:
-            return await self._make(within)
+            answer = await self._make(within)
         finally:
-            openings.over(turn)
+            if turn is not None:
+                openings.over(turn)
+        if answer.head.is_event_stream:
+            openings.succeeded()
+        return answer
 
     async def _make(self, within: float | None) -> Answer:
         target = self.target

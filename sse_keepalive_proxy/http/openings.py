@@ -1,24 +1,44 @@
-"""The openings of streams at one upstream: they take turns.
+"""The openings of streams at one upstream: they take turns, and are hastened when the upstream is back.
 
 A server may need far more for the opening of a stream than for the stream. Many openings at once can make it
-deaf (facts.md#a-herd).
+deaf (facts.md#a-herd). This module opens nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
+from typing import Protocol
 
-__all__ = ["Openings"]
+__all__ = ["Hastened", "Openings"]
 
 _LONGEST_TURN = 5.0
 """Seconds: an opening that takes longer counts no more. Some servers send the head with the first event."""
+
+_WITHIN = 2.0
+"""Seconds: an upstream that has opened no stream for so long may have been away. When it is back, the streams
+that have lost it are opened within the same time.
+"""
+
+_SLICE = 100
+"""Streams per turn of the event loop. Each takes about 10 µs."""
+
+
+class Hastened(Protocol):
+    """A stream that waits for its next attempt to open upstream."""
+
+    def hasten(self, within: float) -> None:
+        """Start the next attempt at a random time within so many seconds, unless it comes earlier."""
 
 
 class Openings:
     """At most `limit` openings have a turn at a time. The others wait, first come first served."""
 
-    __slots__ = ("_last", "_limit", "_loop", "_timer", "_turns", "_waiting")
+    __slots__ = (
+        "_back_until", "_expecting", "_last", "_limit", "_loop", "_succeeded_at", "_timer", "_turns",
+        "_waiting",
+    )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -27,6 +47,8 @@ class Openings:
         self._turns: dict[int, float] = {}  # when each of them began, the oldest first
         self._waiting: OrderedDict[asyncio.Future[int], None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None  # only while an opening waits
+        self._expecting: set[Hastened] = set()
+        self._succeeded_at = self._back_until = -math.inf
 
     @property
     def waiting(self) -> int:
@@ -59,6 +81,33 @@ class Openings:
         """End `turn`: it is that of the next opening."""
         if self._turns.pop(turn, None) is not None and self._waiting:
             self._admit()
+
+    def expect(self, stream: Hastened) -> None:
+        """Hasten `stream` when upstream is back, or at once if it has just come back."""
+        self._expecting.add(stream)
+        if self._loop.time() < self._back_until:
+            stream.hasten(_WITHIN)
+
+    def forget(self, stream: Hastened) -> None:
+        """Do not hasten `stream`: it waits no more."""
+        self._expecting.discard(stream)
+
+    def succeeded(self) -> None:
+        """Note that upstream has opened a stream."""
+        before, now = self._succeeded_at, self._loop.time()
+        self._succeeded_at = now
+        if now - before >= _WITHIN:
+            self._back_until = now + _WITHIN
+            self._hasten(list(self._expecting))
+
+    def _hasten(self, streams: list[Hastened]) -> None:
+        """Hasten some of `streams` now, and the others in the next turns of the event loop."""
+        for stream in streams[-_SLICE:]:
+            if stream in self._expecting:
+                stream.hasten(_WITHIN)
+        del streams[-_SLICE:]
+        if streams:
+            self._loop.call_soon(self._hasten, streams)
 
     def _begin(self) -> int:
         self._last += 1

@@ -53,6 +53,9 @@ class AttemptCallbacks(Protocol):
     def let_go(self, exchange: Exchange) -> None:
         """Take the exchange of an attempt that was cancelled after its request was sent."""
 
+    def hasten(self, within: float) -> None:
+        """Start the next attempt within so many seconds: upstream is back."""
+
 
 class Reconnection:
     """The attempts of one stream, each made by `make` if it is given.
@@ -126,8 +129,15 @@ class Reconnection:
         """Note that the client gets its first event."""
         self._fresh = False
 
+    def expect(self, callbacks: AttemptCallbacks) -> None:
+        """Hasten the next attempt when upstream is back."""
+        if self._task is None:
+            self._callbacks = callbacks
+            self._target.openings.expect(callbacks)
+
     def start(self, callbacks: AttemptCallbacks) -> None:
         """Start an attempt."""
+        self._target.openings.forget(callbacks)
         bare = self._bare
         if self._cursors is not None and not self._fresh:
             bare = self._cursors.renewed(self._known)
@@ -157,7 +167,10 @@ class Reconnection:
 
     def cancel(self) -> bool:
         """Cancel the current attempt. Return whether there was one."""
-        attempt, self._task, self._callbacks = self._task, None, None
+        attempt, callbacks = self._task, self._callbacks
+        self._task = self._callbacks = None
+        if callbacks is not None:
+            self._target.openings.forget(callbacks)
         if attempt is None:
             return False
         abandon(attempt)

@@ -157,6 +157,18 @@ class Source:
         if self.life.state is State.RECONNECTING:
             stream_log.lost(self, CloseReason.STALLED if self._asking else reason)
             self.flow.start_over()
+            self._expect_upstream()
+
+    def _expect_upstream(self) -> None:
+        if self._reconnection is not None and self.life.state is State.RECONNECTING:
+            self._reconnection.expect(self)
+
+    def hasten(self, within: float) -> None:
+        """Ask upstream again within so many seconds: it is back."""
+        try:
+            self._handle(messages.Hasten(within))
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            self.fail(error)
 
     @property
     def opened(self) -> bool:
@@ -191,6 +203,7 @@ class Source:
         if again:
             result = ReconnectResult.FAILED if self.life.close_reason is None else ReconnectResult.ENDED
             self.route.metrics.upstream_reconnects[result] += 1
+        self._expect_upstream()
 
     # Commands of the lifecycle.
 

@@ -34,6 +34,10 @@ class Backoff:
         self._ceiling = min(2 * self._ceiling, self._longest)
         return at_least + wait
 
+    def within(self, seconds: float) -> float:
+        """Return a random wait of at most `seconds`."""
+        return seconds * self._draw()
+
     def start_over(self) -> None:
         """Reset the ceiling after a sign of life."""
         self._ceiling = self._delay
@@ -47,7 +51,10 @@ class Outage:
     `alive_at`, the time of upstream's last sign of life, has moved.
     """
 
-    __slots__ = ("_backoff", "_give_up_after", "alive_at", "began_at", "gives_up_at", "reason", "reopens_at")
+    __slots__ = (
+        "_backoff", "_demanded_until", "_give_up_after", "alive_at", "began_at", "gives_up_at", "reason",
+        "reopens_at",
+    )  # fmt: skip
 
     def __init__(self, policy: Reconnect, draw: Callable[[], float]) -> None:
         self._backoff = Backoff(policy, draw)
@@ -56,6 +63,7 @@ class Outage:
         self.began_at = self.gives_up_at = 0.0
         self.alive_at: float | None = None
         self.reopens_at: float | None = None  # None during an attempt
+        self._demanded_until = 0.0  # the end of the wait that upstream demands
 
     def begin(self, reason: CloseReason, alive_at: float, now: float) -> None:
         """Record that upstream is lost at `now`."""
@@ -71,12 +79,20 @@ class Outage:
     def ask_again(self, at_least: float, now: float) -> bool:
         """Set `reopens_at`. Return False if it is later than `gives_up_at`."""
         at = now + self._backoff.next_wait(at_least)
-        self.reopens_at = at
+        self.reopens_at, self._demanded_until = at, now + at_least
         return at < self.gives_up_at
 
     def rest(self) -> None:
         """Make no other attempt, and do not give up."""
         self.reopens_at = self.gives_up_at = math.inf
+
+    def hasten(self, within: float, now: float) -> None:
+        """Set `reopens_at` to a random time within so many seconds, if that is earlier. The seconds begin
+        after the wait that upstream demands.
+        """
+        if self.reopens_at is not None and self.reopens_at < math.inf:
+            at = max(self._demanded_until, now) + self._backoff.within(within)
+            self.reopens_at = min(self.reopens_at, at)
 
     def stood_still(self, seconds: float, now: float) -> None:
         """Shift the times by the `seconds` until `now` for which the proxy paused upstream."""
@@ -86,6 +102,7 @@ class Outage:
         self.gives_up_at += lost_for
         if self.reopens_at is not None:
             self.reopens_at += lost_for
+            self._demanded_until += lost_for
 
     @property
     def due_at(self) -> float:

@@ -168,6 +168,9 @@ class Lifecycle:
                 return self._not_opened(event, now)
             case messages.UpstreamLost(reason=reason, at_least=at_least):
                 return self._lost(reason, at_least, now)
+            case messages.Hasten(within=within):
+                if self.state is State.RECONNECTING and self._paused_at is None and self._outage is not None:
+                    self._outage.hasten(within, now)
             case messages.Finished(finished=finished):
                 self.finished_at = self._upstream_time(now) if finished else None
             case messages.Paused():

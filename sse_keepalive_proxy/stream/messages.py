@@ -25,6 +25,7 @@ __all__ = [
     "Fault",
     "Finished",
     "ForClients",
+    "Hasten",
     "KeepUntil",
     "LeaveAt",
     "NotOpened",
@@ -82,6 +83,13 @@ class UpstreamLost:
 
     reason: CloseReason
     at_least: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hasten:
+    """Upstream is back for another stream: the next attempt is at most `within` seconds from now."""
+
+    within: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,7 @@ Event = (
     | Opened
     | NotOpened
     | UpstreamLost
+    | Hasten
     | Finished
     | ClientGone
     | Blocked

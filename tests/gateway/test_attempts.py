@@ -10,8 +10,11 @@ from typing import cast
 import pytest
 
 from sse_keepalive_proxy.errors import UpstreamRefused
+from sse_keepalive_proxy.gateway import attempts
 from sse_keepalive_proxy.gateway.attempts import first_answer
+from sse_keepalive_proxy.http import openings
 from sse_keepalive_proxy.http.attempts import Answer, Attempt
+from sse_keepalive_proxy.http.openings import Openings
 from sse_keepalive_proxy.observe.registry import Spread
 from sse_keepalive_proxy.stream.policy import Reconnect
 from tests.support.http1 import request
@@ -97,6 +100,34 @@ async def test_a_retry_after_within_the_window_is_a_minimum() -> None:
         await client.wait_for(b"connection_confirmed")
         first, second = asked_at
         assert second - first >= 0.999
+
+
+@on_each_loop
+@pytest.mark.parametrize("demanded", [(), ("Retry-After: 1",)])
+async def test_an_upstream_that_is_back_for_another_client_is_asked_soon(
+    monkeypatch: pytest.MonkeyPatch, demanded: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(attempts, "_LONGEST_FIRST_WAIT", 1e6)
+    monkeypatch.setattr(openings, "_WITHIN", 0.2)
+    asked_at = []
+
+    async def script(connection: UpstreamConnection) -> None:
+        asked_at.append(now())
+        await connection.next_request()
+        busy = len(asked_at) == 1
+        await connection.send(response("503 Busy", b"", *demanded) if busy else stream_head())
+
+    async with (
+        RawUpstream(script) as upstream,
+        Instance(config(upstream, "reconnect: {delay: 12h, max_delay: 12h, first_within: 24h}")) as proxy,
+        await proxy.event_source() as waits,
+    ):
+        await (await upstream.connection(0)).wait_closed()
+        async with await proxy.event_source() as another:
+            await another.wait_for(b"connection_confirmed")
+            await waits.wait_for(b"connection_confirmed")
+            first, _, second = asked_at
+            assert second - first >= len(demanded) * 0.999
 
 
 # What counts in the end.
@@ -275,6 +306,7 @@ class Refusing:
         self.given: list[float | None] = []
         self.at: list[float] = []
         self.told: list[str] = []
+        self.openings = Openings(64)
 
     async def make(self, within: float | None = None) -> Answer:
         self.hook()
@@ -291,6 +323,7 @@ class Refusing:
                 policy,
                 failed=lambda cause: self.told.append(str(cause)),
                 leaving=leaving,
+                openings=self.openings,
             )
         return str(last.value)
 

@@ -169,3 +169,52 @@ async def test_a_turn_that_is_too_old_ends_when_somebody_comes(queue: Queue) -> 
     queue.clock.advance(0)
     await settled()
     assert queue.begun == ["a", "b"]
+
+
+# An upstream that is back.
+
+
+class Stream:
+    """A stream that has lost its upstream."""
+
+    def __init__(self) -> None:
+        self.hastened: list[float] = []
+
+    def hasten(self, within: float) -> None:
+        self.hastened.append(within)
+
+
+@on_manual_clock(limit=1)
+async def test_the_first_stream_that_gets_through_hastens_the_others(queue: Queue) -> None:
+    streams = [Stream() for _ in range(3)]
+    queue.openings.succeeded()
+    queue.clock.advance(10)
+    for stream in streams:
+        queue.openings.expect(stream)
+    queue.openings.forget(streams[0])  # it has got through
+    queue.openings.succeeded()
+    assert [stream.hastened for stream in streams] == [[], [2.0], [2.0]]
+
+
+@on_manual_clock(limit=1)
+async def test_while_upstream_opens_streams_nobody_is_hastened(queue: Queue) -> None:
+    """A stream that fails alone, because of its credential for example, keeps its growing waits."""
+    alone = Stream()
+    queue.openings.succeeded()
+    queue.clock.advance(5)
+    queue.openings.expect(alone)
+    for _ in range(10):
+        queue.openings.succeeded()
+        queue.clock.advance(1.9)
+    assert alone.hastened == [2.0]  # before the first of them, upstream may have been away
+
+
+@on_manual_clock(limit=1)
+async def test_a_stream_that_fails_in_the_moment_of_the_return_is_hastened_too(queue: Queue) -> None:
+    early, late = Stream(), Stream()
+    queue.openings.succeeded()
+    queue.clock.advance(1.9)
+    queue.openings.expect(early)
+    queue.clock.advance(0.2)
+    queue.openings.expect(late)
+    assert (early.hastened, late.hastened) == ([2.0], [])

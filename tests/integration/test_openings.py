@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
+from sse_keepalive_proxy.http import openings
 from sse_keepalive_proxy.observe.registry import Spread
 from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
@@ -239,3 +241,33 @@ async def test_a_drain_ends_a_stream_that_was_answered_in_the_queue() -> None:
                 await client.wait_end()
                 assert b'"reason":"drain"' in client.body
             await waiting(proxy, 0)
+
+
+# An upstream that is back.
+
+
+@on_each_loop
+async def test_the_first_stream_that_gets_through_brings_the_others_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openings, "_WITHIN", 0.2)
+    section = "reconnect: {when: always, delay: 12h, max_delay: 12h, give_up_after: 24h}"
+    async with (
+        RawUpstream([GOT_REQUEST, stream_head()]) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        AsyncExitStack() as clients,
+    ):
+        lost = [await clients.enter_async_context(await proxy.event_source()) for _ in range(20)]
+        for client in lost:
+            await client.wait_for(b"connection_confirmed")
+        upstream.refuse()
+        for connection in upstream.connections:
+            connection.reset()
+        await proxy.until(lambda: proxy.metric("streams_active", state="reconnecting") == len(lost))
+        await asyncio.sleep(0.2)
+        await upstream.start()
+        async with await proxy.event_source() as first:
+            await first.wait_for(b"connection_confirmed")
+            for client in lost:
+                await client.wait_for(b"stream_recovered")
+            assert proxy.metric("upstream_reconnects_total", result="reopened") == len(lost)

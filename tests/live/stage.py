@@ -252,6 +252,9 @@ class Attempts:
         self.under_way = True
         self.started += 1
 
+    def expect(self, listener: Stream) -> None:
+        """Upstream never comes back by itself here."""
+
     @property
     def busy(self) -> bool:
         return self.under_way

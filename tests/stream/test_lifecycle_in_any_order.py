@@ -29,6 +29,7 @@ from sse_keepalive_proxy.stream.messages import (
     Confirm,
     Event,
     Fault,
+    Hasten,
     LeaveAt,
     NotOpened,
     Opened,
@@ -255,6 +256,11 @@ class LifeOfAStream(RuleBasedStateMachine):
     @rule(delay=short_delays, reason=st.sampled_from(REFUSALS), again=mostly, at_least=minimums)
     def refuse(self, delay: float, reason: CloseReason, again: bool, at_least: float) -> None:
         self.upstream_says(delay, NotOpened(reason, again, at_least))
+
+    @precondition(is_away)
+    @rule(delay=short_delays, within=st.sampled_from([0, 0.5, 2]))
+    def hasten(self, delay: float, within: float) -> None:
+        self.step(delay, Hasten(within))
 
     @precondition(is_open)
     @rule(delay=short_delays, reason=st.sampled_from(LOSSES), at_least=minimums)

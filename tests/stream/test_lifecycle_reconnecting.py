@@ -23,6 +23,7 @@ from sse_keepalive_proxy.stream.messages import (
     CommitEarly,
     Confirm,
     Fault,
+    Hasten,
     LeaveAt,
     NotOpened,
     Opened,
@@ -115,6 +116,40 @@ def test_an_attempt_that_fails_is_followed_by_the_next_one(reason: CloseReason) 
         (26, Reopen()),
         (27, Announce(END, 19, resumed=True)),
     ]
+
+
+BACK = Hasten(within=2)  # for another stream; half of it is drawn
+
+
+def test_an_upstream_that_is_back_is_asked_soon() -> None:
+    script: list[tuple[float, Step]] = [(8, LOST), (10, AGAIN), (14, AGAIN), (18, AGAIN), (19, BACK)]
+    transcript = play(LASTING, *OPEN, *script, (21, REOPENED), until=1000)
+    assert transcript.said[4:] == [(20, Reopen()), (21, Announce(END, 13, resumed=True))]
+
+
+def test_no_attempt_is_later_because_upstream_is_back() -> None:
+    script: list[tuple[float, Step]] = [(8, LOST), (8.25, BACK), (8.5, BACK)]
+    assert play(LASTING, *OPEN, *script, until=1000).said[1] == (9, Reopen())
+
+
+def test_an_upstream_that_is_back_is_asked_no_earlier_than_it_demands() -> None:
+    script: list[tuple[float, Step]] = [(8, UpstreamLost(END, at_least=20)), (10, BACK)]
+    assert play(LASTING, *OPEN, *script, until=1000).said[1] == (29, Reopen())
+    waits_more: list[tuple[float, Step]] = [(10, NotOpened(STATUS, again=True, at_least=10)), (11, BACK)]
+    assert play(LASTING, *OPEN, (8, LOST), *waits_more, until=1000).said[2] == (21, Reopen())
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[(0, Reopens())], OPEN, [*OPEN, (3, LOST), (5, Opened())], EARLY],
+    ids=["not answered", "open", "open again", "answered early"],
+)
+def test_a_stream_that_waits_for_no_attempt_is_not_hastened(script: list[tuple[float, Step]]) -> None:
+    assert play(LASTING, *script, (9, BACK), until=20).said == play(LASTING, *script, until=20).said
+
+
+def test_during_an_attempt_there_is_no_other_one() -> None:
+    assert play(LASTING, *OPEN, (8, LOST), (10, BACK), until=100).said[1:] == [(9, Reopen())]
 
 
 def test_one_attempt_at_a_time() -> None:

@@ -19,6 +19,7 @@ from sse_keepalive_proxy.stream.messages import (
     Commit,
     Confirm,
     Fault,
+    Hasten,
     LeaveAt,
     NotOpened,
     Opened,
@@ -81,6 +82,9 @@ class Outage:
         self.not_before = now + at_least
         self.not_after = self.not_before + self.ceiling
         self.ceiling = min(2 * self.ceiling, self.policy.max_delay)
+
+    def hasten(self, within: float, now: float) -> None:
+        self.not_after = min(self.not_after, max(self.not_before, now) + within)
 
     def hold(self, seconds: float) -> None:
         self.held += seconds
@@ -303,6 +307,9 @@ class Witness:
                 self.speaks_for = None if step.whole or self.life.in_block else 0.0
             case Reopens(allowed=allowed):
                 self.timed = self.timed and not allowed
+            case Hasten(within=within) if self.out and self.outage is not None and not self.paused:
+                if self.upstream is Upstream.LOST:
+                    self.outage.hasten(within, now)
             case Paused() if not self.closed and not self.out:
                 self.paused = True
             case Resumed() if not self.closed:
