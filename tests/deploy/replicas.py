@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.support.hops import nginx_of
 from tests.support.instance import EVENT_SOURCE
 from tests.support.programs import free_port, require, running
 from tests.support.raw_client import RawClient
@@ -124,19 +125,8 @@ async def nginx(directory: Path, replicas: Replicas, *changes: tuple[str, str]) 
     port = free_port()
     names = [(f"proxy-{at}:8080", address) for at, address in enumerate(replicas.addresses, start=1)]
     text = _changed("nginx/scaled.conf", ("listen 8080;", f"listen 127.0.0.1:{port};"), *names, *changes)
-    (directory / "scaled.conf").write_text(text)
-    folders = " ".join(
-        f"{name}_temp_path {directory}/{name};"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    main = directory / "nginx.conf"
-    main.write_text(
-        f"daemon off; master_process off; pid {directory}/pid; error_log stderr;\nevents {{}}\n"
-        f"http {{ access_log off; {folders} include {directory}/scaled.conf; }}\n"
-    )
-    command = [require("nginx"), "-e", "stderr", "-p", directory, "-c", main]
-    with running(command, port=port, log_file=directory / "nginx.log"):
-        yield f"http://127.0.0.1:{port}"
+    with nginx_of(directory, text, port) as (url,):
+        yield url
 
 
 @contextlib.asynccontextmanager

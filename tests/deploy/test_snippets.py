@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,9 +14,10 @@ import pytest
 import yaml
 
 from sse_keepalive_proxy.cli import build_parser
+from tests.support.hops import caddy_of, nginx_of
 from tests.support.instance import EVENT_SOURCE
 from tests.support.looping import in_loop
-from tests.support.programs import free_port, require, running
+from tests.support.programs import free_port, require
 from tests.support.raw_client import RawClient
 from tests.support.stand_in import event_source, healing, new_user, said, say
 
@@ -45,44 +45,23 @@ def localised(file: str, port: int, **places: str) -> str:
 
 
 @contextlib.contextmanager
-def nginx_of(directory: Path, file: str, **places: str) -> Iterator[str]:
+def nginx_with(directory: Path, file: str, **places: str) -> Iterator[str]:
     """nginx with a file of `deploy/nginx/` as its `http` section; its URL."""
     port = free_port()
-    (directory / "snippet.conf").write_text(localised(f"nginx/{file}", port, **places))
-    folders = " ".join(
-        f"{name}_temp_path {directory}/{name};"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    main = directory / "nginx.conf"
-    main.write_text(
-        f"daemon off; master_process off; pid {directory}/pid; error_log stderr;\nevents {{}}\n"
-        f"http {{ access_log off; {folders} include {directory}/snippet.conf; }}\n"
-    )
-    with serving([require("nginx"), "-e", "stderr", "-p", directory, "-c", main], port, directory) as url:
+    with nginx_of(directory, localised(f"nginx/{file}", port, **places), port) as (url,):
         yield url
 
 
 @contextlib.contextmanager
-def caddy_of(directory: Path, file: str, **places: str) -> Iterator[str]:
+def caddy_with(directory: Path, file: str, **places: str) -> Iterator[str]:
     """Caddy with a file of `deploy/caddy/`; its URL."""
     port = free_port()
-    path = directory / "Caddyfile"
-    path.write_text("{\nadmin off\ngrace_period 1s\n}\n" + localised(f"caddy/{file}", port, **places))
-    with serving(
-        [require("caddy"), "run", "--adapter", "caddyfile", "--config", path], port, directory
-    ) as url:
+    with caddy_of(directory, localised(f"caddy/{file}", port, **places), port) as (url,):
         yield url
-
-
-@contextlib.contextmanager
-def serving(command: Sequence[str | Path], port: int, directory: Path) -> Iterator[str]:
-    home = {name: str(directory) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
-    with running(command, port=port, log_file=directory / "hop.log", env={**os.environ, **home}):
-        yield f"http://127.0.0.1:{port}"
 
 
 @in_loop
-@pytest.mark.parametrize(("hop", "file"), [(nginx_of, "front.conf"), (caddy_of, "front.Caddyfile")])
+@pytest.mark.parametrize(("hop", "file"), [(nginx_with, "front.conf"), (caddy_with, "front.Caddyfile")])
 async def test_in_front_a_stream_is_confirmed_kept_alive_known_by_its_client_and_outlives_upstreams(
     hop, file: str, tmp_path: Path
 ) -> None:
@@ -102,7 +81,7 @@ async def test_in_front_a_stream_is_confirmed_kept_alive_known_by_its_client_and
 
 
 @in_loop
-@pytest.mark.parametrize(("hop", "file"), [(nginx_of, "behind.conf"), (caddy_of, "behind.Caddyfile")])
+@pytest.mark.parametrize(("hop", "file"), [(nginx_with, "behind.conf"), (caddy_with, "behind.Caddyfile")])
 async def test_behind_the_proxy_nothing_is_held_back_from_it(hop, file: str, tmp_path: Path) -> None:
     async with healing(tmp_path, mode="healthy") as (notify, _):
         with hop(tmp_path, file, notify_server=notify.url) as behind:

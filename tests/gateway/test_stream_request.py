@@ -22,7 +22,7 @@ from sse_keepalive_proxy.observe.registry import Spread
 from sse_keepalive_proxy.stream.states import State
 from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import LEAVING, RawClient
 from tests.support.raw_upstream import (
     CLOSE,
     GOT_REQUEST,
@@ -279,7 +279,7 @@ async def test_with_always_other_clients_are_retried_too_and_no_gap_is_announced
 
 
 @on_each_loop
-@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+@pytest.mark.parametrize("how", LEAVING)
 async def test_a_client_that_leaves_after_it_cancels_the_opening(how: str) -> None:
     async with (
         RawUpstream([GOT_REQUEST]) as upstream,
@@ -287,7 +287,7 @@ async def test_a_client_that_leaves_after_it_cancels_the_opening(how: str) -> No
         await proxy.event_source() as client,
     ):
         await client.wait_for(b":ok")
-        {"close": client.transport.close, "half-close": client.half_close, "reset": client.abort}[how]()
+        client.leave(how)
         await upstream.wait_all_closed()
         await proxy.until_closed("client_gone")
         await proxy.until(lambda: len(proxy.server.streams) == 0)

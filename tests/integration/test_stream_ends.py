@@ -15,7 +15,7 @@ from sse_keepalive_proxy.live.signs_of_life import Inspection
 from sse_keepalive_proxy.stream.messages import CloseReason
 from tests.support.http1 import joined, request
 from tests.support.instance import EVENT_SOURCE, Instance, config
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import LEAVING, RawClient
 from tests.support.raw_upstream import (
     CLOSE,
     GOT_REQUEST,
@@ -34,13 +34,6 @@ pytestmark = pytest.mark.usefixtures("on_both")
 SILENT = [GOT_REQUEST, stream_head()]
 EVENT = b"data: 1\n\n"
 COMMENT = "confirm: {form: comment}\n"
-
-LEAVING = {"close": RawClient.close, "half-close": RawClient.half_close, "reset": RawClient.abort}
-
-
-async def leave(client: RawClient, how: str) -> None:
-    if (waiting := LEAVING[how](client)) is not None:
-        await waiting
 
 
 def reason_told(client: RawClient) -> str | None:
@@ -398,7 +391,7 @@ async def test_a_client_that_leaves_before_the_head_takes_upstream_with_it(how: 
         connection = await upstream.connection()
         await connection.request()
         assert proxy.metric("streams_active", state="connecting") == 1
-        await leave(client, how)
+        client.leave(how)
         await connection.wait_closed(within=1)
         await proxy.until(lambda: proxy.metric("requests_total", method="GET", code="499") == 1)
         assert proxy.opened() == 0
@@ -415,7 +408,7 @@ async def test_a_client_that_leaves_a_stream_takes_upstream_with_it(how: str) ->
         await until_confirmed(proxy) as client,
     ):
         connection = await upstream.connection()
-        await leave(client, how)
+        client.leave(how)
         await connection.wait_closed(within=1)
         await proxy.until_closed("client_gone")
         await proxy.until(lambda: len(proxy.server.streams) == 0)

@@ -10,7 +10,7 @@ import pytest
 
 from sse_keepalive_proxy.live.stream import Stream
 from tests.support.instance import EVENT_SOURCE, Instance, config
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import LEAVING
 from tests.support.raw_upstream import (
     CLOSE,
     GOT_REQUEST,
@@ -27,11 +27,6 @@ from tests.support.running import on_each_loop
 HOLD = "leave: {hold: 1h}\n"
 EVENT = b"id: 7\ndata: 1\n\n"
 SILENT = [GOT_REQUEST, stream_head()]
-LEAVING = ["close", "half-close", "reset"]
-
-
-def leave(client: RawClient, how: str) -> None:
-    {"close": client.transport.close, "half-close": client.half_close, "reset": client.abort}[how]()
 
 
 def held(proxy: Instance) -> list[dict[str, Any]]:
@@ -56,7 +51,7 @@ async def test_upstream_is_read_without_a_client_until_it_ends(how: str) -> None
         await client.wait_for(EVENT)
         (stream,) = proxy.server.streams
         assert isinstance(stream, Stream)
-        leave(client, how)
+        client.leave(how)
         await proxy.until_closed("client_gone")
         await until_held(proxy)
         (row,) = held(proxy)
@@ -238,7 +233,7 @@ async def test_a_request_that_was_sent_is_held_and_so_is_the_stream_that_answers
         await connection.request()
         if early:
             await client.wait_for(b":ok")
-        leave(client, how)
+        client.leave(how)
         await until_held(proxy)
         await proxy.until(lambda: len(proxy.server.streams) == 0)
         assert held(proxy)[0]["since_upstream_byte_s"] is None
@@ -306,7 +301,7 @@ async def test_a_stream_that_began_before_the_body_of_its_request_is_not_held(ho
     ):
         client.send(b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
         await client.wait_head()
-        leave(client, how)
+        client.leave(how)
         await (await upstream.connection()).wait_closed()
         await proxy.until(lambda: len(proxy.server.streams) == 0)
         assert held(proxy) == []

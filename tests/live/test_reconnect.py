@@ -28,7 +28,7 @@ from tests.live.stage import UpstreamSide
 from tests.support.http1 import joined
 from tests.support.instance import Instance, config
 from tests.support.looping import in_loop
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import LEAVING, RawClient
 from tests.support.raw_upstream import (
     CLOSE,
     GOT_REQUEST,
@@ -415,7 +415,7 @@ async def test_a_client_that_reads_slowly_loses_nothing_to_a_reopening() -> None
 
 
 @on_each_loop
-@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+@pytest.mark.parametrize("how", LEAVING)
 async def test_a_client_that_leaves_while_upstream_is_asked_takes_the_attempt_with_it(how: str) -> None:
     async with (
         RawUpstream([*SILENT, chunk(EVENT), RESET], [GOT_REQUEST]) as upstream,
@@ -424,7 +424,7 @@ async def test_a_client_that_leaves_while_upstream_is_asked_takes_the_attempt_wi
     ):
         attempt = await upstream.connection(1)
         await attempt.request()
-        {"close": client.transport.close, "half-close": client.half_close, "reset": client.abort}[how]()
+        client.leave(how)
         await attempt.wait_closed()
         await proxy.until_closed("client_gone")
         await proxy.until(lambda: len(proxy.server.streams) == 0)

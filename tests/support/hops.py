@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from tests.support.buffering_hop import _Hop, _Pair
 from tests.support.programs import free_port, require, running, wait_for_port
 
-__all__ = ["Tap", "caddy", "haproxy", "nginx"]
+__all__ = ["Tap", "caddy", "caddy_of", "haproxy", "nginx", "nginx_of"]
 
 _HOST = "127.0.0.1"
 
@@ -32,6 +32,13 @@ def nginx(directory: Path, *servers: str, more: str = "") -> Iterator[tuple[str,
         f"server {{ listen {_HOST}:{port}; location / {{ proxy_pass {server}; {more} }} }}"
         for port, server in zip(ports, servers, strict=True)
     )
+    with nginx_of(directory, blocks, *ports) as urls:
+        yield urls
+
+
+@contextlib.contextmanager
+def nginx_of(directory: Path, section: str, *ports: int) -> Iterator[tuple[str, ...]]:
+    """nginx with this `http` section, which listens on `ports`."""
     # What is not default only keeps it in the foreground and its files out of the system's folders.
     folders = "\n".join(
         f"{name}_temp_path {directory}/nginx-{name};"
@@ -40,7 +47,7 @@ def nginx(directory: Path, *servers: str, more: str = "") -> Iterator[tuple[str,
     file = directory / "nginx.conf"
     file.write_text(
         f"daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;\n"
-        f"events {{}}\nhttp {{\naccess_log off;\n{folders}\n{blocks}\n}}\n"
+        f"events {{}}\nhttp {{\naccess_log off;\n{folders}\n{section}\n}}\n"
     )
     command = [require("nginx"), "-e", "stderr", "-p", directory, "-c", file]
     with _serving(command, directory / "nginx.log", ports) as urls:
@@ -67,11 +74,18 @@ def haproxy(directory: Path, *servers: str, idle: str) -> Iterator[tuple[str, ..
 def caddy(directory: Path, *servers: str, more: str = "") -> Iterator[tuple[str, ...]]:
     """Caddy with a `reverse_proxy` to each of `servers`; `more` are lines of its block."""
     ports = [free_port() for _ in servers]
-    file = directory / "Caddyfile"
     sites = "\n".join(
         f"http://:{port} {{\nbind {_HOST}\nreverse_proxy {urlsplit(server).netloc} {{\n{more}\n}}\n}}"
         for port, server in zip(ports, servers, strict=True)
     )
+    with caddy_of(directory, sites, *ports) as urls:
+        yield urls
+
+
+@contextlib.contextmanager
+def caddy_of(directory: Path, sites: str, *ports: int) -> Iterator[tuple[str, ...]]:
+    """Caddy with these sites, which listen on `ports`."""
+    file = directory / "Caddyfile"
     file.write_text(f"{{\nadmin off\nauto_https off\ngrace_period 1s\n}}\n{sites}\n")
     home = {name: str(directory) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
     command = [require("caddy"), "run", "--adapter", "caddyfile", "--config", file]

@@ -23,7 +23,10 @@ from tests.support.looping import Changes
 from tests.support.sockets import Ending, reset
 from tests.support.sse_reference import Event, Parsed, parse
 
-__all__ = ["Arrival", "RawClient"]
+__all__ = ["LEAVING", "Arrival", "RawClient"]
+
+LEAVING = ("close", "half-close", "reset")
+"""The ways in which a client leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,10 @@ class RawClient(asyncio.BufferedProtocol):
             host, port = peer[:2]
         self._reader.methods.append(method)
         self.send(request(target, *headers, method=method, host=f"{host}:{port}", body=body))
+
+    def leave(self, how: str) -> None:
+        """Leave as one of `LEAVING`, without waiting for anything."""
+        {"close": self.transport.close, "half-close": self.half_close, "reset": self.abort}[how]()
 
     def half_close(self) -> None:
         """Close the writing side; go on reading. Below TLS, without a word of it."""
