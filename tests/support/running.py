@@ -14,26 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import gc
-import inspect
 import os
 import socket
 import ssl as ssl_module
 import stat
 import tempfile
-from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, ParamSpec, Self
-
-import pytest
-import uvloop
+from typing import Any, Self
 
 from sse_keepalive_proxy.config import Settings, load
 from sse_keepalive_proxy.gateway.app import Proxy
 from sse_keepalive_proxy.serve.server import Server
 from tests.support.authority import Authority
+from tests.support.looping import LOOPS, on_each_loop, on_loop, soon
 from tests.support.raw_client import RawClient
 
 __all__ = [
@@ -47,62 +41,6 @@ __all__ = [
     "settings_of",
     "soon",
 ]
-
-P = ParamSpec("P")
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-
-
-def on_loop(name: str, main: Coroutine[Any, Any, None], *, within: float = 30.0) -> None:
-    """Run `main` in a new loop of that name. TimeoutError after `within` seconds; AssertionError for
-    what it left running, or for what the loop's exception handler was told.
-    """
-    complaints: list[str] = []
-
-    async def guarded() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
-        async with asyncio.timeout(within):
-            await main
-        await soon(lambda: len(asyncio.all_tasks()) == 1, lambda: f"tasks left behind: {asyncio.all_tasks()}")
-        gc.collect()  # a task whose exception nobody asked for says so when it is collected
-
-    try:
-        with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
-            runner.run(guarded())
-    finally:
-        gc.collect()  # a socket left open warns now, in this test and not in a later one
-    assert not complaints, complaints
-
-
-def on_each_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Decorator: an async test, run on asyncio's own loop and on uvloop."""
-
-    @functools.wraps(test)
-    def wrapped(*args: P.args, loop: str, **kwargs: P.kwargs) -> None:
-        on_loop(loop, test(*args, **kwargs))
-
-    signature = inspect.signature(test)
-    loop = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
-    wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), loop]
-    )
-    return pytest.mark.parametrize("loop", list(LOOPS))(wrapped)
-
-
-async def soon(
-    condition: Callable[[], object], describe: Callable[[], str] = str, within: float = 5.0
-) -> None:
-    """Wait until `condition()` holds, where nothing says that it changed. AssertionError with
-    `describe()` after `within` seconds.
-    """
-    loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + within
-    while not condition():
-        assert loop.time() < give_up_at, describe()
-        await asyncio.sleep(0.002)
 
 
 def plain(url: str, *, route: str = "", upstream: str = "", rest: str = "") -> str:
