@@ -20,8 +20,16 @@ from docs.generate.configuration import Key, keys
 from sse_keepalive_proxy.config import load
 from sse_keepalive_proxy.config.sections.settings import Settings
 from sse_keepalive_proxy.config.types.fields import Section
-from sse_keepalive_proxy.stream.policy import Identity, ReconnectWhen, SignOfLife, StallAction
-from tests.config.keys import ED25519
+from sse_keepalive_proxy.stream.policy import (
+    Identity,
+    ReconnectWhen,
+    Replay,
+    ReplayIds,
+    Share,
+    SignOfLife,
+    StallAction,
+    Verify,
+)
 from tests.config.writing import loaded
 from tests.support.authority import Authority
 
@@ -105,22 +113,16 @@ def test_the_example_is_valid_and_gives_no_warning() -> None:
 
 
 def test_what_the_example_shows_in_comments_is_valid_too(tmp_path: Path) -> None:
-    key = tmp_path / "key.pem"
-    key.write_bytes(ED25519)
     authority = Authority(tmp_path)
     server = authority.certificate("server", "localhost")
-    text = _opened(TEXT).replace("/etc/sse-keepalive-proxy/fechatter.pem", str(key))
+    text = _opened(TEXT)
     for name, path in (("tls.crt", server), ("tls.key", server), ("cloudflare.pem", authority.file)):
         text = text.replace(f"/etc/sse-keepalive-proxy/{name}", str(path))
     configured = loaded(text)
     assert configured.warnings == ()
-    assert set(configured.settings.files) == {key, server, authority.file}
+    assert set(configured.settings.files) == {server, authority.file}
     events, _ = configured.settings.routes
     assert events.cors is not None
-    assert events.stream is not None
-    assert events.stream.policy.identity == Identity(
-        public_key_file=str(key), audience="fechatter-web", issuer="fechatter-server"
-    )
 
 
 def test_the_example_heals_notify_server_for_its_browser_client() -> None:
@@ -144,7 +146,9 @@ def test_the_example_heals_notify_server_for_its_browser_client() -> None:
     assert policy.early_commit is not None
     assert policy.reconnect is not None
     assert policy.reconnect.when is ReconnectWhen.ALWAYS
-    assert (policy.identity, policy.max_age, events.cors) == (None, None, None)
+    assert (policy.max_age, events.cors) == (None, None)
+    assert policy.identity == Identity(verify=Verify.UPSTREAM)
+    assert policy.share == Share("user.id", linger=60.0, replay=Replay(ids=ReplayIds.ADD))
     assert policy.unname == {"Generic"}
     assert (rest.match.path, rest.stream) == ("/*", None)
 

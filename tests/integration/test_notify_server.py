@@ -14,7 +14,7 @@ import pytest
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from tests.support.instance import EVENT_SOURCE
-from tests.support.looping import in_loop, run
+from tests.support.looping import in_loop
 from tests.support.proxy_process import ProxyProcess
 from tests.support.raw_client import RawClient
 from tests.support.running import soon
@@ -80,8 +80,8 @@ async def test_every_message_arrives_although_upstream_ends_the_stream_after_eac
         assert client.ending is None
         assert count(proxy, "upstream_eof_after_first_event_total") == len(messages)
         assert count(proxy, "upstream_reconnects_total", result="reopened") == len(messages)
-        (stream,) = proxy.streams()["streams"]
-        assert stream["reconnects"] == len(messages)
+        (group,) = proxy.streams()["groups"]
+        assert group["reconnects"] == len(messages)
 
 
 ZOMBIE = Knobs(ping_interval=0.3, heartbeat_interval=0.2)
@@ -196,38 +196,44 @@ async def test_a_token_that_upstream_takes_no_more_ends_the_stream_and_says_so(t
         assert count(proxy, "streams_closed_total", reason="unauthorized") == 1
 
 
-def test_two_pages_of_one_user_take_the_slot_from_each_other_ever_more_slowly_and_both_hear(
-    tmp_path: Path,
-) -> None:
-    async def story() -> None:
-        async with healing(tmp_path, interval="1s", max_delay="2s") as (notify, proxy):
-            _, target = new_user(notify)
-            async with await RawClient.connect(proxy.url) as one, await RawClient.connect(proxy.url) as two:
-                for client in (one, two):
-                    client.request(target, EVENT_SOURCE)
-                # Delays that did not grow would leave neither a whole second without a gap announced.
-                for client in (one, two):
-                    await client.wait_for(lambda client: b":ping\n" in client.body, within=20)
-                assert gaps(one)
-                assert gaps(two)
-                assert notify.hub.opened_total < 40
-                await _everybody_hears(notify, one, two)
-                assert (one.ending, two.ending) == (None, None)
-
-    run(story(), within=60)
+@in_loop
+async def test_two_pages_of_one_user_share_the_slot_and_both_hear_every_message(tmp_path: Path) -> None:
+    async with healing(tmp_path) as (notify, proxy):
+        user, target = new_user(notify)
+        refreshed = f"/events?access_token={notify.token(user, lifetime=1000)}"
+        async with await RawClient.connect(proxy.url) as one, await RawClient.connect(proxy.url) as two:
+            for client, path in ((one, target), (two, refreshed)):
+                client.request(path, EVENT_SOURCE)
+                await client.wait_for(lambda client: said(client))
+            for number in range(3):
+                await tell(notify, one, f"message {number}")
+                await two.wait_for(lambda client, so_far=number: len(gaps(client)) > so_far)
+            assert heard(one) == heard(two) == ["message 0", "message 1", "message 2"]
+            assert gaps(one) == gaps(two) == ["upstream_end"] * 3
+            assert notify.hub.opened_total == 5  # each token once, and after each event
+            assert (one.ending, two.ending) == (None, None)
 
 
-async def _everybody_hears(notify: NotifyServer, *clients: RawClient) -> None:
-    """Whoever holds the slot hears what is said; after a while everybody has held it."""
-    given = 0
-
-    def all_heard() -> bool:
-        return sum(len(heard(client)) for client in clients) == given
-
-    while not all(heard(client) for client in clients):
-        await soon(lambda: any(stream.registered for stream in notify.hub.streams))
-        given += say(notify, f"message {given}").delivered
-        await soon(all_heard)
+@in_loop
+async def test_a_page_that_was_away_hears_what_was_said_meanwhile(tmp_path: Path) -> None:
+    async with healing(tmp_path) as (notify, proxy):
+        _, target = new_user(notify)
+        async with await RawClient.connect(proxy.url) as page:
+            page.request(target, EVENT_SOURCE)
+            await listening(notify)
+            await tell(notify, page, "message 0")
+            last_id = page.stream.last_event_id
+        await until_counted(proxy, "streams_closed_total", 1, reason="client_gone")
+        for number in (1, 2):
+            await listening(notify)
+            say(notify, f"message {number}")
+        await listening(notify)
+        async with await RawClient.connect(proxy.url) as page:
+            page.request(target, EVENT_SOURCE, f"Last-Event-ID: {last_id}")
+            await page.wait_for(lambda client: len(heard(client)) == 2)
+            await tell(notify, page, "message 3")
+            assert heard(page) == ["message 1", "message 2", "message 3"]
+            assert told(page, "stream_gap") == []
 
 
 # A client that leaves (facts.md#notify-server-freeze).
@@ -268,7 +274,7 @@ async def test_a_client_that_leaves_before_the_head_freezes_nobody_either(tmp_pa
 @in_loop
 async def test_without_hold_a_client_that_leaves_freezes_everybody(tmp_path: Path) -> None:
     async with (
-        healing(tmp_path, hold="off", early_commit_after="200ms") as (notify, proxy),
+        healing(tmp_path, hold="off", linger="1ms", early_commit_after="200ms") as (notify, proxy),
         await event_source(proxy.url, notify) as client,
     ):
         await listening(notify)
