@@ -1,7 +1,7 @@
 """The openings of streams at one upstream: they take turns, and are hastened when the upstream is back.
 
 A server may need far more for the opening of a stream than for the stream. Many openings at once can make it
-deaf (facts.md#a-herd). This module opens nothing.
+deaf (facts.md#notify-server-herd). This module opens nothing.
 """
 
 from __future__ import annotations
