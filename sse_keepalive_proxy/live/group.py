@@ -66,8 +66,8 @@ class Group(Source):
         self.flow.audience = self
         self.key, self.log = key, log
         self._share, self._over = share, over
-        self._members: tuple[Membership, ...] = ()
-        self._arriving: tuple[Membership, ...] = ()  # they begin when the unfinished block has ended
+        self._members: dict[Membership, None] = {}  # in the order of their arrival
+        self._arriving: dict[Membership, None] = {}  # they begin when the unfinished block has ended
         self._empty_since = self.opened_at
         self._until: float | None = None  # without members: the next decision about upstream's stream
         self._is_held = False
@@ -196,7 +196,7 @@ class Group(Source):
         """Handle that upstream's body does not begin like an event stream: no other client may join."""
         super().not_an_event_stream()
         self._over(self)
-        for each in self._members:
+        for each in list(self._members):
             if each.flow is not None:
                 each.flow.become_opaque()
 
@@ -214,7 +214,7 @@ class Group(Source):
         if not self._members:
             return
         framed = chunk(data)
-        for each in self._members:
+        for each in list(self._members):
             flow = each.flow
             if flow is None:
                 continue
@@ -225,11 +225,11 @@ class Group(Source):
 
     def follow(self) -> None:
         """Note that a part of a block, or its end, was delivered."""
-        for each in self._members:
+        for each in list(self._members):
             if each.flow is not None:
                 each.flow.follow(self.flow)
         if not self.flow.in_part and self._arriving:
-            arriving, self._arriving = self._arriving, ()
+            arriving, self._arriving = self._arriving, {}
             for each in arriving:
                 self._begin(each)
 
@@ -243,7 +243,7 @@ class Group(Source):
             self.route.registry.held.remove(self)
             self._arm()
         if self.flow.in_part:
-            self._arriving = (*self._arriving, membership)
+            self._arriving[membership] = None
         else:
             self._begin(membership)
         self._adopt_of(membership)
@@ -272,7 +272,7 @@ class Group(Source):
             flow.share(self.flow, missed, chunk(missed), len(found), True, self.route.now())
         flow.join(self.flow)
         if self.life.close_reason is None:
-            self._members = (*self._members, membership)
+            self._members[membership] = None
         else:
             member.group_over(self.life.close_reason, None)
 
@@ -283,8 +283,8 @@ class Group(Source):
             membership.credential.members -= 1
             if membership.member is not None:
                 self._waits = membership.member.waits_for_upstream(clean=True)
-        self._members = tuple(each for each in self._members if each is not membership)
-        self._arriving = tuple(each for each in self._arriving if each is not membership)
+            self._members.pop(membership, None)
+            self._arriving.pop(membership, None)
         if self.clients or self._until is not None or self.life.close_reason is not None:
             return
         self._empty_since = self.route.now()
@@ -321,7 +321,7 @@ class Group(Source):
     # What a `Source` needs.
 
     def _tell(self, command: messages.ForClients) -> None:
-        for each in self._members:
+        for each in list(self._members):
             if each.member is None:
                 continue
             match command:
