@@ -157,9 +157,11 @@ class Source:
         if self.life.state is State.RECONNECTING:
             stream_log.lost(self, CloseReason.STALLED if self._asking else reason)
             self.flow.start_over()
-            self._expect_upstream()
+            if reason is CloseReason.UPSTREAM_RESET:  # a clean end is no outage
+                self._expect_upstream()
 
     def _expect_upstream(self) -> None:
+        """Be hastened when upstream is back (behaviour.md#an-upstream-is-back)."""
         if self._reconnection is not None and self.life.state is State.RECONNECTING:
             self._reconnection.expect(self)
 

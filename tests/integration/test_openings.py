@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import AsyncExitStack
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.raw_upstream import (
     CLOSE,
     GOT_REQUEST,
+    LAST_CHUNK,
     RawUpstream,
     UpstreamConnection,
     response,
@@ -243,6 +245,25 @@ async def test_a_drain_ends_a_stream_that_was_answered_in_the_queue() -> None:
             await waiting(proxy, 0)
 
 
+@on_each_loop
+async def test_a_drain_does_not_wait_for_turns_that_do_not_come() -> None:
+    door = Doorman()
+    times = "drain: {timeout: 300ms, spread: 100ms, idle_grace: 100ms}"
+    async with (
+        RawUpstream(door) as upstream,
+        Instance(config(upstream, before=f"{ONE}\n{times}")) as proxy,
+        await proxy.event_source("/events?1") as first,
+    ):
+        await door.until_asked("/events?1")
+        async with await proxy.event_source("/events?2") as second:
+            await waiting(proxy, 1)
+            await proxy.server.drain(asyncio.Event())
+            await waiting(proxy, 0)
+            for client in (first, second):
+                await client.wait_end()
+        assert door.asked == ["/events?1"]
+
+
 # An upstream that is back.
 
 
@@ -271,3 +292,35 @@ async def test_the_first_stream_that_gets_through_brings_the_others_back(
             for client in lost:
                 await client.wait_for(b"stream_recovered")
             assert proxy.metric("upstream_reconnects_total", result="reopened") == len(lost)
+
+
+@on_each_loop
+async def test_a_stream_that_upstream_has_ended_cleanly_keeps_its_wait() -> None:
+    """Two streams of a server with one place for each user would evict each other faster otherwise."""
+    section = "reconnect: {when: always, delay: 1000h, max_delay: 1000h, give_up_after: 2000h}"
+    end = asyncio.Event()
+
+    async def script(connection: UpstreamConnection) -> None:
+        await connection.next_request()
+        await connection.send(stream_head())
+        await end.wait()
+        if connection is upstream.connections[0]:
+            await connection.send(LAST_CHUNK)
+
+    async with (
+        RawUpstream(script) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await proxy.event_source() as ended,
+    ):
+        await ended.wait_for(b"connection_confirmed")
+        end.set()
+        await proxy.until(lambda: proxy.metric("streams_active", state="reconnecting") == 1)
+        (stream,) = proxy.server.streams
+        due, queue = stream.life.next_deadline, proxy.proxy._openings["up"]
+        before = due()
+        queue._succeeded_at = -math.inf
+        async with await proxy.event_source() as another:
+            await another.wait_for(b"connection_confirmed")
+            assert proxy.metric("streams_active", state="reconnecting") == 1
+            assert not queue._expecting
+            assert due() == before
