@@ -107,16 +107,14 @@ def admin_handler(
         return _text(now.value, 200 if now is Phase.READY else 503)
 
     def list_streams() -> _Page:
-        now = asyncio.get_running_loop().time()
-        groups = [group.snapshot(now) for group in streams.groups]
-        text = json.dumps({"streams": _snapshots(streams), "groups": groups})
+        text = json.dumps({"streams": _snapshots(streams), "groups": _groups(streams)})
         return _Page(text.encode(), b"application/json; charset=utf-8")
 
     def show_config() -> _Page:
         return _text(config_yaml())
 
     def status() -> _Page:
-        html = render(_snapshots(streams), phase().value, streams.limit)
+        html = render(_snapshots(streams), _groups(streams), phase().value, streams.limit)
         return _Page(html.encode(), b"text/html; charset=utf-8", fields=(_NO_SNIFFING, _NO_SCRIPTS))
 
     for_all = {"/metrics": scrape, "/livez": livez, "/readyz": readyz}
@@ -149,7 +147,14 @@ def _text(text: str, status: int = 200) -> _Page:
 
 def _snapshots(streams: Registry) -> list[dict[str, Any]]:
     now = asyncio.get_running_loop().time()
-    return [*(snapshot(stream, now) for stream in streams), *(held.snapshot(now) for held in streams.held)]
+    shared = {group["id"] for group in _groups(streams)}  # they have rows of their own
+    held = [row for each in streams.held if (row := each.snapshot(now))["id"] not in shared]
+    return [*(snapshot(stream, now) for stream in streams), *held]
+
+
+def _groups(streams: Registry) -> list[dict[str, Any]]:
+    now = asyncio.get_running_loop().time()
+    return [group.snapshot(now) for group in streams.groups]
 
 
 def may_see(peer: str, host: bytes, pages: Pages) -> bool:

@@ -32,7 +32,7 @@ _MOST = 500
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#59636e}
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
-h1{font-size:1.3rem;margin:0}p{margin:.3rem 0 1.2rem;color:var(--soft)}
+h1{font-size:1.3rem;margin:0}h2{font-size:1.1rem}p{margin:.3rem 0 1.2rem;color:var(--soft)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft)}td:nth-child(n+6),th:nth-child(n+6){text-align:right}
@@ -44,7 +44,24 @@ div{overflow-x:auto}a{color:inherit}
 """
 
 
-def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
+_GROUP_COLUMNS = (
+    ("state", "state"),
+    ("route", "route"),
+    ("id", "group"),
+    ("clients", "clients"),
+    ("age_s", "age"),
+    ("since_upstream_byte_s", "last upstream byte"),
+    ("since_upstream_event_s", "last upstream event"),
+    ("events", "events"),
+    ("stalls", "stalls"),
+    ("reconnects", "reconnects"),
+    ("log_bytes", "bytes in the log"),
+)
+
+
+def render(
+    streams: Sequence[dict[str, Any]], groups: Sequence[dict[str, Any]], phase: str, limit: int
+) -> str:
     """Return the page as HTML. It reloads itself every two seconds."""
     clients = sum(row["state"] != "held" for row in streams)
     stalled_first = sorted(streams, key=lambda row: row["state"] != "stalled")  # a stable sort
@@ -53,28 +70,33 @@ def render(streams: Sequence[dict[str, Any]], phase: str, limit: int) -> str:
         f'<span class="chip {escape(state)}">{count} {escape(state)}</span>'
         for state, count in sorted(states.items())
     )
-    head = "".join(f"<th>{escape(title)}</th>" for _, title in _COLUMNS)
-    body = "".join(_row(row) for row in stalled_first[:_MOST])
-    more = f"<p>{len(streams) - _MOST} more: see /streams</p>" if len(streams) > _MOST else ""
+    shared = f"<h2>Shared streams of upstream</h2>{_table(groups, _GROUP_COLUMNS)}" if groups else ""
     empty = "" if streams else "<p>No stream is open.</p>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="refresh" content="2"><meta name="viewport" content="width=device-width">'
         f"<title>streams · {clients}</title><style>{_STYLE}</style></head><body>"
         f"<h1>sse-keepalive-proxy</h1><p>{escape(phase)} · {BUILD} · {clients} of {limit} streams</p>"
-        f"<p>{chips}</p><div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f'{more}{empty}<p><a href="/streams">streams</a> · <a href="/config">configuration</a> · '
+        f"<p>{chips}</p>{_table(stalled_first, _COLUMNS)}{empty}{shared}"
+        f'<p><a href="/streams">streams</a> · <a href="/config">configuration</a> · '
         '<a href="/metrics">metrics</a></p>'
         "</body></html>"
     )
 
 
-def _row(row: dict[str, Any]) -> str:
+def _table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]]) -> str:
+    head = "".join(f"<th>{escape(title)}</th>" for _, title in columns)
+    body = "".join(_row(row, columns) for row in rows[:_MOST])
+    more = f"<p>{len(rows) - _MOST} more: see /streams</p>" if len(rows) > _MOST else ""
+    return f"<div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}"
+
+
+def _row(row: dict[str, Any], columns: Sequence[tuple[str, str]]) -> str:
     cells = "".join(
         f'<td class="{escape(str(row[key]))}">{_cell(key, row[key])}</td>'
         if key == "state"
         else f"<td>{_cell(key, row[key])}</td>"
-        for key, _ in _COLUMNS
+        for key, _ in columns
     )
     return f"<tr>{cells}</tr>"
 

@@ -212,3 +212,55 @@ async def test_a_client_whose_id_is_not_in_the_log_hears_of_the_gap() -> None:
         connection = await upstream.connection()
         assert b"skp-" not in connection.received
         assert proxy.metric("replay_gaps_total", reason="unknown") == 1
+
+
+@on_each_loop
+async def test_a_client_gets_the_stream_that_was_held_for_it_with_all_that_it_has_missed() -> None:
+    stream = "share: {by: credential, linger: 50ms, replay: {ids: add}}\nleave: {hold: 10m}\n"
+    async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
+        server = await upstream.connection()
+        await server.send(chunk(b"data: 1\n\n"))
+        await first.wait_for(b"data: 1")
+        last = next(event.last_event_id for event in first.events if event.data == "1")
+        await first.close()
+        await asyncio.sleep(0.2)  # the linger is over
+        assert proxy.metric("upstream_held_streams") == 1
+        await server.send(chunk(b"data: 2\n\n"))
+        await soon(lambda: proxy.metric("upstream_events_total") == 2)
+        async with await proxy.event_source(TAB, f"Last-Event-ID: {last}") as again:
+            await again.wait_for(b"data: 2")
+            assert data_of(again) == ["2"]
+            assert len(upstream.connections) == 1
+            assert proxy.metric("upstream_held_streams") == 0
+
+
+@on_each_loop
+async def test_a_held_stream_that_upstream_ends_is_not_asked_for_again() -> None:
+    stream = "share: {by: credential, linger: 50ms}\nleave: {hold: 10m}\nreconnect: {when: always}\n"
+    go_on = asyncio.Event()
+    ends = [GOT_REQUEST, stream_head(), go_on, chunk(b"data: 0\n\n"), LAST_CHUNK]
+    async with group(ends, SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
+        await first.close()
+        await asyncio.sleep(0.2)  # the linger is over
+        go_on.set()
+        await soon(lambda: proxy.metric("share_groups") == 0)
+        assert proxy.metric("upstream_held_streams") == 0
+        assert len(upstream.connections) == 1
+
+
+@on_each_loop
+async def test_an_upstream_that_ends_during_the_linger_is_asked_again_for_the_log() -> None:
+    stream = (
+        "share: {by: credential, linger: 1m, replay: {ids: add}}\nreconnect: {when: always, delay: 10ms}\n"
+    )
+    go_on = asyncio.Event()
+    ends = [GOT_REQUEST, stream_head(), go_on, chunk(b"data: 1\n\n"), LAST_CHUNK]
+    goes_on = [GOT_REQUEST, stream_head(), chunk(b"data: 2\n\n")]
+    async with group(ends, goes_on, stream=stream, tabs=1) as (upstream, proxy, [first]):
+        await first.close()
+        await soon(lambda: proxy.metric("upstream_held_streams") == 1)
+        go_on.set()
+        await soon(lambda: proxy.metric("upstream_events_total") == 2)
+        async with await proxy.event_source(TAB, "Last-Event-ID: skp-00000000-1") as again:
+            await again.wait_for(b"stream_gap")
+            assert len(upstream.connections) == 2
