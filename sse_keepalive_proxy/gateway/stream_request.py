@@ -9,7 +9,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from sse_keepalive_proxy.errors import UpstreamError
 from sse_keepalive_proxy.gateway.attempts import first_answer
@@ -212,19 +213,19 @@ class StreamRequest:
             return False
         return family is Family.BROWSER or accepts_streams(request.named)
 
-    async def open(self, attempt: Attempt) -> Answer:
+    def open(self, attempt: Attempt) -> Coroutine[Any, Any, Answer]:
         """Return upstream's answer, or a place in a group whose upstream has answered before.
 
         Raises `UpstreamError`.
         """
-        return await (self._ask(attempt) if self._shared is None else self._shared.open(attempt, self._ask))
+        return self._ask(attempt) if self._shared is None else self._shared.open(attempt, self._ask)
 
-    async def _ask(self, attempt: Attempt) -> Answer:
+    def _ask(self, attempt: Attempt) -> Coroutine[Any, Any, Answer]:
         """Return upstream's answer. Retry for a browser, which stops for ever after an error status."""
         policy = self._stream_route.policy.reconnect
         if policy is None or policy.first_within is None or not self._request.is_repeatable:
-            return await attempt.make()
-        return await first_answer(
+            return attempt.make()  # a coroutine of this module would be compiled, and cost more
+        return first_answer(
             attempt,
             policy,
             failed=self._failed_once,

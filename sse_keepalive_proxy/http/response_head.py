@@ -74,7 +74,7 @@ class ResponseReader:
         if self._allowance < 0:
             raise invalid(f"its head is larger than {_MAX_HEAD} bytes")
         if not self._checked:
-            self._check_first_line(end)
+            self._check_first_line(end, whole=found is not None)
         if found is None:
             return None
         raw, self.rest = bytes(head[:end]), bytes(head[end:])
@@ -85,14 +85,16 @@ class ResponseReader:
             raise invalid(f"it has more than {_MOST_INTERIM} interim heads")
         return _read(raw)
 
-    def _check_first_line(self, end: int) -> None:
-        """Raise `UpstreamInvalid` if the first line cannot become a status line. It need not be whole."""
+    def _check_first_line(self, end: int, *, whole: bool) -> None:
+        """Raise `UpstreamInvalid` if the first line cannot become a status line. It need not be whole. Of a
+        `whole` head, `_read` checks the rest of it.
+        """
         head = self._head
-        line = head.find(b"\n", 0, end)
         if not head.startswith(_BEGIN[: len(head)]):
             if head.startswith(_TLS):
                 raise invalid("it speaks TLS: write an https:// url")
             raise invalid("it does not begin with HTTP/")
+        line = -1 if whole else head.find(b"\n", 0, end)
         if line >= 0:
             self._checked = True
             if not _STATUS_LINE.fullmatch(head[:line].rstrip(b"\r")):

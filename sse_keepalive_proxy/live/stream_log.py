@@ -53,7 +53,7 @@ class LoggedStream(LoggedSource, OpenStream, Protocol):
 
 def opened(stream: LoggedStream) -> None:
     """Log that the response head and the first bytes were written."""
-    log_line("stream open", {**_fields(stream), "family": stream.family.value})
+    log_line("stream open", {**_fields(stream), "family": stream.family})
 
 
 def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStatus | None) -> None:
@@ -65,7 +65,7 @@ def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStat
     if stream.group is None:
         del known["group"]
     why = {} if late is None else {"refusal": late[1]}
-    log_line("stream closed", {"reason": reason.value, **why, **known})
+    log_line("stream closed", {"reason": reason, **why, **known})
     if reason is CloseReason.CLIENT_GONE and (common := stream.route.departures.left(age, now)) is not None:
         _one_age(stream.route_name, common)
 

@@ -100,9 +100,9 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
     return {
         "id": stream.stream_id,
         "route": stream.route_name,
-        "state": stream.state.value,
+        "state": stream.state,
         "client": stream.client,
-        "family": stream.family.value,
+        "family": stream.family,
         "group": stream.group,
         "age_s": round(now - stream.opened_at, 3),
         "since_upstream_byte_s": round(now - stream.life.upstream_at, 3) if flow.upstream_bytes else None,
