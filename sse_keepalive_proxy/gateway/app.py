@@ -81,6 +81,7 @@ class Proxy:
         """
         context = context_for_clients(settings)
         self._in_force = _in_force(settings, await self._prepare_routes(settings))
+        self._process.forget_groups({route.name for route in settings.routes})
         self._process.backlog.limit = settings.limits.max_buffered
         if context is not None:
             self.frontend.use_tls(self._poller, context)

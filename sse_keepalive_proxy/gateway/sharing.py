@@ -193,9 +193,9 @@ class SharedOpening:
             return answer
         if begins_event_stream(answer.exchange.early) is False:
             return answer
-        return self._entered(answer, asked_at) or self._alone(answer)
+        return self._entered(answer, asked_at, resumes=head is not self.bare) or self._alone(answer)
 
-    def _entered(self, answer: Answer, asked_at: float) -> Answer | None:
+    def _entered(self, answer: Answer, asked_at: float, *, resumes: bool) -> Answer | None:
         """Return a place in the group of this request, which upstream has accepted. None: it has no group, or
         there is no room in it.
         """
@@ -207,24 +207,40 @@ class SharedOpening:
         if group.is_full:
             return None
         expires_at = holder.expires_at if isinstance(holder, Holder) else None
-        varies = _varies(answer.head)
-        fields = [field for field in answer.head.headers if field[0].lower() != b"set-cookie"]
-        credential = Credential(
-            self.fingerprint,
-            self.bare,
-            ResponseHead(answer.head.status, answer.head.reason, fields),
-            varies=varies or (),
-            selected=None if varies is None else self._selected(varies),
-            expires_at=expires_at,
-            now=asyncio.get_running_loop().time(),
-        )
+        credential = self._credential(group, answer.head, expires_at)
         self.groups.accept(group, credential)
         self.streams.metrics.share_joins[Join.ASKED] += 1
         gap = GapReason.UNKNOWN if self.last_id and _expired(expires_at) else None
         place = Membership(
-            group, credential, accepted=answer.body, asked_at=asked_at, last_id=self.last_id, gap=gap
+            group,
+            credential,
+            accepted=answer.body,
+            asked_at=asked_at,
+            resumes=resumes,
+            last_id=self.last_id,
+            gap=gap,
         )
         return Answer(place, answer.head)
+
+    def _credential(self, group: Group, head: ResponseHead, expires_at: float | None) -> Credential:
+        """Return the credential of this request, which upstream has accepted with `head`."""
+        now, varies = asyncio.get_running_loop().time(), _varies(head)
+        fields = [field for field in head.headers if field[0].lower() != b"set-cookie"]
+        for_others = ResponseHead(head.status, head.reason, fields)
+        selected = None if varies is None else self._selected(varies)
+        known = self.groups.accepted(self.fingerprint)
+        if known is not None and known[0] is group:
+            known[1].accepted(for_others, varies or (), selected, now)
+            return known[1]
+        return Credential(
+            self.fingerprint,
+            self.bare,
+            for_others,
+            varies=varies or (),
+            selected=selected,
+            expires_at=expires_at,
+            now=now,
+        )
 
     def _alone(self, answer: Answer) -> Answer:
         """Return the answer for a client without a group. An id of a log means nothing to upstream."""

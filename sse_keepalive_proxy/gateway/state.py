@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from sse_keepalive_proxy.config import Limits, Match
@@ -74,3 +74,8 @@ class Process:
         if known is None or known[0] != (share, alike):
             known = self.groups[route] = (share, alike), Groups(share, self.key)
         return known[1]
+
+    def forget_groups(self, routes: Container[str]) -> None:
+        """Forget the groups of routes that are not in `routes`. Their clients keep their streams."""
+        for name in [name for name in self.groups if name not in routes]:
+            del self.groups[name]

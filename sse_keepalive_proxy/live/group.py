@@ -116,8 +116,8 @@ class Group(Source):
             del self.credentials[fingerprint]
         return gone
 
-    def _adopt(self, body: Body, asked_at: float, credential: Credential) -> None:
-        """Read upstream's stream from `body`, which upstream has accepted with `credential`. The older one is
+    def _adopt(self, body: Body, of: Membership) -> None:
+        """Read upstream's stream from `body`, which upstream has accepted for a client. The older one is
         closed. A server with one place for each user has ended it already.
         """
         if self.life.close_reason is not None or self.flow.in_part:
@@ -128,6 +128,7 @@ class Group(Source):
             self.flow.start_over()
         elif self._reconnection is not None:
             self._reconnection.cancel()
+        credential = of.credential
         self.credentials.pop(credential.fingerprint, None)
         self.credentials[credential.fingerprint] = credential
         if self._reconnection is not None:
@@ -136,7 +137,7 @@ class Group(Source):
             self._open(body)
             return
         self._exchange, self._events_before = body, self.flow.events
-        self._handle(messages.Replaced(asked_at))
+        self._handle(messages.Replaced(of.asked_at, of.resumes))
         body.attach(self.flow)
 
     @property
@@ -216,7 +217,7 @@ class Group(Source):
         framed = chunk(data)
         for each in list(self._members):
             flow = each.flow
-            if flow is None:
+            if flow is None or each not in self._members:  # it has gone because of another member
                 continue
             try:
                 flow.share(self.flow, data, framed, events, alive, now)
@@ -251,7 +252,7 @@ class Group(Source):
     def _adopt_of(self, membership: Membership) -> None:
         body, membership.accepted = membership.accepted, None
         if body is not None:
-            self._adopt(body, membership.asked_at, membership.credential)
+            self._adopt(body, membership)
 
     def _begin(self, membership: Membership) -> None:
         flow, member = membership.flow, membership.member

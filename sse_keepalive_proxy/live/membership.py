@@ -82,10 +82,15 @@ class Credential:
         expires_at: float | None,
         now: float,
     ) -> None:
-        self.fingerprint, self.bare, self.head, self.selected = fingerprint, bare, head, selected
-        self.varies = varies
-        self.expires_at, self.accepted_at = expires_at, now
+        self.fingerprint, self.bare, self.expires_at = fingerprint, bare, expires_at
         self.members = 0
+        self.accepted(head, varies, selected, now)
+
+    def accepted(
+        self, head: ResponseHead, varies: tuple[bytes, ...], selected: bytes | None, now: float
+    ) -> None:
+        """Note that upstream has accepted it at `now`, and the answer."""
+        self.head, self.varies, self.selected, self.accepted_at = head, varies, selected, now
         self.refused = False
 
 
@@ -93,21 +98,15 @@ class Membership:
     """One client's place in `group`, as a `Body`.
 
     `accepted`: upstream's answer to this client's own request, sent at `asked_at` (loop time); the group
-    reads it from then on. None: the client joins without asking. `last_id`: the id with which the client
+    reads it from then on. None: the client joins without asking. `resumes`: the request had the id of the
+    group's last event. `last_id`: the id with which the client
     returns, or `b""`. `gap`: what is known already of its missing events.
     """
 
     __slots__ = (
-        "accepted",
-        "asked_at",
-        "credential",
-        "flow",
-        "gap",
-        "group",
-        "last_id",
-        "member",
-        "request_sent",
-    )
+        "accepted", "asked_at", "credential", "flow", "gap", "group", "last_id", "member", "request_sent",
+        "resumes",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -116,11 +115,12 @@ class Membership:
         *,
         accepted: Body | None = None,
         asked_at: float = 0.0,
+        resumes: bool = False,
         last_id: bytes = b"",
         gap: GapReason | None = None,
     ) -> None:
         self.group, self.credential = group, credential
-        self.accepted, self.asked_at = accepted, asked_at
+        self.accepted, self.asked_at, self.resumes = accepted, asked_at, resumes
         self.last_id, self.gap = last_id, gap
         self.member: Member | None = None
         self.flow: Relay | None = None

@@ -110,7 +110,6 @@ class StreamRoute:
         self.backlog, self.departures = shared.backlog, shared.departures
         self.family, self.gets = family, gets
         self.policy = policy = treated(policy or shared.policy, gets)
-        by_event = policy.confirm is not None and gets.confirm is ConfirmForm.EVENT
         by_event = gets.confirm is ConfirmForm.EVENT
         self.confirm_wait = policy.confirm.wait if policy.confirm is not None and by_event else 0.0
         self.pings_by_event = policy.keepalive is not None and policy.keepalive.form is KeepaliveForm.EVENT

@@ -179,8 +179,8 @@ class Lifecycle:
                     return self._keep()
             case messages.Resumed():
                 self._resumed(now)
-            case messages.Replaced(asked_at=asked_at):
-                return self._replaced(asked_at, now)
+            case messages.Replaced(asked_at=asked_at, resumed=resumed):
+                return self._replaced(asked_at, resumed, now)
             case messages.KeepUntil(at=at):
                 self._kept_until = at
             case messages.LeaveAt(at=at, reason=reason):
@@ -208,14 +208,14 @@ class Lifecycle:
             return _NOTHING if wait else (messages.Confirm(),)
         return self._commit(now, confirm=not wait)
 
-    def _replaced(self, asked_at: float, now: float) -> tuple[Command, ...]:
+    def _replaced(self, asked_at: float, resumed: bool, now: float) -> tuple[Command, ...]:
         """Upstream has accepted another client's request, sent at `asked_at`, for the same stream. A server
         with one place for each user ends the old stream for it: that is no gap.
         """
         outage = self._outage
         if self.state is State.RECONNECTING and outage is not None:
             if outage.reason is not CloseReason.UPSTREAM_END or outage.began_at < asked_at:
-                return self._opened(0.0, False, now)
+                return self._opened(0.0, resumed, now)
             self._enter(State.WAITING if self.stalled_since is None else State.STALLED)
         self.opened_at, self.finished_at = self._upstream_time(now), None
         return self._keep()

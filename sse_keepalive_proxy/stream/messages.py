@@ -132,10 +132,11 @@ class Resumed:
 @dataclass(frozen=True, slots=True)
 class Replaced:
     """Another stream of upstream, which was asked for at `asked_at` and accepted, takes the place of the one
-    that was read.
+    that was read. `resumed` as in `Opened`.
     """
 
     asked_at: float
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
