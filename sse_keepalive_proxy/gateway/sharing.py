@@ -28,7 +28,7 @@ from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.observe.route_metrics import Join
 from sse_keepalive_proxy.stream.claims import claim
-from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, Share, Verify
+from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, ReplayIds, Share, Verify
 from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours
 from sse_keepalive_proxy.wire import encode
 from sse_keepalive_proxy.wire.framing import begins_event_stream
@@ -154,6 +154,13 @@ class SharedOpening:
             groups, target, streams, request, identify, signed, fingerprint, key, bare, own_id(request)
         )
 
+    @property
+    def known(self) -> bytes:
+        """The id with which the client returns, if it is one of upstream, otherwise `b""`."""
+        replay = self.groups.share.replay
+        ours = replay is not None and replay.ids is ReplayIds.ADD and is_ours(self.last_id)
+        return b"" if ours else self.last_id
+
     async def open(self, attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
         """Return the answer for the client: its place in a group, or the answer of upstream to `ask`.
 
@@ -183,7 +190,7 @@ class SharedOpening:
 
     async def _asked(self, attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
         group = self._known_group()
-        if self.last_id and not is_ours(self.last_id) and (group is None or not self._in_log(group)):
+        if self.known and (group is None or not self._in_log(group)):
             answer = await ask(attempt)  # only upstream may know what came after this id
             return replace(answer, gap=GapReason.UNKNOWN) if answer.head.is_event_stream else answer
         asked_at = asyncio.get_running_loop().time()
@@ -272,7 +279,7 @@ class SharedOpening:
         """Whether the group can say what the client has missed: everything after its id, or nothing since
         the id is the proxy's own.
         """
-        if not self.last_id or is_ours(self.last_id):
+        if not self.known:
             return True
         return group.log is not None and not isinstance(group.log.after(self.last_id), GapReason)
 

@@ -188,7 +188,8 @@ class StreamRequest:
         """Return how to reconnect to upstream, or None. Requests with a body are never sent again."""
         policy, request = self._stream_route.policy.reconnect, self._request
         if policy is not None and request.is_repeatable:
-            bare, known = without_id(head), own_id(request)
+            bare = without_id(head)
+            known = own_id(request) if self._shared is None else self._shared.known
             cursors = find_cursors(bare, policy.cursors)
             always = policy.when is ReconnectWhen.ALWAYS
             make = None if self._shared is None else self._make_shared

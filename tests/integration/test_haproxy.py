@@ -37,7 +37,7 @@ async def test_a_silent_stream_dies_of_a_timeout_of_8_seconds_and_outlives_it_th
 async def test_pings_find_out_that_a_client_has_left_which_haproxy_alone_does_not_tell(
     tmp_path: Path,
 ) -> None:
-    async with healing(tmp_path, interval="500ms", hold="off") as (notify, proxy):
+    async with healing(tmp_path, interval="500ms", hold="off", linger="1ms") as (notify, proxy):
         with haproxy(tmp_path, notify.url, proxy.url, idle="1m") as (bare, healed):
             async with await event_source(bare, notify) as client:
                 await client.wait_head()

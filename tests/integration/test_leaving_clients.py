@@ -103,7 +103,7 @@ def test_with_hold_the_server_outlives_clients_that_come_and_go_at_random(tmp_pa
 
 def test_without_hold_the_same_clients_freeze_the_server_at_once(tmp_path: Path) -> None:
     async def story() -> None:
-        _, frozen = await play(tmp_path, 60.0, seed=16, hold="off")
+        _, frozen = await play(tmp_path, 60.0, seed=16, hold="off", linger="1ms")
         assert frozen
 
     run(story(), within=90)

@@ -264,3 +264,29 @@ async def test_an_upstream_that_ends_during_the_linger_is_asked_again_for_the_lo
         async with await proxy.event_source(TAB, "Last-Event-ID: skp-00000000-1") as again:
             await again.wait_for(b"stream_gap")
             assert len(upstream.connections) == 2
+
+
+@on_each_loop
+async def test_an_id_of_another_proxy_is_passed_to_upstream_if_the_route_adds_none() -> None:
+    stream = "share: {by: credential, replay: {ids: upstream}}\n"
+    async with (
+        group(SILENT, stream=stream, tabs=1) as (upstream, proxy, _),
+        await proxy.event_source(TAB, "Last-Event-ID: skp-00000000-7") as again,
+    ):
+        await again.wait_for(b"stream_gap")
+        request = await (await upstream.connection(1)).request()
+        assert request.header("last-event-id") == "skp-00000000-7"
+
+
+@on_each_loop
+async def test_an_id_of_the_proxy_never_reaches_upstream_also_for_a_client_without_a_group() -> None:
+    share = "share: {by: credential, max_clients: 1, replay: {ids: add}}\n"
+    stream = share + "reconnect: {when: always, delay: 10ms}\n"
+    ends = [GOT_REQUEST, stream_head(), chunk(b"data: 1\n\n"), LAST_CHUNK]
+    async with (
+        group(SILENT, ends, SILENT, stream=stream, tabs=1) as (upstream, proxy, _),
+        await proxy.event_source(TAB, "Last-Event-ID: skp-00000000-7") as alone,
+    ):
+        await alone.wait_for(b"stream_recovered")
+        for index in (1, 2):
+            assert b"skp-" not in (await upstream.connection(index)).received
