@@ -16,11 +16,14 @@ from dataclasses import dataclass, replace
 
 from sse_keepalive_proxy.gateway.credentials import digest, request_fingerprint
 from sse_keepalive_proxy.gateway.identity import Holder, TokenRejection
+from sse_keepalive_proxy.gateway.passthrough import first_line
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target
 from sse_keepalive_proxy.http.cursors import find_cursors
+from sse_keepalive_proxy.http.headers import encode_head
 from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.http.response_head import ResponseReader
 from sse_keepalive_proxy.live.group import Group
 from sse_keepalive_proxy.live.membership import Credential, Membership
 from sse_keepalive_proxy.live.reconnect import Reconnection
@@ -74,16 +77,16 @@ class Groups:
 
     def accept(self, group: Group, credential: Credential) -> None:
         """Note that upstream has accepted `credential` for `group`."""
-        for fingerprint in group.forget_unused(self.share.trust):
-            self._accepted.pop(fingerprint, None)
+        for unused in group.forget_unused(self.share.trust):
+            self._accepted.pop(unused.fingerprint, None)
         self._accepted[credential.fingerprint] = group, credential
 
     def remove(self, group: Group) -> None:
         """Let no other client find `group`. It may have been removed already."""
         if self._groups.get(group.key) is group:
             del self._groups[group.key]
-        for fingerprint in group.credentials:
-            self._accepted.pop(fingerprint, None)
+        for known in group.credentials:
+            self._accepted.pop(known.fingerprint, None)
 
     @asynccontextmanager
     async def turn(self, fingerprint: bytes) -> AsyncIterator[None]:
@@ -183,10 +186,11 @@ class SharedOpening:
             return None
         if credential.selected is None or self._selected(credential.varies) != credential.selected:
             return None
-        if not self._in_log(group):
+        head = ResponseReader().feed(credential.head)
+        if head is None or not self._in_log(group):
             return None
         self.streams.metrics.share_joins[Join.TRUSTED] += 1
-        return Answer(Membership(group, credential, last_id=self.last_id), credential.head)
+        return Answer(Membership(group, credential, last_id=self.last_id), head)
 
     async def _asked(self, attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
         group = self._known_group()
@@ -233,7 +237,7 @@ class SharedOpening:
         """Return the credential of this request, which upstream has accepted with `head`."""
         now, varies = asyncio.get_running_loop().time(), _varies(head)
         fields = [field for field in head.headers if field[0].lower() != b"set-cookie"]
-        for_others = ResponseHead(head.status, head.reason, fields)
+        for_others = encode_head(first_line(head), fields)
         selected = None if varies is None else self._selected(varies)
         known = self.groups.accepted(self.fingerprint)
         if known is not None and known[0] is group:

@@ -72,7 +72,7 @@ class Group(Source):
         self._until: float | None = None  # without members: the next decision about upstream's stream
         self._is_held = False
         self._waits = False  # whether the last member wanted upstream to be opened again after an end
-        self.credentials: dict[bytes, Credential] = {}
+        self.credentials: list[Credential] = []
         reconnect = route.policy.reconnect
         if reconnect is not None and reconnect.on_refusal is OnRefusal.KEEP:
             self.life.handle(messages.KeepUntil(_NEVER), self.opened_at)
@@ -102,18 +102,12 @@ class Group(Source):
         lost = self.life.state is State.RECONNECTING
         return self._reconnection.resuming(bare) if lost and self._reconnection is not None else bare
 
-    def forget_unused(self, trust: float) -> list[bytes]:
-        """Forget credentials without a member that were accepted more than `trust` seconds ago. Return their
-        fingerprints.
-        """
+    def forget_unused(self, trust: float) -> list[Credential]:
+        """Forget and return credentials without a member that were accepted over `trust` seconds ago."""
         until = self.route.now() - trust
-        gone = [
-            known.fingerprint
-            for known in self.credentials.values()
-            if not known.members and known.accepted_at < until
-        ]
-        for fingerprint in gone:
-            del self.credentials[fingerprint]
+        gone = [known for known in self.credentials if not known.members and known.accepted_at < until]
+        for unused in gone:
+            self.credentials.remove(unused)
         return gone
 
     def _adopt(self, body: Body, of: Membership) -> None:
@@ -129,8 +123,9 @@ class Group(Source):
         elif self._reconnection is not None:
             self._reconnection.cancel()
         credential = of.credential
-        self.credentials.pop(credential.fingerprint, None)
-        self.credentials[credential.fingerprint] = credential
+        if credential in self.credentials:
+            self.credentials.remove(credential)
+        self.credentials.append(credential)
         if self._reconnection is not None:
             self._reconnection.ask_with(credential.bare)
         if self.life.opened_at is None:
@@ -143,7 +138,7 @@ class Group(Source):
     @property
     def _newest(self) -> Credential | None:
         """The credential with which upstream is asked again: the newest accepted of the members."""
-        usable = [known for known in self.credentials.values() if not known.refused]
+        usable = [known for known in self.credentials if not known.refused]
         known = [each for each in usable if each.members] or usable
         return known[-1] if known else None
 

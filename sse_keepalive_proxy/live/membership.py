@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sse_keepalive_proxy.http.exchange import Body, Exchange, Sink
-from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
@@ -44,6 +43,7 @@ class Sharing(Protocol):
     """The group of a membership."""
 
     stream_id: str
+    target: str
 
     @property
     def state(self) -> State:
@@ -60,10 +60,10 @@ class Credential:
     """A credential that upstream has accepted for a group, and how upstream is asked with it.
 
     `fingerprint` is that of the whole request, `bare` the head of the request for upstream, as `Reconnection`
-    takes it. `head`: upstream's answer, for clients that join without asking. `selected`: a fingerprint of
-    the request fields by which upstream has chosen this answer, those of `varies`; None: every client must
-    ask. `accepted_at` is on the loop's clock, `expires_at` in Unix seconds. `members`: how many clients came
-    with it.
+    takes it. `head`: that of upstream's answer, for clients that join without asking, as bytes: a
+    `ResponseHead` takes ten times the memory. `selected`: a fingerprint of the request fields by which
+    upstream has chosen this answer, those of `varies`; None: every client must ask. `accepted_at` is on the
+    loop's clock, `expires_at` in Unix seconds. `members`: how many clients came with it.
     """
 
     __slots__ = (
@@ -75,7 +75,7 @@ class Credential:
         self,
         fingerprint: bytes,
         bare: bytes,
-        head: ResponseHead,
+        head: bytes,
         *,
         varies: tuple[bytes, ...],
         selected: bytes | None,
@@ -86,9 +86,7 @@ class Credential:
         self.members = 0
         self.accepted(head, varies, selected, now)
 
-    def accepted(
-        self, head: ResponseHead, varies: tuple[bytes, ...], selected: bytes | None, now: float
-    ) -> None:
+    def accepted(self, head: bytes, varies: tuple[bytes, ...], selected: bytes | None, now: float) -> None:
         """Note that upstream has accepted it at `now`, and the answer."""
         self.head, self.varies, self.selected, self.accepted_at = head, varies, selected, now
         self.refused = False

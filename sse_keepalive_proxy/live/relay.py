@@ -92,7 +92,7 @@ _ENDED = _Ended()
 
 class Relay:
     """The sink of upstream's body, with counters. `down` is the client, or None. A group has an `audience`
-    instead, and each of its members has a relay that gets its bytes by `share`.
+    instead, and each of its members has a relay that gets its bytes by `share` and has no framer of its own.
 
     `opaque`: the body is no event stream, so nothing of the proxy may stand in it.
     """
@@ -207,7 +207,7 @@ class Relay:
     def follow(self, other: Relay) -> None:
         """Note where `other` is after bytes that were shared: inside a block, or behind a bare CR."""
         self._part, self.life.in_block = other._part, other.life.in_block
-        self._framer.after_cr, self.id_seen = other._framer.after_cr, other.id_seen
+        self._framer, self.id_seen = other._framer, other.id_seen
 
     def share(self, other: Relay, data: bytes, framed: bytes, events: int, alive: bool, now: float) -> None:
         """Write bytes that a group's relay `other` has read. `framed`: the same with chunked coding."""
@@ -231,7 +231,7 @@ class Relay:
         if events or not self._route.pings_by_event:
             life.written_at = now
         down.write_shared(data, framed)
-        self._framer.after_cr, self.id_seen = other._framer.after_cr, other.id_seen
+        self._framer, self.id_seen = other._framer, other.id_seen
         if life.blocked:
             self._control.apply_backpressure()
 
@@ -408,13 +408,13 @@ class Relay:
 
     @property
     def held(self) -> int:
-        """The number of bytes of an unfinished block, 0 if there are few."""
-        return self._framer.pending if self._framer.pending > _LARGE else 0
+        """The number of bytes of an unfinished block, 0 if there are few or a group holds them."""
+        return self._framer.pending if self._framer.pending > _LARGE and not self.life.shared else 0
 
     @property
     def unfinished(self) -> bool:
-        """Whether upstream has sent a part of a block."""
-        return self._part is not None or self._framer.unfinished
+        """Whether upstream has sent a part of a block. For a member of a group: one that it has got."""
+        return self._part is not None or (self._framer.unfinished and not self.life.shared)
 
     def start_over(self) -> None:
         """Prepare for a new upstream connection: drop the unfinished block of the old one. If the last line

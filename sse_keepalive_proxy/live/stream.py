@@ -138,6 +138,7 @@ class Stream(Source):
     def _join(self, membership: Membership) -> None:
         """Read the stream of a group, which looks after upstream."""
         self._membership, self._reconnection = membership, None
+        self.target = membership.group.target  # the same text, stored once
         membership.member, membership.flow = self, self.flow
         self.life.shared, self.life.reopens = True, False
 
