@@ -26,6 +26,7 @@ format:
 docs:
 	.venv/bin/python -m docs.generate
 	.venv/bin/python -m tests.integration.outcomes > docs/reference/outcomes.md
+	.venv/bin/python -m tests.integration.sharing_attacks > docs/reference/sharing-attacks.md
 	.venv/bin/python -m tests.clients.page > docs/reference/clients.md
 
 LOCK = .venv/bin/uv pip compile -q --generate-hashes --python-version 3.13 --python-platform linux --no-header --no-annotate

@@ -36,10 +36,9 @@ from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours
 from sse_keepalive_proxy.wire import encode
 from sse_keepalive_proxy.wire.framing import begins_event_stream
 
-__all__ = ["Groups", "SharedOpening"]
+__all__ = ["Groups", "SharedOpening", "ask_without_id", "known_id"]
 
 _ALWAYS_VARIES = b"origin"
-_NEVER_VARIES = frozenset({b"accept-encoding"})  # the proxy itself writes it
 _LAST_EVENT_ID = b"last-event-id"
 
 
@@ -78,7 +77,8 @@ class Groups:
     def accept(self, group: Group, credential: Credential) -> None:
         """Note that upstream has accepted `credential` for `group`."""
         for unused in group.forget_unused(self.share.trust):
-            self._accepted.pop(unused.fingerprint, None)
+            self._forget(group, unused)
+        group.accept(credential)
         self._accepted[credential.fingerprint] = group, credential
 
     def remove(self, group: Group) -> None:
@@ -86,7 +86,12 @@ class Groups:
         if self._groups.get(group.key) is group:
             del self._groups[group.key]
         for known in group.credentials:
-            self._accepted.pop(known.fingerprint, None)
+            self._forget(group, known)
+
+    def _forget(self, group: Group, credential: Credential) -> None:
+        known = self._accepted.get(credential.fingerprint)
+        if known is not None and known[0] is group:
+            del self._accepted[credential.fingerprint]
 
     @asynccontextmanager
     async def turn(self, fingerprint: bytes) -> AsyncIterator[None]:
@@ -143,12 +148,14 @@ class SharedOpening:
         if own_id(request) and groups.share.replay is None:
             return None
         identity, name = policy.identity, streams.name
-        fingerprint = request_fingerprint(groups.key, name, request, policy.credential)
+        places = policy.credential
+        if identity is not None and identity.source not in places:
+            places = (*places, identity.source)
+        fingerprint = request_fingerprint(groups.key, name, request, places)
         if fingerprint is None:
             return None
         key: bytes | None = fingerprint
         if groups.share.claim is not None and identity is not None:
-            places = policy.credential
             key = request_fingerprint(groups.key, name, request, places, but=identity.source)
         if key is None:
             return None
@@ -160,9 +167,7 @@ class SharedOpening:
     @property
     def known(self) -> bytes:
         """The id with which the client returns, if it is one of upstream, otherwise `b""`."""
-        replay = self.groups.share.replay
-        ours = replay is not None and replay.ids is ReplayIds.ADD and is_ours(self.last_id)
-        return b"" if ours else self.last_id
+        return known_id(self.request, self.groups.share)
 
     async def open(self, attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
         """Return the answer for the client: its place in a group, or the answer of upstream to `ask`.
@@ -198,7 +203,7 @@ class SharedOpening:
             answer = await ask(attempt)  # only upstream may know what came after this id
             return replace(answer, gap=GapReason.UNKNOWN) if answer.head.is_event_stream else answer
         asked_at = asyncio.get_running_loop().time()
-        head = self.bare if group is None else group.request(self.bare)
+        head = self.bare if group is None or group.is_full else group.request(self.bare)
         answer = await ask(replace(attempt, head=head + b"\r\n"))
         if answer.head.is_encoded or not answer.head.is_event_stream:
             return answer
@@ -275,7 +280,7 @@ class SharedOpening:
         if path is None:
             return self.key
         subject = claim(holder.claims, path) if isinstance(holder, Holder) else None
-        if not isinstance(subject, str | int) or subject == "":
+        if not isinstance(subject, str | int) or isinstance(subject, bool) or subject == "":
             return None
         return digest(self.groups.key, self.key, encode.json_line(subject).encode())
 
@@ -288,9 +293,10 @@ class SharedOpening:
         return group.log is not None and not isinstance(group.log.after(self.last_id), GapReason)
 
     def _selected(self, varies: Sequence[bytes]) -> bytes:
-        """Return a fingerprint of the request fields by which upstream has chosen its answer."""
-        parts = [b"\0".join((name, *self.request.named.get(name, ()))) for name in varies]
-        return digest(self.groups.key, *parts)
+        """Return a fingerprint of the fields, as upstream gets them, by which it has chosen its answer."""
+        fields = self.bare.split(b"\r\n")[1:]
+        chosen_by = [field for field in fields if field.partition(b":")[0].lower() in varies]
+        return digest(self.groups.key, *chosen_by)
 
     def _new_group(self, key: bytes) -> Group:
         share, streams = self.groups.share, self.streams
@@ -313,12 +319,27 @@ class SharedOpening:
         return group
 
 
+def known_id(request: ClientRequest, share: Share | None) -> bytes:
+    """Return the client's last event id, or `b""` if it is of a log: upstream cannot know that one."""
+    known, replay = own_id(request), None if share is None else share.replay
+    return b"" if replay is not None and replay.ids is ReplayIds.ADD and is_ours(known) else known
+
+
+async def ask_without_id(attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
+    """Return upstream's answer for a client without a group, whose last event id is of a log.
+
+    Raises `UpstreamError`.
+    """
+    answer = await ask(replace(attempt, head=without_id(attempt.head) + b"\r\n"))
+    return replace(answer, gap=GapReason.UNKNOWN) if answer.head.is_event_stream else answer
+
+
 def _varies(head: ResponseHead) -> tuple[bytes, ...] | None:
     """Return the names of the request fields by which upstream has chosen `head` (RFC 9110 12.5.5), or None
     if other things decide, too.
     """
     named = b",".join(head.get_all(b"vary")).lower().split(b",")
-    names = {name.strip() for name in named} - _NEVER_VARIES - {b""}
+    names = {name.strip() for name in named} - {b""}
     return None if b"*" in names else tuple(sorted(names | {_ALWAYS_VARIES}))
 
 

@@ -17,7 +17,7 @@ from sse_keepalive_proxy.gateway.attempts import first_answer
 from sse_keepalive_proxy.gateway.credentials import fingerprint
 from sse_keepalive_proxy.gateway.identity import LEEWAY, Holder, TokenRejection
 from sse_keepalive_proxy.gateway.json_body import JsonBody
-from sse_keepalive_proxy.gateway.sharing import Groups, SharedOpening
+from sse_keepalive_proxy.gateway.sharing import Groups, SharedOpening, ask_without_id, known_id
 from sse_keepalive_proxy.gateway.state import Process, ReadyRoute
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, LetGo, abandon
@@ -188,8 +188,7 @@ class StreamRequest:
         """Return how to reconnect to upstream, or None. Requests with a body are never sent again."""
         policy, request = self._stream_route.policy.reconnect, self._request
         if policy is not None and request.is_repeatable:
-            bare = without_id(head)
-            known = own_id(request) if self._shared is None else self._shared.known
+            bare, known = without_id(head), known_id(request, self._streams.policy.share)
             cursors = find_cursors(bare, policy.cursors)
             always = policy.when is ReconnectWhen.ALWAYS
             make = None if self._shared is None else self._make_shared
@@ -219,7 +218,12 @@ class StreamRequest:
 
         Raises `UpstreamError`.
         """
-        return self._ask(attempt) if self._shared is None else self._shared.open(attempt, self._ask)
+        if self._shared is not None:
+            return self._shared.open(attempt, self._ask)
+        request = self._request
+        if known_id(request, self._streams.policy.share) != own_id(request):
+            return ask_without_id(attempt, self._ask)
+        return self._ask(attempt)
 
     def _ask(self, attempt: Attempt) -> Coroutine[Any, Any, Answer]:
         """Return upstream's answer. Retry for a browser, which stops for ever after an error status."""

@@ -43,8 +43,8 @@ class Group(Source):
     """
 
     __slots__ = (
-        "_arriving", "_empty_since", "_is_held", "_members", "_over", "_share", "_until", "_waits",
-        "credentials", "key", "log",
+        "_arriving", "_asked_with", "_empty_since", "_is_held", "_members", "_over", "_share", "_until",
+        "_waits", "credentials", "key", "log",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class Group(Source):
         self._is_held = False
         self._waits = False  # whether the last member wanted upstream to be opened again after an end
         self.credentials: list[Credential] = []
+        self._asked_with: Credential | None = None  # in the latest attempt to open upstream again
         reconnect = route.policy.reconnect
         if reconnect is not None and reconnect.on_refusal is OnRefusal.KEEP:
             self.life.handle(messages.KeepUntil(_NEVER), self.opened_at)
@@ -102,6 +103,12 @@ class Group(Source):
         lost = self.life.state is State.RECONNECTING
         return self._reconnection.resuming(bare) if lost and self._reconnection is not None else bare
 
+    def accept(self, credential: Credential) -> None:
+        """Note that upstream has accepted `credential`, which is the newest now."""
+        if credential in self.credentials:
+            self.credentials.remove(credential)
+        self.credentials.append(credential)
+
     def forget_unused(self, trust: float) -> list[Credential]:
         """Forget and return credentials without a member that were accepted over `trust` seconds ago."""
         until = self.route.now() - trust
@@ -122,12 +129,8 @@ class Group(Source):
             self.flow.start_over()
         elif self._reconnection is not None:
             self._reconnection.cancel()
-        credential = of.credential
-        if credential in self.credentials:
-            self.credentials.remove(credential)
-        self.credentials.append(credential)
         if self._reconnection is not None:
-            self._reconnection.ask_with(credential.bare)
+            self._reconnection.ask_with(of.credential.bare)
         if self.life.opened_at is None:
             self._open(body)
             return
@@ -142,24 +145,27 @@ class Group(Source):
         known = [each for each in usable if each.members] or usable
         return known[-1] if known else None
 
+    def _reopen(self) -> None:
+        self._asked_with = newest = self._newest
+        if newest is not None and self._reconnection is not None:
+            self._reconnection.ask_with(newest.bare)
+        super()._reopen()
+
     def _accepted(self) -> None:
-        newest = self._newest
-        if newest is not None:
-            newest.accepted_at = self.route.now()
+        if self._asked_with is not None:
+            self._asked_with.accepted_at = self.route.now()
 
     def not_reopened(
         self, failed: messages.NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead
     ) -> None:
-        """Handle an error of upstream, or an answer without a stream. A refusal concerns the clients of one
-        credential; upstream is asked again with another one, if there is any.
+        """Handle an error of upstream, or an answer without a stream. While upstream is lost, a refusal
+        concerns the clients of one credential; upstream is asked again with another one, if there is any.
         """
-        newest = self._newest
-        if failed.reason is CloseReason.UNAUTHORIZED and not failed.again and newest is not None:
-            newest.refused = True
-            self._dismiss_refused(newest, late)
-            another = self._newest
-            if another is not None and self._reconnection is not None:
-                self._reconnection.ask_with(another.bare)
+        asked, lost = self._asked_with, self._exchange is None
+        if failed.reason is CloseReason.UNAUTHORIZED and not failed.again and asked is not None and lost:
+            asked.refused = True
+            self._dismiss_refused(asked, late)
+            if self._newest is not None:
                 failed = messages.NotOpened(failed.reason, again=True, at_least=failed.at_least)
         super().not_reopened(failed, late, cause)
 
@@ -195,6 +201,7 @@ class Group(Source):
         for each in list(self._members):
             if each.flow is not None:
                 each.flow.become_opaque()
+        self._begin_arrived()
 
     # The members.
 
@@ -206,6 +213,7 @@ class Group(Source):
                 log.clear()  # a block that left in parts cannot be sent again
             else:
                 data = log.add(data)
+                self.flow.id_seen = self.flow.id_seen or (log.adds and events > 0)
             self.route.registry.logs.note(log)
         if not self._members:
             return
@@ -224,10 +232,14 @@ class Group(Source):
         for each in list(self._members):
             if each.flow is not None:
                 each.flow.follow(self.flow)
-        if not self.flow.in_part and self._arriving:
-            arriving, self._arriving = self._arriving, {}
-            for each in arriving:
-                self._begin(each)
+        if not self.flow.in_part:
+            self._begin_arrived()
+
+    def _begin_arrived(self) -> None:
+        while self._arriving:
+            membership = next(iter(self._arriving))
+            del self._arriving[membership]
+            self._begin(membership)
 
     def enter(self, membership: Membership) -> None:
         """Begin to deliver to a client, first what it has missed. Then read the stream that upstream has
@@ -253,7 +265,11 @@ class Group(Source):
         flow, member = membership.flow, membership.member
         if flow is None or member is None:
             raise AssertionError("a membership belongs to a stream when it begins")
+        if (over := self.life.close_reason) is None:
+            self._members[membership] = None
         flow.id_seen = self.flow.id_seen
+        if self.flow.opaque:
+            flow.become_opaque()
         gap, missed = membership.gap, b""
         if membership.last_id and gap is None:
             found = GapReason.UNKNOWN if self.log is None else self.log.after(membership.last_id)
@@ -267,10 +283,8 @@ class Group(Source):
         if missed:
             flow.share(self.flow, missed, chunk(missed), len(found), True, self.route.now())
         flow.join(self.flow)
-        if self.life.close_reason is None:
-            self._members[membership] = None
-        else:
-            member.group_over(self.life.close_reason, None)
+        if over is not None:
+            member.group_over(over, None)
 
     def exit(self, membership: Membership) -> None:
         """Deliver no more to a client. It may have been done already, or never begun."""
@@ -298,13 +312,14 @@ class Group(Source):
     def _linger_over(self) -> None:
         """Decide about upstream's stream, which no client reads: it may be held for longer."""
         hold = self.route.policy.hold
-        if self._is_held or hold is None or self._exchange is None or hold <= self._share.linger:
+        if self._is_held or hold is None or hold <= self._share.linger:
             self.drop()
+            return
+        if self._exchange is None:  # an attempt that is under way may be held
+            self._handle(messages.Fault(CloseReason.CLIENT_GONE))
             return
         self._is_held = True
         self._until = self._empty_since + hold
-        if self._reconnection is not None:
-            self._reconnection.cancel()
         self._arm()
 
     def let_go(self, exchange: Exchange) -> None:

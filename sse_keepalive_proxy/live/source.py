@@ -223,8 +223,7 @@ class Source:
                 case messages.Commit() | messages.Ping():  # the frequent ones
                     self._tell(command)
                 case messages.Reopen():
-                    if self._reconnection is not None:
-                        self._reconnection.start(self)
+                    self._reopen()
                 case messages.Abandon():
                     if self._reconnection is not None:
                         self._reconnection.cancel()
@@ -245,6 +244,11 @@ class Source:
                     self._close(reason)
                 case _:
                     self._tell(command)
+
+    def _reopen(self) -> None:
+        """Ask upstream again."""
+        if self._reconnection is not None:
+            self._reconnection.start(self)
 
     def fail(self, error: BaseException) -> None:
         """End this stream, and no other, after an unexpected exception."""

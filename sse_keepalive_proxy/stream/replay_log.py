@@ -44,15 +44,15 @@ def is_ours(id_: bytes) -> bool:
 class ReplayLog:
     """The last blocks of one upstream stream and of those that followed it.
 
-    `nonce`: 8 hexadecimal digits that no other log has. With them an id tells which log it is from. `size`:
-    the bytes for which the log counts.
+    `nonce`: 8 hexadecimal digits that no other log has. With them an id tells which log it is from. `adds`:
+    whether events without an id get one. `size`: the bytes for which the log counts.
     """
 
-    __slots__ = ("_adds", "_before", "_blocks", "_given", "_most_blocks", "_most_bytes", "_prefix", "size")
+    __slots__ = ("_before", "_blocks", "_given", "_most_blocks", "_most_bytes", "_prefix", "adds", "size")
 
     def __init__(self, policy: Replay, nonce: str) -> None:
         self._most_blocks, self._most_bytes = policy.events, policy.bytes
-        self._adds = policy.ids is ReplayIds.ADD
+        self.adds = policy.ids is ReplayIds.ADD
         self._prefix = b"skp-%b-" % nonce.encode()
         self._given = 0
         self._blocks: deque[bytes] = deque()
@@ -110,7 +110,7 @@ class ReplayLog:
         fields = block[start:]
         if fields in _NOT_KEPT:
             return block
-        if self._adds and last_id(fields) is None and (fields[:5] == b"data:" or tally(fields)[0]):
+        if self.adds and last_id(fields) is None and (fields[:5] == b"data:" or tally(fields)[0]):
             self._given += 1
             fields = b"id: %b%d%b%b" % (self._prefix, self._given, _first_ending(fields), fields)
             block = block[:start] + fields
