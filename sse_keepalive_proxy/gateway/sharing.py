@@ -125,7 +125,6 @@ class SharedOpening:
     key: bytes
     bare: bytes
     last_id: bytes
-    is_over: bool = False
 
     @classmethod
     def of(
@@ -174,12 +173,8 @@ class SharedOpening:
 
         Raises `UpstreamError`.
         """
-        if self.is_over:  # the stream has begun before, on its own
-            return await ask(attempt)
         async with self.groups.turn(self.fingerprint):
-            answer = self._joined() or await self._asked(attempt, ask)
-        self.is_over = answer.head.is_event_stream
-        return answer
+            return self._joined() or await self._asked(attempt, ask)
 
     def _joined(self) -> Answer | None:
         """Return a place in the group whose upstream has just accepted this request, or None."""

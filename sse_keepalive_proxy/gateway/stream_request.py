@@ -93,7 +93,7 @@ class StreamRequest:
             family, terminator_for(family, named), library=is_library(family, named)
         )
         self._stream: Stream | None = None
-        self._shared: SharedOpening | None = None
+        self._shared: SharedOpening | None = None  # until upstream has answered with a stream
         self._holder: Holder | TokenRejection | None = None
         self._credential = b""  # its fingerprint, when it has been needed
         self.has_begun = False  # then the stream removes itself from the registry
@@ -172,7 +172,7 @@ class StreamRequest:
         if self._stream is not None and not self.has_begun:
             self._process.streams.remove(self._stream)
             self._stream.flow.retire()
-            self._stream = None
+            self._stream = self._shared = None
 
     def _through_quick_tunnel(self) -> None:
         self._route.metrics.quick_tunnel_requests += 1
@@ -276,6 +276,7 @@ class StreamRequest:
         self._count(200)
 
     def _accepted_late(self) -> None:
+        self._shared = None
         self._process.refused.discard(self._fingerprint())
         if self._stream is not None:
             self._identify(self._stream)
@@ -287,6 +288,7 @@ class StreamRequest:
 
     def commit(self, answer: Answer, first_line: bytes) -> None:
         """Begin the stream with upstream's answer: write the head and the confirm."""
+        self._shared = None  # the two refer to each other
         if self._may_commit_early():
             self._process.refused.discard(self._fingerprint())
         if self._stream is not None:

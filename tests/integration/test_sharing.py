@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from sse_keepalive_proxy.gateway.sharing import SharedOpening
+from sse_keepalive_proxy.gateway.stream_request import StreamRequest
 from tests.support.instance import Instance, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import (
@@ -76,6 +79,20 @@ async def test_a_client_gets_its_own_confirm_and_events_from_then_on() -> None:
             await second.wait_for(b"late")
             assert data_of(second) == ["late"]
             assert first.events[0].data != second.events[0].data  # each has its own stream id
+
+
+@on_each_loop
+async def test_nothing_is_left_of_an_opening_that_only_the_collector_would_find() -> None:
+    def left() -> list[object]:
+        return [found for found in gc.get_objects() if isinstance(found, SharedOpening | StreamRequest)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with group(SILENT, tabs=3):
+            await soon(lambda: not left(), lambda: f"left: {left()}")
+    finally:
+        gc.enable()
 
 
 @on_each_loop
