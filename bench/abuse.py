@@ -49,7 +49,7 @@ routes:
     match: {{path: /events}}
     upstream: up
     cors: {{origins: [https://a.example]}}
-    stream: {{early_commit: {{after: 5s}}}}
+    stream: {{early_commit: {{after: 5s, methods: [GET, POST]}}}}
   - {{name: rest, match: {{path: /*}}, upstream: up}}
 """
 
@@ -148,6 +148,7 @@ def head(method: bytes, target: bytes, *fields: bytes) -> bytes:
 
 
 CHUNKED = head(b"POST", b"/x", b"Transfer-Encoding: chunked")
+_JSON_IN_CHUNKS = head(b"POST", b"/events", b"Content-Type: application/json", b"Transfer-Encoding: chunked")
 
 
 @kind
@@ -318,6 +319,33 @@ async def queries_of_browsers(target: Target) -> None:
 
 
 @kind
+async def queries_of_separators(target: Target) -> None:
+    fields = b"Accept: text/event-stream", b"Cache-Control: no-cache"
+    await target.ask(head(b"GET", b"/events?" + b"&" * 31_000, *fields))
+
+
+@kind
+async def queries_of_cursors(target: Target) -> None:
+    fields = b"Accept: text/event-stream", b"Cache-Control: no-cache"
+    await target.ask(head(b"GET", b"/events?" + b"cursor=1&lastEventId=%31&" * 1_200, *fields))
+
+
+@kind
+async def accept_fields_of_commas(target: Target) -> None:
+    await target.ask(head(b"GET", b"/events", b"Accept: " + b"," * 31_000))
+
+
+@kind
+async def nested_json(target: Target) -> None:
+    await target.pour(_JSON_IN_CHUNKS, b"fa0\r\n" + b'{"a":[' * 666 + b"[[[[\r\n")
+
+
+@kind
+async def json_in_chunks_of_one_byte(target: Target) -> None:
+    await target.pour(_JSON_IN_CHUNKS + b'1\r\n{\r\n1\r\n"\r\n', b"1\r\nx\r\n" * 2_000, connections=4)
+
+
+@kind
 async def streams_that_all_leave(target: Target) -> None:
     while not target.over:
         writers = []
@@ -344,6 +372,16 @@ async def admin_idle_connections(target: Target) -> None:
 @kind
 async def admin_garbage(target: Target) -> None:
     await target.pour(b"", b"GET / RTSP/1.0\r\n\r\n" * 10, port=target.admin)
+
+
+@kind
+async def admin_pipelined_scrapes(target: Target) -> None:
+    await target.ask(head(b"GET", b"/metrics") * 100, port=target.admin, connections=16)
+
+
+@kind
+async def admin_slow_readers(target: Target) -> None:
+    await target.hold(head(b"GET", b"/metrics") * 100, port=target.admin)
 
 
 @kind

@@ -25,8 +25,9 @@ _MOST_INTERIM: Final = 1000
 
 _BEGIN: Final = b"HTTP/"
 _TLS: Final = (b"\x15\x03", b"\x16\x03")
+_TLS_BEGINS: Final = (b"\x15", b"\x16")
 _END: Final = re.compile(rb"\n\r?\n")
-_STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9]+[ \t]+([1-9][0-9]{2})(?:\.[0-9]+)?(?:[ \t]+(.*))?")
+_STATUS_LINE: Final = re.compile(rb"(?i:HTTP)/[0-9]\.[0-9]+[ \t]+([1-9][0-9]{2})(?:\.[0-9]+)?(?:[ \t]+(.*))?")
 _FIELD: Final = re.compile(rb"^([^\x00-\x20\x7f:]+)[ \t]*:(.*)$", re.MULTILINE)
 _TO_SPACE: Final = re.compile(rb"\n[ \t]+|[\r\x00]")
 _REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -90,7 +91,9 @@ class ResponseReader:
         `whole` head, `_read` checks the rest of it.
         """
         head = self._head
-        if not head.startswith(_BEGIN[: len(head)]):
+        if not _BEGIN.startswith(head[: len(_BEGIN)].upper()):
+            if bytes(head) in _TLS_BEGINS:
+                return  # the next byte tells
             if head.startswith(_TLS):
                 raise invalid("it speaks TLS: write an https:// url")
             raise invalid("it does not begin with HTTP/")

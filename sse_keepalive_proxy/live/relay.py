@@ -301,8 +301,8 @@ class Relay:
         self._read(part.lines)
         alive = self._alive(part.has_data, part.comments)
         if self._inspects:
-            if part.has_data:
-                self._look_for_the_last(part.lines)
+            if part.in_data:
+                self._look_for_the_last(part.so_far)
             alive = self._route.inspection.look(part.lines, alive)[1]
         self._forward(taken, (part.events, alive))
         self._framer.after_cr = taken.endswith(b"\r")

@@ -130,12 +130,16 @@ def admin_handler(
             return _Page(b"only GET and HEAD are answered here\n", status=405, fields=(_ALLOW,))
         return found()
 
+    one_at_a_time = asyncio.Lock()
+
     async def answer(connection: ClientConnection, request: web.BaseRequest) -> bool:
         peer = peer_address(connection.transport)
         admitted = admit(request, connection.head, peer=peer, scheme=b"http")
         if isinstance(admitted, Refusal):
             return connection.respond(admitted.status, admitted.text, keep_alive=False)
-        made = page(admitted)
+        async with one_at_a_time:  # a page takes milliseconds, and streams go on between two of them
+            made = page(admitted)
+            await asyncio.sleep(0)
         return connection.respond_with(made.status, made.body, made.media_type, fields=made.fields)
 
     return answer

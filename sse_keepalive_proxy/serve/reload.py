@@ -30,6 +30,9 @@ _POLL = 1.0
 _LISTENERS = ("listen", "reuse_port", "admin")
 """The keys of the listeners, which only a start reads."""
 
+_NAMED = 10
+"""The number of names in one field of the log. A reload may change thousands of routes."""
+
 _HEAD_LIMITS = ("max_request_header", "request_header_timeout")
 """The limits that aiohttp gets once, at the start."""
 
@@ -222,4 +225,10 @@ async def _changes(
     if not any(changes.values()):
         changes["changed"] = ["nothing"]
     changes["needs_restart"] = list(held_back)
-    return {what: ",".join(names) for what, names in changes.items() if names}
+    return {what: _some(names) for what, names in changes.items() if names}
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of `names`, and how many more there are."""
+    more = len(names) - _NAMED
+    return ",".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -28,7 +28,8 @@ class Part:
 
     After each `take`: `lines` are the lines that the bytes have completed, behind the block's name.
     `comments` counts the comment lines among them. `has_data`: there are lines of data among them, or a long
-    one grows. `events` is 1 when the first line of data has begun. `ended`: the block has ended.
+    one grows. `in_data`: the same, or a short one grows. `events` is 1 when the first line of data has begun.
+    `ended`: the block has ended.
 
     `doubtful`: the block is the first, and it was not clear that it begins an event stream. `opaque` is True
     when it is clear that it does not.
@@ -36,7 +37,7 @@ class Part:
 
     __slots__ = (
         "_before", "_counted", "_doubtful", "_is_comment", "_line", "_name", "comments", "ended", "events",
-        "has_data", "lines", "opaque",
+        "has_data", "in_data", "lines", "opaque",
     )  # fmt: skip
 
     def __init__(self, begun: bytes, *, doubtful: bool = False) -> None:
@@ -45,12 +46,17 @@ class Part:
         self._before = 0  # the last byte of the block so far
         self._line = self._name = self.lines = b""
         self.comments = self.events = 0
-        self.ended = self.has_data = self._counted = False
+        self.ended = self.has_data = self.in_data = self._counted = False
 
     @property
     def mid_line(self) -> bool:
         """Whether the last line is unfinished."""
         return self._before not in (_CR, _LF)
+
+    @property
+    def so_far(self) -> bytes:
+        """`lines`, and the line behind them that is unfinished."""
+        return self.lines + self._line
 
     def take(self, data: bytes) -> bytes:
         """Take the next bytes of the body, at least one. Return those of them that belong to the block."""
@@ -87,7 +93,7 @@ class Part:
             self._name = b"event: %b\n" % block.name
         self.lines = self._name + lines
         self.comments = block.comments
-        is_event = block.is_event or self._line.startswith(b"data:")
+        is_event = self.in_data = block.is_event or self._line.startswith(b"data:")
         self.has_data = block.is_event or (is_event and len(self._line) == _KEPT)
         self.events = int(is_event and not self._counted)
         self._counted = self._counted or is_event

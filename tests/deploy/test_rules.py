@@ -32,6 +32,13 @@ def closed(reason: str, values: str) -> dict[str, str]:
     return {f'streams_closed_total{{route="events",reason="{reason}"}}': values}
 
 
+def held(**by_route: int) -> dict[str, str]:
+    """Streams of upstream without a client, of one instance."""
+    return {
+        f'upstream_held_streams{{instance="a",route="{name}"}}': f"{n}x40" for name, n in by_route.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("alert", "series", "fires"),
     [
@@ -47,6 +54,8 @@ def closed(reason: str, values: str) -> dict[str, str]:
         ("SSEStreamsGivenUp", closed("upstream_status", "0x25 3x15"), True),
         ("SSEStreamsGivenUp", closed("unauthorized", "0x25 3x15"), False),  # tokens expire
         ("SSEStreamsGivenUp", closed("give_up", "3x40"), False),
+        ("SSEHeldStreamsNearLimit", held(events=600, chat=350), True),
+        ("SSEHeldStreamsNearLimit", held(events=600, chat=250), False),
         ("SSEConfigurationRefused", {"config_last_reload_successful": "0x40"}, True),
         ("SSEConfigurationRefused", {"config_last_reload_successful": "1x40"}, False),
     ],

@@ -58,6 +58,7 @@ def test_a_line_without_a_name_and_a_colon_is_dropped(line: bytes) -> None:
         (b"HTTP/1.1 200\t  OK ", b"OK"),
         (b"HTTP/1.1 200 ", b""),
         (b"HTTP/1.0 200", b""),
+        (b"http/1.1 200 OK", b"OK"),
         (b"HTTP/1.1 200.1 Odd", b"Odd"),
         (b"HTTP/1.1 200 Qu\xfc", b"Qu\xfc"),
         (b"HTTP/1.1 200 O\x7fK", b""),
@@ -132,7 +133,9 @@ def test_it_does_not_matter_where_a_head_is_cut(name: str, cuts: list[int]) -> N
     assert outcome(pieces) == outcome([raw])
 
 
-@pytest.mark.parametrize("raw", [b"S", b"<", b"\x15\x03", b"\x00\x00\x12\x04", b"HTTP\n", b"HTTP/1.1 x\n"])
+@pytest.mark.parametrize(
+    "raw", [b"S", b"<", b"\x15\x03", b"\x00\x00\x12\x04", b"HTTP\n", b"https", b"HTTP/1.1 x\n"]
+)
 def test_what_is_no_http_is_refused_with_its_first_bytes_or_its_first_line(raw: bytes) -> None:
     with pytest.raises(UpstreamInvalid):
         ResponseReader().feed(raw)

@@ -277,6 +277,7 @@ class Stage:
         policy: StreamPolicy = POLICY,
         *,
         form: ConfirmForm | None = ConfirmForm.EVENT,
+        family: Family | None = None,
         chunked: bool = True,
         gone: bool = False,
         waiting: bytes = b"",
@@ -298,7 +299,7 @@ class Stage:
             routes = StreamRoutes(
                 "events", confirming(policy, form), self.metrics.route("events"), self.streams, self.backlog
             )
-            family = Family.HTTP if form is None else Family.BROWSER
+            family = family or (Family.HTTP if form is None else Family.BROWSER)
             self.route = routes.for_client(family, Terminator.AUTO)
             self.stream = Stream(
                 self.route, stream_id="1", client="127.0.0.1", target="/events", reconnection=reconnection

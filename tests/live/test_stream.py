@@ -19,6 +19,7 @@ from sse_keepalive_proxy.stream.messages import CloseReason, NotOpened
 from sse_keepalive_proxy.stream.policy import (
     Confirm,
     ConfirmForm,
+    Family,
     Keepalive,
     Reconnect,
     ReconnectWhen,
@@ -211,6 +212,25 @@ def test_no_ping_stands_in_a_block_for_a_client_that_splits_at_blank_lines() -> 
     stage.feed(b"\n")
     stage.clock.advance(INTERVAL)
     assert stage.body() == b'data: {"a":1}\n\n:ping\n\n'
+
+
+@pytest.mark.parametrize(
+    ("family", "tail"),
+    [
+        (Family.OPENAI, b"data: [DONE]\n"),
+        (Family.OPENAI, b"data: [DONE]"),
+        (Family.ANTHROPIC, b"event: message_stop\ndata: {}"),
+    ],
+)
+def test_a_last_event_without_its_blank_line_is_known_when_it_has_been_forwarded(
+    family: Family, tail: bytes
+) -> None:
+    stage = Stage(form=None, family=family)
+    stage.feed(b"data: 1\n\n" + tail)
+    stage.clock.advance(1.5)
+    assert stage.stream.life.finished_at == stage.clock() - 0.5
+    stage.feed(b"\n\ndata: more\n\n")
+    assert stage.stream.life.finished_at is None  # it was not the last one
 
 
 @pytest.mark.parametrize("tail", [b"data: [DONE]\n", b"data: half", b"id: 4\n", b"event"])

@@ -483,6 +483,19 @@ async def test_the_log_says_in_few_words_what_is_new(
 
 
 @on_each_loop
+async def test_the_log_names_the_first_ten_of_many_routes_and_counts_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    routes = [f"- {{name: r{number}, match: {{path: /r{number}}}, upstream: up}}" for number in range(40)]
+    told = Told(tmp_path / "config.yaml", config(NOWHERE, routes=routes[0]))
+    await told.start()
+    told.write(config(NOWHERE, routes="\n".join(routes)))
+    await told.reload()
+    first = ",".join(f"r{number}" for number in range(1, 11))
+    assert fields(caplog, "configuration reloaded") == {"routes_added": f"{first} and 29 more"}
+
+
+@on_each_loop
 async def test_where_all_that_is_new_needs_a_restart_nothing_has_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
