@@ -423,4 +423,5 @@ class Relay:
         if self._framer.after_cr and not self._lf_given and self.down is not None:
             self.sent_synthetic += 1
             self.down.write(b"\n")
+        self._framer.held.clear()  # members of a group refer to it until they get the next bytes
         self._framer, self._lf_given = Framer(self._route.policy.max_event, sure=True), False
