@@ -37,24 +37,28 @@ _PLAIN = {"route": "rest", "method": "GET", "code": "200"}
 
 
 class Replicas:
-    """Two proxies with one upstream behind them. `limits` are those of the first."""
+    """Two proxies with one upstream behind them. `limits` are those of the first, `stream` is the section of
+    both. `upstream` is the URL of another upstream than one whose streams say nothing.
+    """
 
-    def __init__(self, limits: str = "") -> None:
+    def __init__(self, limits: str = "", stream: str = "", upstream: str = "") -> None:
         self.port, self.admin_port = (free_port(address) for address in _ADDRESSES)
-        self._limits = (limits, "")
+        self.upstream = RawUpstream(_serve)
+        self._limits, self._stream, self._url = (limits, ""), stream, upstream
         self._stack = contextlib.AsyncExitStack()
         self._running: list[Running] = []
 
     async def __aenter__(self) -> Self:
-        upstream = await self._stack.enter_async_context(RawUpstream(_serve))
+        await self._stack.enter_async_context(self.upstream)
         for address, limits in zip(_ADDRESSES, self._limits, strict=True):
             replica = Running(
                 f"listen: [127.0.0.1:0, {address}:{self.port}]\n"
                 f"admin: {{listen: {address}:{self.admin_port}}}\n"
                 f"limits: {{{limits}}}\n"
-                f"upstreams: {{up: {{url: '{upstream.url}'}}}}\n"
+                f"upstreams: {{up: {{url: '{self._url or self.upstream.url}'}}}}\n"
                 "routes:\n"
-                "  - {name: events, match: {path: /events}, upstream: up, stream: {}}\n"
+                "  - {name: events, match: {path: /events}, upstream: up, "
+                f"stream: {{{self._stream}}}}}\n"
                 "  - {name: rest, match: {path: /*}, upstream: up}\n"
             )
             self._running.append(await self._stack.enter_async_context(replica))
@@ -103,11 +107,11 @@ class Clients:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def open(self, token: str | None = None) -> RawClient:
+    async def open(self, token: str | None = None, *headers: str) -> RawClient:
         """One more stream, with a token in its query or without one; it has been confirmed."""
         client = await self._stack.enter_async_context(await RawClient.connect(self._url))
         query = "" if token is None else f"?access_token={token}"
-        client.request(f"/events{query}", EVENT_SOURCE)
+        client.request(f"/events{query}", EVENT_SOURCE, *headers)
         assert (await client.wait_head()).status == 200, client.received
         await client.wait_for(b"connection_confirmed")
         return client
@@ -115,7 +119,7 @@ class Clients:
     async def ask(self) -> int:
         """The status of a plain request."""
         async with await RawClient.connect(self._url) as client:
-            client.request("/plain")
+            client.request("/health")
             return (await client.wait_response()).status
 
 

@@ -16,14 +16,18 @@ import yaml
 
 from sse_keepalive_proxy.config import Settings, load
 from sse_keepalive_proxy.config.types.units import parse_duration
+from sse_keepalive_proxy.demo.knobs import Knobs
+from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.tokens import Hs256Tokens
 from tests.deploy.replicas import DEPLOY, Clients, Replicas, haproxy, nginx
 from tests.support.looping import in_loop
 from tests.support.programs import require
 from tests.support.raw_client import RawClient
+from tests.support.raw_upstream import UpstreamConnection, chunk
 from tests.support.running import soon
 
-HASHED = "balance url_param access_token\n  hash-type consistent\n  hash-balance-factor 125\n"
+HASHED = "balance url_param access_token\n  hash-type consistent\n"
+BOUNDED = "hash-balance-factor 125"
 LEAST = {
     nginx: ("hash $replica_by consistent;", "least_conn;"),
     haproxy: (HASHED, "balance leastconn\n"),
@@ -52,19 +56,10 @@ async def places(clients: Clients, replicas: Replicas, tokens: Sequence[str | No
 @in_loop
 async def test_streams_with_one_credential_meet_on_one_replica(balancer: Any, tmp_path: Path) -> None:
     tokens = [f"token-{number}" for number in range(24)]
-    async with (
-        Replicas() as replicas,
-        # Bounded loads would send a few elsewhere, as they are meant to.
-        balancer(tmp_path, replicas, *unbounded(balancer)) as front,
-        Clients(front) as clients,
-    ):
+    async with Replicas() as replicas, balancer(tmp_path, replicas) as front, Clients(front) as clients:
         first = await places(clients, replicas, tokens)
         assert set(first) == {0, 1}
         assert await places(clients, replicas, tokens) == first
-
-
-def unbounded(balancer: object) -> list[tuple[str, str]]:
-    return [("  hash-balance-factor 125\n", "")] if balancer is haproxy else []
 
 
 @in_loop
@@ -94,7 +89,13 @@ async def test_haproxy_can_go_by_whom_a_token_is_for(tmp_path: Path) -> None:
 
 @in_loop
 async def test_haproxy_gives_no_replica_more_than_a_quarter_above_its_share(tmp_path: Path) -> None:
-    async with Replicas() as replicas, haproxy(tmp_path, replicas) as front, Clients(front) as clients:
+    assert f"#   {BOUNDED}\n" in (DEPLOY / "haproxy" / "scaled.cfg").read_text()
+    change = (HASHED, f"{HASHED}  {BOUNDED}\n")
+    async with (
+        Replicas() as replicas,
+        haproxy(tmp_path, replicas, change) as front,
+        Clients(front) as clients,
+    ):
         await places(clients, replicas, ["everybody's"] * 40)
         assert min(replicas.counts) >= 14  # the other has 25 or 26 of 40
 
@@ -109,6 +110,113 @@ async def test_by_least_connections_a_replica_gets_its_share(balancer: Any, tmp_
     ):
         await places(clients, replicas, ["everybody's"] * 20)
         assert replicas.counts == [10, 10]
+
+
+# Shared streams.
+
+CREDENTIAL = "share: {by: credential, replay: {ids: add}}"
+HASH_OF_NGINX = ("hash $replica_by consistent;", "hash $arg_access_token consistent;")
+GUIDE = DEPLOY.parent / "docs" / "guides" / "scaling.md"
+CLAIM = "share: {by: claim:sub}, identity: {verify: upstream}, reconnect: {when: always, delay: 10ms}"
+
+
+@pytest.mark.parametrize(
+    ("balancer", "of_the_guide", "changes"),
+    [
+        (nginx, "hash $arg_access_token consistent;", [HASH_OF_NGINX]),
+        (haproxy, HASHED, []),
+    ],
+    ids=["nginx", "haproxy"],
+)
+@in_loop
+async def test_tabs_with_one_token_share_one_upstream(
+    balancer: Any, of_the_guide: str, changes: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    assert of_the_guide in GUIDE.read_text(encoding="utf-8")
+    tokens = [f"token-{number}" for number in range(12)]
+    async with (
+        Replicas(stream=CREDENTIAL) as replicas,
+        balancer(tmp_path, replicas, *changes) as front,
+        Clients(front) as clients,
+    ):
+        for token in tokens * 3:
+            await clients.open(token)
+        assert sum(replicas.counts) == 36
+        groups = [int(replicas.metric(which, "share_groups", route="events")) for which in (0, 1)]
+        assert min(groups) > 0
+        assert sum(groups) == len(asked_for_streams(replicas)) == 12
+
+
+def asked_for_streams(replicas: Replicas) -> list[UpstreamConnection]:
+    """The connections on which upstream was asked for a stream."""
+    return [found for found in replicas.upstream.connections if found.received.startswith(b"GET /events")]
+
+
+@balancers
+@in_loop
+async def test_a_client_that_comes_to_another_replica_has_an_upstream_there_and_is_told_of_the_gap(
+    balancer: Any, tmp_path: Path
+) -> None:
+    async with (
+        Replicas(stream=CREDENTIAL) as replicas,
+        balancer(tmp_path, replicas) as front,
+        Clients(front) as clients,
+    ):
+        tab = await clients.open("token")
+        (first,) = asked_for_streams(replicas)
+        await first.send(chunk(b"data: 1\n\n"))
+        await tab.wait_for(b"data: 1")
+        (last,) = [event.last_event_id for event in tab.events if event.data == "1"]
+        home = replicas.counts.index(1)
+        await replicas.stop(home)
+        await soon(lambda: is_over(tab))
+        again = await clients.open("token", f"Last-Event-ID: {last}")
+        assert replicas.counts[1 - home] == 1
+        (gap,) = [event.data for event in again.events if event.type == "stream_gap"]
+        assert json.loads(gap)["reason"] == "unknown"
+        await asked_for_streams(replicas)[-1].send(chunk(b"data: 2\n\n"))
+        await again.wait_for(b"data: 2")
+
+
+@in_loop
+async def test_two_tokens_of_a_user_that_come_to_two_replicas_take_the_place_from_each_other(
+    tmp_path: Path,
+) -> None:
+    notify = NotifyServer(knobs=Knobs(opening_cost=0.0))
+    await notify.start()
+    async with (
+        Replicas(stream=CLAIM, upstream=notify.url) as replicas,
+        nginx(tmp_path, replicas) as front,
+        Clients(front) as clients,
+    ):
+        tabs = []
+        for lifetime in range(1800, 1900):
+            tabs.append(await clients.open(notify.token(2, lifetime=lifetime)))
+            if min(replicas.counts):
+                break
+        before = notify.hub.opened_total
+        await soon(lambda: notify.hub.opened_total >= before + 6)
+        assert all(tab.ending is None for tab in tabs)
+    await notify.stop()
+
+
+@in_loop
+async def test_two_tokens_of_a_user_share_one_upstream_if_the_balancer_goes_by_the_user(
+    tmp_path: Path,
+) -> None:
+    notify = NotifyServer(knobs=Knobs(opening_cost=0.0))
+    await notify.start()
+    async with (
+        Replicas(stream=CLAIM, upstream=notify.url) as replicas,
+        haproxy(tmp_path, replicas, (HASHED, f"{BY_USER}\n  hash-type consistent\n")) as front,
+        Clients(front) as clients,
+    ):
+        for lifetime in range(1800, 1808):
+            await clients.open(notify.token(2, lifetime=lifetime))
+        assert sorted(replicas.counts) == [0, 8]
+        await notify.wait_open(1)
+        assert notify.hub.opened_total == 8  # each token once
+    await notify.stop()
 
 
 # When a replica cannot take it.
