@@ -148,8 +148,6 @@ class SharedOpening:
             return None
         identity, name = policy.identity, streams.name
         places = policy.credential
-        if identity is not None and identity.source not in places:
-            places = (*places, identity.source)
         fingerprint = request_fingerprint(groups.key, name, request, places)
         if fingerprint is None:
             return None

@@ -26,7 +26,7 @@ from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import RawUpstream, UpstreamConnection, chunk, response, stream_head
 from tests.support.running import soon
 
-__all__ = ["ATTACKS", "Attack", "Mode", "markdown", "staged"]
+__all__ = ["ATTACKS", "Asks", "Attack", "Mode", "Staged", "markdown", "staged", "token"]
 
 SECRET = b"data: secret\n\n"
 OURS, ANOTHER = ed25519.Ed25519PrivateKey.generate(), ed25519.Ed25519PrivateKey.generate()

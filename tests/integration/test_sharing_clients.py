@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from tests.integration.sharing_attacks import token
+from tests.integration.sharing_attacks import Asks, Attack, Mode, Staged, staged, token
 from tests.integration.test_sharing import SHARE, SILENT, TAB, confirmed, data_of, group
 from tests.support.instance import Instance, config
-from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, stream_head
+from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, chunk, stream_head
 from tests.support.running import on_each_loop
 
 
@@ -102,3 +103,22 @@ async def test_a_client_that_is_cut_while_it_gets_what_it_has_missed_is_no_membe
             again.resume()
         await first.close()
         await proxy.until(lambda: proxy.metric("share_groups") == 0)
+
+
+@on_each_loop
+async def test_a_refused_client_of_a_group_may_stay_and_gets_what_the_others_get(tmp_path: Path) -> None:
+    async def play(scene: Staged) -> None:
+        refused = token(n=1)
+        clients = [await scene.opened(Asks()), await scene.opened(Asks(token=refused))]
+        scene.refuses = lambda request: refused in request.target
+        await scene.upstream.connections[-1].send(LAST_CHUNK)
+        await scene.proxy.until(lambda: scene.proxy.metric("upstream_reconnects_total", result="reopened"))
+        await scene.upstream.connections[-1].send(chunk(b"data: 1\n\n"))
+        for client in clients:
+            await client.wait_for(b"data: 1")
+        assert scene.proxy.closed() == {}
+
+    stream = "reconnect: {when: always, delay: 10ms, on_refusal: keep}"
+    keeps = Attack("", "", play, stream=stream)
+    async with staged(Mode.JWT, tmp_path, keeps) as scene:
+        await play(scene)
