@@ -9,7 +9,7 @@ from tests.integration.sharing_attacks import Asks, Attack, Mode, Staged, staged
 from tests.integration.test_sharing import SHARE, SILENT, TAB, confirmed, data_of, group
 from tests.support.instance import Instance, config
 from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, chunk, stream_head
-from tests.support.running import on_each_loop
+from tests.support.running import on_each_loop, settings_of
 
 
 @on_each_loop
@@ -122,3 +122,20 @@ async def test_a_refused_client_of_a_group_may_stay_and_gets_what_the_others_get
     keeps = Attack("", "", play, stream=stream)
     async with staged(Mode.JWT, tmp_path, keeps) as scene:
         await play(scene)
+
+
+@on_each_loop
+async def test_a_reload_that_leaves_share_alone_leaves_the_groups() -> None:
+    async with group(SILENT, tabs=1) as (upstream, proxy, [first]):
+        await proxy.proxy.adopt(settings_of(config(upstream, SHARE + "keepalive: {interval: 1h}\n")))
+        async with await proxy.event_source(TAB) as second:
+            await confirmed(second)
+            assert len(upstream.connections) == 1
+            await proxy.proxy.adopt(settings_of(config(upstream, "share: {by: credential, trust: 1m}\n")))
+            async with await proxy.event_source(TAB) as third:
+                await confirmed(third)
+                assert len(upstream.connections) == 2
+                await (await upstream.connection()).send(chunk(b"data: 1\n\n"))
+                for client in (first, second):
+                    await client.wait_for(b"data: 1")
+                assert data_of(third) == []
