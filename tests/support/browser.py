@@ -15,7 +15,7 @@ import aiohttp
 
 from tests.support.programs import Program, require, running
 
-__all__ = ["Tab", "browsing"]
+__all__ = ["Tab", "browsing", "tabs"]
 
 _FLAGS = (
     "--headless=new",
@@ -126,6 +126,13 @@ class Tab:
 @contextlib.asynccontextmanager
 async def browsing(directory: Path, *flags: str) -> AsyncIterator[Tab]:
     """An empty tab in a new browser, whose profile and log are in `directory`."""
+    async with tabs(directory, 1, *flags) as (tab,):
+        yield tab
+
+
+@contextlib.asynccontextmanager
+async def tabs(directory: Path, count: int, *flags: str) -> AsyncIterator[list[Tab]]:
+    """So many empty tabs in one new browser, whose profile and log are in `directory`."""
     command = [
         require("chromium", "google-chrome"),
         *_FLAGS,
@@ -133,18 +140,23 @@ async def browsing(directory: Path, *flags: str) -> AsyncIterator[Tab]:
         f"--user-data-dir={directory / 'profile'}",
     ]
     with running(command, port=None, log_file=directory / "chromium.log") as program:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(await _devtools(program), max_msg_size=0) as socket,
-        ):
-            tab = Tab(socket)
-            listening = asyncio.get_running_loop().create_task(tab.listen())
-            try:
-                await tab.attach()
-                yield tab
-            finally:
-                await socket.close()
-                await listening
+        async with contextlib.AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            url = await _devtools(program)
+            yield [await stack.enter_async_context(_tab(session, url)) for _ in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def _tab(session: aiohttp.ClientSession, url: str) -> AsyncIterator[Tab]:
+    async with session.ws_connect(url, max_msg_size=0) as socket:
+        tab = Tab(socket)
+        listening = asyncio.get_running_loop().create_task(tab.listen())
+        try:
+            await tab.attach()
+            yield tab
+        finally:
+            await socket.close()
+            await listening
 
 
 async def _devtools(program: Program, within: float = 30.0) -> str:
