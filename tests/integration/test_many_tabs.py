@@ -1,8 +1,8 @@
 """Users with three tabs each before a server that has one place for each user and ends the stream after each
 event (facts.md#notify-server-builds).
 
-The suite plays a short time with few users. As a program, `python -m` with this module, a number of users and a
-number of seconds, plays more, and prints the memory of the proxy every minute.
+The suite plays a short time with few users. As a program, `python -m` with this module, a number of users
+and a number of seconds, plays more, and prints the memory of the proxy every minute.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class User:
 async def play(
     directory: Path, users: int, seconds: float, report: Callable[[ProxyProcess, list[User]], None]
 ) -> list[User]:
-    """Open all tabs, send messages to random users for a time, and wait until they have arrived. Call `report`
-    every minute. Return the users.
+    """Open all tabs, send messages to random users for a time, and wait until they have arrived. Return the
+    users. `report` is called every minute.
     """
     async with Killable(users, "silent", chat_size=1) as upstream:
         with running_proxy(directory, config=example(upstream.url)) as proxy:

