@@ -34,5 +34,5 @@ HEAD = "\# Written by \`make lock\`: every dependency of the container, with its
 
 lock:
 	.venv/bin/pip install -q uv
-	(echo $(HEAD) && $(LOCK) --extra jwt --extra decode pyproject.toml) > deploy/docker/runtime.lock
+	(echo $(HEAD) && $(LOCK) --extra jwt --extra decode --extra nats pyproject.toml) > deploy/docker/runtime.lock
 	(echo $(HEAD) && $(LOCK) --group build) > deploy/docker/build.lock

@@ -7,6 +7,7 @@
     ├── EncodingError           text that would break a frame of an event stream
     ├── EventTooLarge           an upstream event exceeds `max_event`
     ├── CodingInvalid           the chunked coding of a body is broken
+    ├── InvalidMessage          a message of NATS cannot be read
     ├── RequestInvalid          a client's bytes are not an HTTP request
     ├── RequestBodyError        a request body cannot be forwarded
     │   ├── BodyTooLarge        it exceeds `limits.max_request_body`
@@ -36,6 +37,7 @@ __all__ = [
     "ConfigurationError",
     "EncodingError",
     "EventTooLarge",
+    "InvalidMessage",
     "Problem",
     "ProxyError",
     "RequestBodyError",
@@ -111,6 +113,10 @@ class CodingInvalid(ProxyError):
     def __init__(self, text: str, found: bytes) -> None:
         super().__init__(text)
         self.found = found
+
+
+class InvalidMessage(ProxyError):
+    """A message of NATS cannot be read. The text says why, without any part of the message."""
 
 
 class RequestInvalid(ProxyError):

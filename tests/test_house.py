@@ -33,6 +33,7 @@ RANKS = {
     "wire": 1,
     "stream": 2,
     "config": 3,
+    "bridge": 4,
     "observe": 4,
     "http": 4,
     "live": 5,

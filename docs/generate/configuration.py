@@ -16,13 +16,19 @@ from sse_keepalive_proxy.config.types.fields import OFF, Section, written_fields
 __all__ = ["Key", "json_schema", "keys", "markdown", "schema_file"]
 
 _EXAMPLE_NAME = "notify"
+_BRIDGE: dict[str, Any] = {
+    "servers": ["nats://localhost"],
+    "tls": None,
+    "subscriber": "claim:sub",
+    "subjects": [{"subject": "a", "recipients": "a", "frames": [{"data": "a"}]}],
+}
 _ROUTE: dict[str, Any] = {
     "name": "a",
     "match": {"path": "/*"},
     "upstream": _EXAMPLE_NAME,
     # Sections that are off by default have keys with defaults, too.
     "cors": {"origins": ["*"]},
-    "stream": {"identity": None, "share": {"replay": None}},
+    "stream": {"identity": None, "share": {"replay": None}, "bridge": _BRIDGE},
 }
 _TLS = {"cert_file": "cert.pem", "key_file": "key.pem"}
 _SMALLEST = {"tls": _TLS, "upstreams": {_EXAMPLE_NAME: {"url": "http://localhost"}}, "routes": [_ROUTE]}
@@ -113,7 +119,7 @@ def _sections(section: type[Section], path: str) -> Iterator[tuple[str, type[Sec
         if key.section is None or (section is Settings and key.name == "defaults"):
             continue
         below = f"{path}.{key.name}" if path else key.name
-        below += {"upstreams": ".NAME", "routes": "[]"}.get(key.name, "")
+        below += {"upstreams": ".NAME", "routes": "[]", "subjects": "[]", "frames": "[]"}.get(key.name, "")
         yield below, key.section
         yield from _sections(key.section, below)
 

@@ -35,7 +35,7 @@ The page [lifecycle](../design/lifecycle.md) explains each `state` of `streams_a
 def markdown() -> str:
     """Return the page."""
     metrics = Metrics(Registry(1, None), lambda: 0.0)
-    metrics.route("events")
+    metrics.route("events").bridge = _Connected()
     metrics.answered("events", "GET", 200)
     metrics.set_openings({"notify": _Waiting()})
     rows = []
@@ -50,6 +50,10 @@ def markdown() -> str:
         suffix = "_total" if family.type == "counter" else "_info" if family.type == "info" else ""
         rows.append(f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |")
     return _INTRODUCTION + "\n".join(sorted(rows)) + "\n"
+
+
+class _Connected:
+    connected = True
 
 
 class _Waiting:

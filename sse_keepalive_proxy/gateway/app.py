@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -32,6 +33,9 @@ from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 
+if TYPE_CHECKING:
+    from sse_keepalive_proxy.gateway.bridges import Bridges
+
 __all__ = ["Proxy"]
 
 _MOST_REFUSED = 10_000
@@ -59,6 +63,7 @@ class Proxy:
         )
         self._descriptors = descriptors
         self._openings: dict[str, Openings] = {}  # by upstream
+        self._bridges: Bridges | None = None
         context = context_for_clients(settings)
         self._in_force = _in_force(settings, RouteTable())
         limits = settings.limits
@@ -82,6 +87,9 @@ class Proxy:
         context = context_for_clients(settings)
         self._in_force = _in_force(settings, await self._prepare_routes(settings))
         self._process.forget_groups({route.name for route in settings.routes})
+        if self._bridges is not None:
+            bridged = {each.name for each in settings.routes if each.stream and each.stream.bridge}
+            self._bridges.forget(bridged)
         self._process.backlog.limit = settings.limits.max_buffered
         if context is not None:
             self.frontend.use_tls(self._poller, context)
@@ -90,6 +98,11 @@ class Proxy:
     def busy(self) -> bool:
         """Whether any client is still connected."""
         return bool(self.frontend.open_connections or len(self._process.streams) or self._process.spliced)
+
+    async def close_bridges(self) -> None:
+        """Close the connections to NATS."""
+        if self._bridges is not None:
+            await self._bridges.close()
 
     def cut_upgraded(self) -> None:
         """Close every upgraded connection now. A WebSocket has no block boundary to wait for."""
@@ -131,10 +144,13 @@ class Proxy:
         stream = None
         if policy is not None:
             stream = StreamRoutes(route.name, policy, metrics, process.streams, process.backlog)
+        bridge = None
+        if policy is not None and policy.bridge is not None:
+            bridge = self._bridges_of_routes().of(route.name, policy.bridge, metrics)
         groups = None
         if policy is not None and policy.share is not None:
             alike = policy.identity, policy.credential, upstream.address
-            groups = process.groups_of(route.name, policy.share, alike)
+            groups = process.groups_of(route.name, policy.share, alike, bridge)
         timeout = upstream.response_timeout if policy is None else policy.open_timeout
         return ReadyRoute(
             name=route.name,
@@ -153,7 +169,15 @@ class Proxy:
             cors=None if route.cors is None else Cors(route.cors.origins, route.cors.credentials),
             identifier=identifier,
             groups=groups,
+            bridge=bridge,
         )
+
+    def _bridges_of_routes(self) -> Bridges:
+        if self._bridges is None:
+            from sse_keepalive_proxy.gateway.bridges import Bridges  # needs the extra `nats`
+
+            self._bridges = Bridges()
+        return self._bridges
 
     def _room(self) -> int:
         """Return how many more connections are allowed, by the configuration and by the descriptors. Each may

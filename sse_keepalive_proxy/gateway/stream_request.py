@@ -331,6 +331,8 @@ class StreamRequest:
             lives = 0.0 if holder is TokenRejection.EXPIRED else None
         else:
             stream.claims = holder.claims
+            if self._route.bridge is not None:
+                self._route.bridge.serve(stream.flow, holder.claims)
             lives = holder.lives(time.time())
         at = None
         if lives is not None:  # upstream may still accept an expired token: servers allow some leeway

@@ -10,7 +10,8 @@ the block, or the body, is forwarded as it comes.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError
 from sse_keepalive_proxy.http.chunked import chunk
@@ -23,7 +24,7 @@ from sse_keepalive_proxy.wire.block import last_id, tally
 from sse_keepalive_proxy.wire.framing import BOM, Framer, begins_event_stream
 from sse_keepalive_proxy.wire.part import Part
 
-__all__ = ["Audience", "Control", "Relay"]
+__all__ = ["Audience", "Bridged", "Control", "Relay", "StreamBridge"]
 
 
 _COLON: Final = 0x3A
@@ -41,6 +42,26 @@ class Audience(Protocol):
 
     def follow(self) -> None:
         """Note that a part of a block, or its end, was delivered."""
+
+
+class Bridged(Protocol):
+    """The place of a stream at the bridge of its route."""
+
+    def look(self, blocks: bytes) -> bytes:
+        """Return whole `blocks` of upstream as the client gets them now, without copies: maybe none."""
+
+    def covers(self, gap: float) -> bool:
+        """Whether the last `gap` seconds without upstream cost no message."""
+
+    def close(self) -> None:
+        """Leave the bridge: the stream has ended, or shares another one."""
+
+
+class StreamBridge(Protocol):
+    """The bridge of a route."""
+
+    def serve(self, flow: Relay, claims: Mapping[str, Any]) -> None:
+        """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
 
 
 class Control(Protocol):
@@ -99,7 +120,7 @@ class Relay:
 
     __slots__ = (
         "_control", "_framer", "_inspects", "_least", "_lf_given", "_now", "_opened_at", "_part",
-        "_passes", "_reconnection", "_route", "audience", "comments", "down", "event_at", "events",
+        "_passes", "_reconnection", "_route", "audience", "bridge", "comments", "down", "event_at", "events",
         "id_seen", "life", "opaque", "sent_synthetic", "sent_upstream", "upstream_bytes",
     )  # fmt: skip
 
@@ -118,6 +139,7 @@ class Relay:
         self._lf_given = self.id_seen = self.opaque = False
         self.down: Downstream | None = None
         self.audience: Audience | None = None
+        self.bridge: Bridged | None = None
         self.event_at: float | None = None
         self.upstream_bytes = self.events = self.comments = self.sent_upstream = self.sent_synthetic = 0
 
@@ -163,6 +185,9 @@ class Relay:
                 if events:
                     self._look_for_the_last(data)
                 data, alive = self._route.inspection.look(data, alive)
+                if self.bridge is not None and not (data := self.bridge.look(data)):
+                    self._dropped(events, alive=alive)
+                    return
         now = self._now()
         if not self.events:
             if self._framer.bom and self._is_first:
@@ -195,6 +220,18 @@ class Relay:
                 self._control.apply_backpressure()
         elif self.audience is not None:
             self.audience.deliver(data, events, alive, now)
+
+    def _dropped(self, events: int, *, alive: bool) -> None:
+        """Note `events` of upstream that are not written: they are upstream's sign of life."""
+        now = self._now()
+        if events:
+            self.events += events
+            self.event_at = now
+            if self._reconnection is not None:
+                self._reconnection.saw_event()
+                self.life.reopens = self._reconnection.allowed
+        if (commands := self.life.received(now, alive)) is not None:
+            self._control.execute(commands)
 
     # A member of a group.
 
@@ -355,12 +392,44 @@ class Relay:
         self.first_byte(now)
         if frame[:1] != b":" or not self._route.pings_by_event:
             self.life.written_at = now
-        if self._framer.after_cr and not self._lf_given:
-            self._lf_given = True
-            frame = b"\n" + frame
+        frame = self._apart(frame)
         self.sent_synthetic += len(frame)
         down.write(frame)
         return True
+
+    def fill(self, blocks: bytes, events: int, *, upstreams: bool) -> bool:
+        """Write whole blocks of the bridge, with so many `events`, between two blocks of upstream. Return
+        whether they were written, as `inject` does. `upstreams`: they are blocks that upstream has sent.
+        """
+        if self._part is not None or self.opaque:
+            return False
+        now, down, audience = self._now(), self.down, self.audience
+        if audience is not None:
+            audience.deliver(self._apart(blocks), events, False, now)
+            return True
+        if down is None:
+            return False
+        self.first_byte(now)
+        blocks = self._apart(blocks)
+        if upstreams:
+            self.sent_upstream += len(blocks)
+        else:
+            self.sent_synthetic += len(blocks)
+        if events or not self._route.pings_by_event:
+            self.life.written_at = now
+        down.write(blocks)
+        if self.life.blocked:
+            self._control.apply_backpressure()
+        return True
+
+    def _apart(self, blocks: bytes) -> bytes:
+        """Return `blocks` for a place behind upstream's last line. If that ended in a bare CR, they get an LF
+        in front, and upstream's LF is dropped.
+        """
+        if not self._framer.after_cr or self._lf_given:
+            return blocks
+        self._lf_given = True
+        return b"\n" + blocks
 
     def begin_with(self, head: bytes, body: bytes) -> None:
         """Write the response head and the first bytes of the body, if any, together with the first bytes of

@@ -12,7 +12,7 @@ class Inspection:
     """Inspect blocks according to `policy`. `last_events`: see `Treatment`.
 
     `least` is the least sign of life, as a number: 0 any byte, 1 a comment, 2 an event. `needed`: whether
-    blocks must be looked at, because some are rewritten, ignored as signs of life, or the last one.
+    blocks must be looked at, because some are rewritten, ignored as signs of life, the last one, or copies.
     """
 
     __slots__ = ("_ignored_events", "_ignored_types", "_last_events", "_unname", "least", "needed")
@@ -23,7 +23,7 @@ class Inspection:
         self.least = list(SignOfLife).index(stall.sign_of_life)
         self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
         self._unname = frozenset(event.encode() for event in policy.unname)
-        self.needed = bool(self._unname or last_events) or self._ignores
+        self.needed = bool(self._unname or last_events or policy.bridge) or self._ignores
 
     @property
     def _ignores(self) -> bool:

@@ -229,9 +229,11 @@ class Source:
                         self._reconnection.cancel()
                 case messages.Release():
                     self.flow.release()
-                case messages.Announce():
+                case messages.Announce(gap=gap):
                     stream_log.recovered(self, command)
-                    self._tell(command)
+                    bridge = self.flow.bridge
+                    if bridge is None or not bridge.covers(gap):
+                        self._tell(command)
                 case messages.Stalled(silent_for=silent_for):
                     self.stalls += 1
                     stream_log.stalled(self, silent_for)
@@ -257,6 +259,8 @@ class Source:
 
     def _close(self, reason: CloseReason) -> None:
         exchange, self._exchange = self._exchange, None
+        if self.flow.bridge is not None:
+            self.flow.bridge.close()
         if exchange is not None:
             exchange.part(self.let_go)
         if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:

@@ -139,6 +139,8 @@ class Stream(Source):
         """Read the stream of a group, which looks after upstream."""
         self._membership, self._reconnection = membership, None
         self.target = membership.group.target  # the same text, stored once
+        if self.flow.bridge is not None:  # the group has a place there
+            self.flow.bridge.close()
         membership.member, membership.flow = self, self.flow
         self.life.shared, self.life.reopens = True, False
 

@@ -27,6 +27,7 @@ _COUNTERS = {
     "upstream_eof_without_event": "Streams that upstream ended without any event.",
     "uninspectable_streams": "Streams with a content coding, and bodies that do not begin like an event "
     "stream: passed through without pings.",
+    "bridge_overflows": "Full memories of streams at the bridge: late copies may be delivered twice.",
     "replayed_events": "Events sent again to clients that came back.",
     "quick_tunnel_requests": "GET requests for streams through *.trycloudflare.com, which holds them back.",
 }
@@ -41,6 +42,7 @@ _LABELLED = {
         "reason",
         "Clients that came back with an id whose later events could not be sent again.",
     ),
+    "bridge_events": ("outcome", "Messages of NATS for streams, and dropped copies of them."),
     "upstream_errors": ("kind", "Upstream connections without a usable answer."),
     "upstream_reconnects": ("result", "Attempts to open upstream again for a connected client."),
 }
@@ -123,6 +125,13 @@ class Collected(Collector):
             (),
             {(): self._streams.logs.let_go},
         )
+        connected: Values = {
+            (route,): float(metrics.bridge.connected)
+            for route, metrics in self._routes.items()
+            if metrics.bridge is not None
+        }
+        text = "1 while there is a connection to NATS (`bridge`), otherwise 0."
+        yield _gauge("bridge_connected", text, ("route",), connected)
         for name, text in _GAUGES.items():
             yield _gauge(name, text, ("route",), self._of_each(name))
         for name, text in _HISTOGRAMS.items():

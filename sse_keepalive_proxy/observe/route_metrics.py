@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Protocol
 
 from sse_keepalive_proxy.errors import (
     UpstreamError,
@@ -18,6 +19,7 @@ from sse_keepalive_proxy.errors import (
     UpstreamTimeout,
 )
 from sse_keepalive_proxy.observe.registry import Flow, OpenStream
+from sse_keepalive_proxy.stream.bridging import Outcome
 from sse_keepalive_proxy.stream.families import TREATMENTS
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
@@ -96,10 +98,18 @@ class Counts:
         return made
 
 
+class Bridge(Protocol):
+    """The bridge of a route."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to NATS."""
+
+
 class RouteMetrics:
     """The numbers of one route. They have the names of the metrics.
 
-    `wall_time` converts a time of the loop's clock to Unix time.
+    `wall_time` converts a time of the loop's clock to Unix time. `bridge` is set if the route has one.
     """
 
     def __init__(self, wall_time: Callable[[float], float]) -> None:
@@ -126,6 +136,9 @@ class RouteMetrics:
         self.share_joins = dict.fromkeys(Join, 0)
         self.replayed_events = 0
         self.replay_gaps = dict.fromkeys(GapReason, 0)
+        self.bridge: Bridge | None = None
+        self.bridge_events = dict.fromkeys(Outcome, 0)
+        self.bridge_overflows = 0
         self.confirms_sent = dict.fromkeys((ConfirmForm.EVENT, ConfirmForm.COMMENT), 0)
         self.confirm_failures = 0
         self.pings_sent = dict.fromkeys(KeepaliveForm, 0)

@@ -251,6 +251,7 @@ class Server:
         if self._proxy is not None:
             self._proxy.cut_upgraded()
             await self._proxy.frontend.cut()
+            await self._proxy.close_bridges()
         self.streams.held.allow(0)
         if self._admin is not None:
             if self._admin_bound is not None:

@@ -13,6 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 __all__ = [
+    "Bridge",
+    "BridgeFrame",
+    "BridgeMode",
+    "BridgeSubject",
     "Confirm",
     "ConfirmForm",
     "EarlyCommit",
@@ -20,6 +24,7 @@ __all__ = [
     "Identity",
     "Keepalive",
     "KeepaliveForm",
+    "NatsServers",
     "OnRefusal",
     "Reconnect",
     "ReconnectWhen",
@@ -118,6 +123,14 @@ class Verify(StrEnum):
 
     JWT = "jwt"
     UPSTREAM = "upstream"
+
+
+class BridgeMode(StrEnum):
+    """What the bridge does with a message: deliver it if upstream does not, always, or only count it."""
+
+    FILL = "fill"
+    REPLACE = "replace"
+    OBSERVE = "observe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +257,55 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class NatsServers:
+    """One NATS server or cluster, and how the proxy authenticates there. The files are PEM files, except
+    `credentials_file`. Equal values share one connection.
+    """
+
+    urls: tuple[str, ...]
+    tls: bool = False
+    ca_file: str | None = None
+    server_name: str | None = None
+    client_cert: str | None = None
+    credentials_file: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeFrame:
+    """One event for the client: its name, and its data as JMESPath."""
+
+    event: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSubject:
+    """What the messages of a NATS subject mean, as JMESPath. `when` None: every message."""
+
+    subject: str
+    recipients: str
+    when: str | None = None
+    keys: tuple[str, ...] = ()
+    upstream_keys: tuple[str, ...] = ()
+    frames: tuple[BridgeFrame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The messages of NATS for the streams of a route. `claim`: the dotted path of the claim that says whose
+    stream it is. `grace`: the seconds that upstream has to deliver a message.
+    """
+
+    servers: NatsServers
+    claim: str
+    subjects: tuple[BridgeSubject, ...]
+    mode: BridgeMode = BridgeMode.FILL
+    grace: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class StreamPolicy:
     """All settings of a route's `stream` section, with their defaults. `client_retry`: the `retry` for a
     client that comes back by itself, in seconds.
@@ -268,6 +330,7 @@ class StreamPolicy:
     reconnect: Reconnect | None = field(default_factory=Reconnect)
     client_retry: float | None = None
     share: Share | None = None
+    bridge: Bridge | None = None
     hold: float | None = None  # seconds for which upstream stays open after its client has gone
     unname: frozenset[str] = frozenset()
     max_age: float | None = None

@@ -12,13 +12,17 @@ from typing import Annotated, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sse_keepalive_proxy.config.reading.tree import Entry, Way, entry_at, plain, text_at
+from sse_keepalive_proxy.config.sections.bridge import BridgeTls
 from sse_keepalive_proxy.config.sections.client import Algorithms, Cors, Identity
 from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
 from sse_keepalive_proxy.config.sections.settings import Match
 from sse_keepalive_proxy.config.sections.sharing import Share
 from sse_keepalive_proxy.config.sections.stream import Credential, Decode, Head, Stream
+from sse_keepalive_proxy.config.types.bridging import nats_fault
+from sse_keepalive_proxy.config.types.certificates import client_faults
 from sse_keepalive_proxy.config.types.event_data import claims_in
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, Fault
+from sse_keepalive_proxy.config.types.files import content_of
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
 from sse_keepalive_proxy.config.types.shapes import CREDENTIAL, FilePath
 from sse_keepalive_proxy.config.types.units import Duration, format_duration
@@ -37,6 +41,7 @@ _SHARE: TypeAdapter[Share | None] = TypeAdapter(Annotated[Share | None, OFF, NUL
 _CREDENTIAL: TypeAdapter[tuple[str, ...]] = TypeAdapter(Credential)
 _DURATION: TypeAdapter[float] = TypeAdapter(Duration)
 _FILE: TypeAdapter[str] = TypeAdapter(FilePath)
+_BRIDGE_TLS: TypeAdapter[BridgeTls | None] = TypeAdapter(Annotated[BridgeTls | None, OFF, NULL_IS_DEFAULTS])
 _ALGORITHMS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Algorithms)
 _CLIENT_GIVES_UP = 10.0
 """Seconds after which a browser page may stop waiting for a response head (facts.md#notify-server-page)."""
@@ -54,6 +59,7 @@ def disagreements(route: Entry) -> Iterator[Finding]:
     yield from _groups_without_identity(route)
     yield from _kept_without_proof(route)
     yield from _credentials_for_everybody(route)
+    yield from _unusable_bridge(route)
 
 
 def warnings(route: Entry) -> Iterator[Finding]:
@@ -170,6 +176,35 @@ def _groups_without_identity(route: Entry) -> Iterator[Finding]:
         return
     hint = "write the place of the token: identity: {from: …}; or share by credential"
     yield ("stream", "share", "by"), Fault("a claim needs `identity`, which is off on this route", hint)
+
+
+def _unusable_bridge(route: Entry) -> Iterator[Finding]:
+    """Yield the faults of a `bridge` that cannot connect, or cannot know whose streams are whose. Reads its
+    files.
+    """
+    way = ("stream", "bridge")
+    bridge = entry_at(route, *way)
+    if bridge is None or bridge.broken or bridge.text == "off":
+        return
+    missing = nats_fault()
+    if missing is not None:
+        yield way, missing
+    tls = valid(_BRIDGE_TLS, entry_at(route, *way, "tls"))
+    if tls is not None:
+        for key, fault in client_faults(tls.ca_file, tls.client_cert):
+            yield (*way, "tls", key), fault
+    file = valid(_FILE, entry_at(route, *way, "credentials_file"))
+    if file not in (None, "off") and isinstance(unusable := content_of(file or ""), Fault):
+        yield (*way, "credentials_file"), unusable
+    subscriber, share = text_at(route, *way, "subscriber"), _share(route)
+    if subscriber is None:
+        return
+    if _identity_is_off(route):
+        hint = "write the place of the token: identity: {from: …}"
+        yield (*way, "subscriber"), Fault("a claim needs `identity`, which is off on this route", hint)
+    elif share is not None and share.by not in (None, CREDENTIAL, subscriber):
+        message = f"must be the claim by which clients share a stream: {share.by}"
+        yield (*way, "subscriber"), Fault(message, "its messages go to all clients of the group")
 
 
 def _kept_without_proof(route: Entry) -> Iterator[Finding]:

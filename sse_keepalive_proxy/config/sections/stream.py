@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
+from sse_keepalive_proxy.config.sections.bridge import Bridge
 from sse_keepalive_proxy.config.sections.client import Identity
 from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
 from sse_keepalive_proxy.config.sections.sharing import Share
@@ -123,6 +124,11 @@ class Stream(Section):
         description="One upstream stream for several clients of the same user. With off every client has an "
         "upstream stream of its own.",
     )
+    bridge: Annotated[Bridge | None, OFF] = Field(
+        default=None,
+        description="The messages of NATS for clients that upstream does not deliver. It is for servers that "
+        "get their messages from NATS and lose some. It needs `identity` and the extra `nats`.",
+    )
     leave: Annotated[Leave, NULL_IS_DEFAULTS] = Field(
         default=Leave(),
         description="What upstream sees when the client of its stream has gone.",
@@ -177,6 +183,7 @@ class Stream(Section):
             reconnect=self.reconnect.policy if self.reconnect else None,
             client_retry=self.reconnect.client_retry if self.reconnect else None,
             share=self.share.policy if self.share else None,
+            bridge=self.bridge.policy if self.bridge else None,
             hold=self.leave.hold,
             unname=frozenset(self.rewrite.unname),
             max_age=self.max_age,

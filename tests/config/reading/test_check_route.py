@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sse_keepalive_proxy.config.types import bridging
 from sse_keepalive_proxy.wire import codings
 from tests.config.keys import ED25519
 from tests.config.writing import VALID, loaded, refused, said, stream_of, stream_problems
@@ -400,3 +401,74 @@ def test_one_log_fits_into_the_limit_of_all_logs(limits: str, size: str, fits: b
     (problem,) = stream_problems(share, before=limits)
     assert "routes[0].stream.share.replay.bytes: must not exceed limits.max_replay, which is " in problem
     assert problem.endswith("(write less, or a larger max_replay)")
+
+
+BRIDGE = """\
+bridge:
+  servers: nats://nats:4222
+  subscriber: claim:user.id
+  subjects: [{subject: chat.*, recipients: to, data: "@"}]
+"""
+UPSTREAM = "identity: {verify: upstream}\n"
+
+
+def test_a_bridge_needs_an_identity() -> None:
+    (problem,) = stream_problems(BRIDGE)
+    assert problem == (
+        ":10: routes[0].stream.bridge.subscriber: a claim needs `identity`, which is off on this route"
+        " (write the place of the token: identity: {from: …})"
+    )
+
+
+def test_the_messages_of_a_bridge_go_to_clients_that_share_by_its_own_claim() -> None:
+    assert stream_of(UPSTREAM + BRIDGE + "share: {by: claim:user.id}").bridge is not None
+    assert stream_of(UPSTREAM + BRIDGE + "share: {by: credential}").bridge is not None
+    (problem,) = stream_problems(UPSTREAM + BRIDGE + "share: {by: claim:tenant}")
+    assert "must be the claim by which clients share a stream: claim:tenant" in problem
+
+
+def test_a_bridge_without_its_extra_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bridging, "find_spec", lambda _: None)
+    (problem,) = stream_problems(UPSTREAM + BRIDGE)
+    assert problem == (
+        ":9: routes[0].stream.bridge: needs the extra `nats`, which is not installed"
+        " (pip install 'sse-keepalive-proxy[nats]')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("nats://nats:4222", "nats://a:b@nats", "credentials in the URL are not supported"),
+        ("nats://nats:4222", "http://nats", "not the URL of a NATS server"),
+        ("chat.*", "chat.>.x", "not a subject of NATS"),
+        ("claim:user.id", "user.id", "not the place of a claim"),
+        ("to,", "'to[',", "not a JMESPath expression"),
+        ("to,", "iso8602(to),", "iso8602 is not a function (did you mean iso8601?)"),
+        ('data: "@"', "keys: [id]", "must have as many expressions as `keys`"),
+        (', data: "@"', "", "has no event for clients"),
+        ('data: "@"', 'data: "@", frames: [{data: "@"}]', "cannot stand beside `event` or `data`"),
+        ('data: "@"', "event: a", "needs `data`"),
+        ("  subscriber", "  user: me\n  subscriber", "must be written together"),
+        ("  subscriber", "  credentials_file: /none.creds\n  subscriber", "there is no such file"),
+        ("  subscriber", "  tls: {ca_file: /none.pem}\n  subscriber", "there is no such file"),
+    ],
+)
+def test_a_fault_of_a_bridge_is_named(old: str, new: str, problem: str) -> None:
+    assert problem in stream_problems(UPSTREAM + BRIDGE.replace(old, new, 1))[0]
+
+
+def test_a_bridge_that_only_observes_needs_no_event() -> None:
+    observing = BRIDGE.replace(', data: "@"', "").replace("  servers", "  mode: observe\n  servers")
+    assert stream_of(UPSTREAM + observing).bridge is not None
+
+
+def test_the_password_of_a_bridge_is_not_printed() -> None:
+    written = BRIDGE.replace("  subscriber", "  user: me\n  password: hunter2\n  subscriber")
+    stream = stream_of(UPSTREAM + written)
+    assert stream.bridge is not None
+    assert stream.bridge.policy.servers.password == "hunter2"
+    assert "hunter2" not in stream.model_dump_json()
+    assert "hunter2" not in repr(stream.bridge.policy)

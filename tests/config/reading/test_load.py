@@ -65,7 +65,7 @@ def test_seven_mistakes_are_seven_problems_each_with_its_line() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["post_as_get", "bridge"],
+    ["post_as_get"],
 )
 def test_a_key_of_a_later_version_is_unknown_in_a_stream(key: str) -> None:
     (problem,) = stream_problems(f"{key}: off")

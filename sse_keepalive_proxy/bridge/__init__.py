@@ -1,0 +1,1 @@
+"""The connections to NATS. Knows no route and no stream."""

@@ -1,0 +1,250 @@
+"""One connection to NATS for all routes with the same servers, and one subscription for each subject.
+
+nats-py connects, subscribes and reconnects. This module owns its connection, and what is logged about it: one
+line when it is up, one when it is down. A server that cannot be reached harms no stream. Needs the extra
+`nats`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import SlowConsumerError
+
+from sse_keepalive_proxy.config.types.certificates import client_context
+from sse_keepalive_proxy.net.tasks import spawn
+from sse_keepalive_proxy.stream.policy import NatsServers
+
+__all__ = ["Connection", "Connections", "Receive"]
+
+logger = logging.getLogger("sse_keepalive_proxy.bridge")
+
+_CONNECT_TIMEOUT = 5  # seconds, as nats-py takes them
+_RECONNECT_WAIT = 1
+_PING_INTERVAL = 10
+_MOST_PENDING = 64 << 20
+"""Bytes of messages of one subject that wait to be handled. More are dropped by nats-py, which says so."""
+
+_SLICE = 0.005
+"""Seconds: messages of a burst are handled for so long, then the event loop runs."""
+
+Receive = Callable[[bytes], None]
+"""Handles the payload of a message. It raises nothing."""
+
+
+class Connection:
+    """A connection to `servers` while any subject has a receiver."""
+
+    def __init__(self, servers: NatsServers) -> None:
+        self._servers = servers
+        self._loop = asyncio.get_running_loop()
+        self._receivers: dict[str, list[Receive]] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._client: Client | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._subscribing: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+        self._said: str | None = None
+        self._slice_began = 0.0
+        self.connected_since: float | None = None
+        """The time since which every message has been received, None while there is no connection."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any subject has a receiver."""
+        return bool(self._receivers)
+
+    def receive(self, subject: str, receive: Receive) -> None:
+        """Call `receive` with each message on `subject`, from now on."""
+        receivers = self._receivers.setdefault(subject, [])
+        receivers.append(receive)
+        if self._task is None:
+            self._task = spawn(self._run())
+        elif len(receivers) == 1 and self._client is not None:
+            self._later(self._subscribe(self._client, subject))
+
+    def ignore(self, subject: str, receive: Receive) -> None:
+        """Call `receive` no more."""
+        receivers = self._receivers[subject]
+        receivers.remove(receive)
+        if not receivers:
+            del self._receivers[subject]
+            subscription = self._subscriptions.pop(subject, None)
+            if subscription is not None and self._receivers:
+                self._later(_unsubscribe(subscription))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        for each in tuple(self._subscribing):
+            each.cancel()
+
+    def _later(self, work: Any) -> None:
+        task = spawn(work)
+        self._subscribing.add(task)
+        task.add_done_callback(self._subscribing.discard)
+
+    async def _run(self) -> None:
+        """Connect, and connect again whenever nats-py has given up."""
+        client: Client | None = None
+        try:
+            while True:
+                self._closed.clear()
+                client = Client()
+                try:
+                    await client.connect(**self._options())
+                    self._client = client
+                    await self._subscribe_all(client)
+                    self._up()
+                    await self._closed.wait()
+                except Exception as error:  # noqa: BLE001 (it is logged, and tried again)
+                    self._down(error)
+                self._client = None
+                await _close(client)
+                await asyncio.sleep(_RECONNECT_WAIT)
+        finally:
+            self._client = self.connected_since = None
+            if client is not None:
+                await _close(client)
+
+    def _options(self) -> dict[str, Any]:
+        servers = self._servers
+        options: dict[str, Any] = {
+            "servers": list(servers.urls),
+            "name": "sse-keepalive-proxy",
+            "connect_timeout": _CONNECT_TIMEOUT,
+            "reconnect_time_wait": _RECONNECT_WAIT,
+            "max_reconnect_attempts": -1,
+            "ping_interval": _PING_INTERVAL,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+        if servers.tls:
+            options["tls"] = client_context(servers.ca_file, servers.client_cert)
+            if servers.server_name is not None:
+                options["tls_hostname"] = servers.server_name
+        if servers.credentials_file is not None:
+            options["user_credentials"] = servers.credentials_file
+        if servers.user is not None:
+            options["user"], options["password"] = servers.user, servers.password
+        return options
+
+    async def _subscribe_all(self, client: Client) -> None:
+        self._subscriptions.clear()
+        for subject in list(self._receivers):
+            await self._subscribe(client, subject)
+        await client.flush()
+
+    async def _subscribe(self, client: Client, subject: str) -> None:
+        if subject in self._subscriptions or subject not in self._receivers:
+            return
+
+        async def received(message: Msg) -> None:
+            for receive in tuple(self._receivers.get(subject, ())):
+                receive(message.data)
+            if self._loop.time() >= self._slice_began + _SLICE:
+                await asyncio.sleep(0)
+                self._slice_began = self._loop.time()
+
+        self._subscriptions[subject] = await client.subscribe(
+            subject, cb=received, pending_msgs_limit=-1, pending_bytes_limit=_MOST_PENDING
+        )
+
+    # What nats-py says.
+
+    async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, SlowConsumerError):
+            self.connected_since = self._loop.time()  # messages were lost until now
+            self._say(f"messages were lost, because they came faster than they are handled: {error.subject}")
+        elif self.connected_since is None:
+            self._down(error)
+
+    async def _on_disconnected(self) -> None:
+        if self.connected_since is not None:
+            self._down(None)
+
+    async def _on_reconnected(self) -> None:
+        self._up()
+
+    async def _on_closed(self) -> None:
+        self._closed.set()
+
+    def _up(self) -> None:
+        self.connected_since, self._said = self._loop.time(), None
+        url = None if self._client is None else self._client.connected_url
+        fields = {"server": "" if url is None else f"{url.hostname}:{url.port}"}
+        logger.info("connected to NATS", extra={"fields": fields})
+
+    def _down(self, error: BaseException | None) -> None:
+        self.connected_since = None
+        why = "the connection is lost" if error is None else _one_line(error)
+        self._say(f"no connection to NATS, so the bridge fills nothing until it is back: {why}")
+
+    def _say(self, text: str) -> None:
+        """Log one line until the connection is up again."""
+        if self._said is None:
+            self._said = text
+            logger.warning(text)
+
+
+async def _close(client: Client) -> None:
+    try:
+        await client.close()
+    except Exception as error:  # noqa: BLE001 (it is over)
+        logger.debug("NATS was not closed cleanly: %s", error)
+
+
+async def _unsubscribe(subscription: Subscription) -> None:
+    try:
+        await subscription.unsubscribe()
+    except nats.errors.Error as error:
+        logger.debug("NATS was not unsubscribed from: %s", error)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class Connections:
+    """The connections of the process, by their servers."""
+
+    def __init__(self) -> None:
+        self._connections: dict[NatsServers, Connection] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def to(self, servers: NatsServers) -> Connection:
+        """Return the connection to `servers`."""
+        known = self._connections.get(servers)
+        if known is None:
+            known = self._connections[servers] = Connection(servers)
+        return known
+
+    def tidy(self) -> None:
+        """Close the connections that are not used."""
+        for servers, connection in list(self._connections.items()):
+            if not connection.is_used:
+                del self._connections[servers]
+                task = spawn(connection.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            await connection.close()
+        if self._closing:
+            await asyncio.wait(self._closing)

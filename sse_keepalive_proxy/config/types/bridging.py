@@ -1,0 +1,78 @@
+"""The values of a `bridge`: servers and subjects of NATS, JMESPath, the place of a claim, a secret.
+
+Owns their syntax. An expression is compiled only if the extra `nats` is installed. If it is not,
+`config.reading.check_route` reports that.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import Annotated
+
+from sse_keepalive_proxy.config.types.fields import Fault, Text, refuse
+from sse_keepalive_proxy.config.types.words import did_you_mean
+
+__all__ = ["ClaimPlace", "Expression", "NatsUrl", "Secret", "Subject", "nats_fault"]
+
+_CLAIM = r"claim:[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
+_URL = r"(nats|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
+_SUBJECT = re.compile(r"(?!.*>.)[^\s.*>]+(\.([^\s.*>]+|\*|>))*|\*(\.([^\s.*>]+|\*|>))+")
+
+
+def nats_fault() -> Fault | None:
+    """Return the fault if the extra `nats` is not installed: nats-py and jmespath."""
+    if find_spec("nats") is not None and find_spec("jmespath") is not None:
+        return None
+    return Fault("needs the extra `nats`, which is not installed", "pip install 'sse-keepalive-proxy[nats]'")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise refuse(Fault("must be text", "put it in quotes"))
+    return value
+
+
+def _url(value: object) -> str:
+    url = _text(value)
+    if "@" in url:
+        raise refuse(Fault("credentials in the URL are not supported", "write user and password"))
+    if not re.fullmatch(_URL, url):
+        raise refuse(Fault("not the URL of a NATS server", "e.g. nats://nats:4222 or tls://nats:4222"))
+    return url
+
+
+def _subject(value: object) -> str:
+    subject = _text(value)
+    if not _SUBJECT.fullmatch(subject):
+        hint = "tokens between dots; * is one token, > the rest: chat.*.read, chat.>"
+        raise refuse(Fault("not a subject of NATS", hint))
+    return subject
+
+
+def _claim(value: object) -> str:
+    place = _text(value)
+    if not re.fullmatch(_CLAIM, place):
+        hint = "with a colon, and dots between its names: claim:user.id"
+        raise refuse(Fault("not the place of a claim", hint))
+    return place
+
+
+def _expression(value: object) -> str:
+    expression = _text(value)
+    if nats_fault() is None:
+        from sse_keepalive_proxy.stream.bridge_mapping import FUNCTIONS, problem_of
+
+        if problem := problem_of(expression):
+            raise refuse(Fault(f"not a JMESPath expression: {problem}", "https://jmespath.org"))
+        for name in re.findall(r"([a-z_0-9]+)\(", re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", expression)):
+            if name not in FUNCTIONS:
+                raise refuse(Fault("is not a function", did_you_mean(name, FUNCTIONS), subject=name))
+    return expression
+
+
+NatsUrl = Annotated[str, Text("URL", _url, pattern=rf"^{_URL}$")]
+Subject = Annotated[str, Text("subject", _subject, pattern=r"^\S+$")]
+ClaimPlace = Annotated[str, Text("`claim:PATH`", _claim, pattern=rf"^{_CLAIM}$")]
+Expression = Annotated[str, Text("JMESPath", _expression)]
+Secret = Annotated[str, Text("secret", _text, show=lambda _: "(redacted)")]

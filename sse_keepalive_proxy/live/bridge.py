@@ -1,0 +1,283 @@
+"""The bridge of a route: messages of NATS for its streams (behaviour.md#bridge).
+
+`RouteBridge` gets every message once, and finds the streams of its recipients. `Place` is the place of one
+stream, with what `stream.bridging` remembers for it; it sees upstream's blocks, and writes what is filled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from sse_keepalive_proxy.errors import InvalidMessage
+from sse_keepalive_proxy.live.relay import Relay
+from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
+from sse_keepalive_proxy.stream.bridge_mapping import Mapping as Expressions
+from sse_keepalive_proxy.stream.bridge_mapping import identifier
+from sse_keepalive_proxy.stream.bridging import Fate, Matcher, Message, Outcome
+from sse_keepalive_proxy.stream.claims import claim
+from sse_keepalive_proxy.stream.policy import Bridge, BridgeMode
+from sse_keepalive_proxy.wire.block import split
+
+__all__ = ["Place", "RouteBridge", "Subscriptions"]
+
+logger = logging.getLogger("sse_keepalive_proxy.bridge")
+
+_QUIET = 60.0  # seconds between two lines of one kind
+_SLICE = 0.005  # seconds: due messages are written for so long, then the event loop runs
+_ASIDE = 0.05  # seconds until another attempt, while upstream has sent a part of a block
+
+
+class Subscriptions(Protocol):
+    """The connection to NATS."""
+
+    connected_since: float | None
+
+    def receive(self, subject: str, receive: Callable[[bytes], None]) -> None:
+        """Call `receive` with each message on `subject`, from now on."""
+
+    def ignore(self, subject: str, receive: Callable[[bytes], None]) -> None:
+        """Call `receive` no more."""
+
+
+class RouteBridge:
+    """The streams of a route by their subscribers, and what they wait for.
+
+    `released` is called when the bridge needs its connection no more: it is retired, and has no stream.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: Bridge,
+        metrics: RouteMetrics,
+        connection: Subscriptions,
+        released: Callable[[], None],
+    ) -> None:
+        self.name, self.policy, self.metrics = name, policy, metrics
+        self._connection, self._released = connection, released
+        self._loop = asyncio.get_running_loop()
+        self.now, self.call_later = self._loop.time, self._loop.call_later
+        self.mapping = Expressions(policy.subjects)
+        self._places: dict[str, dict[Place, None]] = {}
+        self._due: deque[tuple[float, Place]] = deque()  # in the order of time: all wait equally long
+        self._timer: asyncio.Handle | None = None
+        self._logged: dict[str, float] = {}
+        self._retired = False
+        self._receivers = [
+            (subject.subject, self._receiver(index)) for index, subject in enumerate(policy.subjects)
+        ]
+        for subject, receive in self._receivers:
+            connection.receive(subject, receive)
+
+    def _receiver(self, index: int) -> Callable[[bytes], None]:
+        return lambda payload: self.received(index, payload)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to NATS."""
+        return self._connection.connected_since is not None
+
+    def connected_since(self, at: float) -> bool:
+        """Whether no message was lost since `at` (loop time)."""
+        since = self._connection.connected_since
+        return since is not None and since <= at
+
+    # Streams.
+
+    def serve(self, flow: Relay, claims: Mapping[str, Any]) -> None:
+        """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
+        value = claim(claims, self.policy.claim)
+        subscriber = identifier(value) if isinstance(value, str | int) and value != "" else None
+        if subscriber is None or isinstance(value, bool) or flow.bridge is not None:
+            return
+        place = Place(self, flow, subscriber)
+        flow.bridge = place
+        self._places.setdefault(subscriber, {})[place] = None
+
+    def leave(self, place: Place) -> None:
+        """Give a stream no more messages."""
+        places = self._places.get(place.subscriber)
+        if places is None or place not in places:
+            return
+        del places[place]
+        if not places:
+            del self._places[place.subscriber]
+            self._release_if_unused()
+
+    def retire(self) -> None:
+        """Take no further streams. Those that it has are served until they end."""
+        self._retired = True
+        self._release_if_unused()
+
+    def _release_if_unused(self) -> None:
+        if self._retired and not self._places and self._receivers:
+            for subject, receive in self._receivers:
+                self._connection.ignore(subject, receive)
+            self._receivers = []
+            self._released()
+
+    # Messages.
+
+    def received(self, index: int, payload: bytes) -> None:
+        """Handle a message on the subject at `index`. It harms nothing, whatever it contains."""
+        try:
+            message = self.mapping.read(index, payload)
+        except InvalidMessage as error:
+            self._invalid(index, str(error))
+            return
+        if message is None:
+            return
+        served = False
+        for recipient in message.recipients:
+            for place in list(self._places.get(recipient, ())):
+                served = True
+                place.offer(message)
+        if not served:
+            self.count(Outcome.NO_SUBSCRIBER)
+
+    def _invalid(self, index: int, why: str) -> None:
+        self.count(Outcome.INVALID)
+        subject = self.policy.subjects[index].subject
+        self.say(f"invalid {index} {why}", "a message of NATS cannot be read: %s", why, subject=subject)
+
+    def count(self, outcome: Outcome, times: int = 1) -> None:
+        """Count an outcome."""
+        self.metrics.bridge_events[outcome] += times
+
+    def say(self, kind: str, text: str, *values: object, **fields: str) -> None:
+        """Log a line, one of a `kind` in a minute."""
+        now = self.now()
+        if now >= self._logged.get(kind, -_QUIET) + _QUIET:
+            self._logged[kind] = now
+            logger.warning(text, *values, extra={"fields": {"route": self.name, **fields}})
+
+    # Time.
+
+    def wait(self, at: float, place: Place) -> None:
+        """Call `place.write_due` at `at`, not earlier than any other that waits."""
+        self._due.append((at, place))
+        if self._timer is None:
+            self._timer = self._loop.call_at(at, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer, due = None, self._due
+        now = began = self.now()
+        while due and due[0][0] <= now and self.now() < began + _SLICE:
+            due.popleft()[1].write_due(now)
+        if due and self._timer is None:
+            soon = due[0][0] <= now
+            call = self._loop.call_soon(self._on_time) if soon else None
+            self._timer = call or self._loop.call_at(due[0][0], self._on_time)
+
+
+class Place:
+    """The place of one stream, or of a group of clients, at a bridge. `flow`: its relay."""
+
+    __slots__ = ("_bridge", "_closed", "_flow", "_matcher", "_timer", "_unwritten", "subscriber")
+
+    def __init__(self, bridge: RouteBridge, flow: Relay, subscriber: str) -> None:
+        self._bridge, self._flow, self.subscriber = bridge, flow, subscriber
+        self._matcher = Matcher(bridge.policy.mode, bridge.policy.grace)
+        self._unwritten: deque[Message | bytes] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # Messages of NATS.
+
+    def offer(self, message: Message) -> None:
+        """Take a message for this stream."""
+        bridge, matcher = self._bridge, self._matcher
+        now, overflows = bridge.now(), matcher.overflows
+        outcome, dropped = matcher.message(message, now)
+        bridge.count(Outcome.DROPPED, dropped)
+        if outcome is None:
+            bridge.wait(now + bridge.policy.grace, self)
+            if matcher.is_full:
+                self.write_due(now)
+        elif outcome is Outcome.FILLED:
+            self._write(message)
+        else:
+            bridge.count(outcome)
+        if matcher.overflows != overflows:
+            self._overflowed()
+
+    def write_due(self, now: float) -> None:
+        """Write what upstream has not delivered in time."""
+        if self._closed:
+            return
+        for each in self._matcher.due(now):
+            self._write(each)
+
+    def _write(self, each: Message | bytes) -> None:
+        if isinstance(each, Message) and self._bridge.policy.mode is BridgeMode.OBSERVE:
+            self._bridge.count(Outcome.MISSED)
+            return
+        self._unwritten.append(each)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits, unless upstream has sent a part of a block."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        unwritten, flow = self._unwritten, self._flow
+        while unwritten:
+            each = unwritten[0]
+            if isinstance(each, bytes):
+                written = flow.fill(each, 1, upstreams=True)
+            else:
+                written = not each.frames or flow.fill(each.frames, each.events, upstreams=False)
+            if not written:
+                break
+            unwritten.popleft()
+            if isinstance(each, Message):
+                self._bridge.count(Outcome.FILLED)
+        if unwritten and not self._closed:
+            self._timer = self._bridge.call_later(_ASIDE, self._flush)
+
+    # Blocks of upstream.
+
+    def look(self, blocks: bytes) -> bytes:
+        """Return whole `blocks` of upstream as the client gets them now."""
+        if self._unwritten:
+            self._flush()
+        bridge, matcher = self._bridge, self._matcher
+        passing, now, overflows = [], bridge.now(), matcher.overflows
+        for block in split(blocks):
+            match matcher.event(bridge.mapping.upstream_keys(block), block, now):
+                case Fate.PASSES:
+                    passing.append(block)
+                case Fate.DELIVERS:
+                    passing.append(block)
+                    bridge.count(Outcome.DELIVERED)
+                case Fate.DROPPED:
+                    bridge.count(Outcome.DROPPED)
+                case Fate.WAITS:
+                    bridge.wait(now + bridge.policy.grace, self)
+        if matcher.overflows != overflows:
+            self._overflowed()
+        return b"".join(passing)
+
+    def covers(self, gap: float) -> bool:
+        """Whether the last `gap` seconds without upstream cost no message."""
+        fills = self._bridge.policy.mode is not BridgeMode.OBSERVE
+        return fills and self._bridge.connected_since(self._bridge.now() - gap)
+
+    def _overflowed(self) -> None:
+        self._bridge.metrics.bridge_overflows += 1
+        text = "a stream has more messages than the bridge remembers: a late copy may be delivered twice"
+        self._bridge.say("overflow", text)
+
+    def close(self) -> None:
+        """Leave the bridge: the stream has ended, or shares another one."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._unwritten.clear()
+        self._flow.bridge = None
+        self._bridge.leave(self)

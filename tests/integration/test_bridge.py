@@ -1,0 +1,285 @@
+"""Messages of a real nats-server for streams, through the whole proxy."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+
+from sse_keepalive_proxy.demo.tokens import new_tokens
+from tests.support.instance import Instance, config
+from tests.support.nats import nats_server, publisher, send
+from tests.support.programs import free_port
+from tests.support.raw_client import RawClient
+from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, Script, chunk, stream_head
+from tests.support.running import on_each_loop, settings_of
+
+SILENT = [GOT_REQUEST, stream_head()]
+TOKENS = new_tokens()
+BRIDGE = """\
+identity: {{verify: upstream}}
+reconnect: {{when: always, delay: 20ms}}
+{more}
+bridge:
+  servers: nats://127.0.0.1:{port}
+  mode: {mode}
+  grace: {grace}
+  subscriber: claim:user.id
+  subjects:
+    - subject: chat.*
+      when: text
+      recipients: to
+      keys: [id, text]
+      upstream_keys: [id, text]
+      data: "{{id: id, text: text}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as (_, port):
+        yield port
+
+
+def bridged(port: int, mode: str = "fill", grace: str = "100ms", more: str = "") -> str:
+    return BRIDGE.format(port=port, mode=mode, grace=grace, more=more)
+
+
+async def joined(stack: AsyncExitStack, proxy: Instance, user: int = 7) -> RawClient:
+    """A confirmed client of a user."""
+    target = f"/events?access_token={TOKENS.issue(user)}"
+    client = await stack.enter_async_context(await proxy.event_source(target))
+    await client.wait_for(b"connection_confirmed")
+    return client
+
+
+@asynccontextmanager
+async def scene(
+    port: int, stream: str, *scripts: Script
+) -> AsyncIterator[tuple[RawUpstream, Instance, Client, AsyncExitStack]]:
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream(*scripts))
+        proxy = await stack.enter_async_context(Instance(config(upstream, stream)))
+        clients = await stack.enter_async_context(AsyncExitStack())
+        nats = await stack.enter_async_context(publisher(port))
+        await proxy.until(lambda: proxy.metric("bridge_connected"))
+        yield upstream, proxy, nats, clients
+
+
+def message(number: int, *to: int) -> dict[str, Any]:
+    return {"id": number, "text": f"message {number}", "to": list(to or (7,))}
+
+
+def event(number: int) -> bytes:
+    return chunk(b"data: " + json.dumps({"id": number, "text": f"message {number}"}).encode() + b"\n\n")
+
+
+def ids(client: RawClient) -> list[int]:
+    """The ids of the messages that a client has got, in order."""
+    return [json.loads(each.data)["id"] for each in client.events if each.type == "message"]
+
+
+def counted(proxy: Instance) -> dict[str, int]:
+    outcomes = ("delivered", "filled", "dropped", "missed", "no_subscriber", "invalid")
+    counts = {each: int(proxy.metric("bridge_events_total", outcome=each)) for each in outcomes}
+    return {outcome: count for outcome, count in counts.items() if count}
+
+
+@on_each_loop
+async def test_a_message_that_upstream_does_not_deliver_is_filled(nats: int) -> None:
+    async with scene(nats, bridged(nats), SILENT) as (_, proxy, client, stack):
+        mine, other = await joined(stack, proxy, 7), await joined(stack, proxy, 8)
+        for number in range(20):
+            await send(client, "chat.1", message(number))
+        await mine.wait_for(lambda each: len(ids(each)) == 20)
+        assert ids(mine) == list(range(20))
+        assert ids(other) == []
+        assert counted(proxy) == {"filled": 20}
+        assert b'data: {"id":3,"text":"message 3"}\n\n' in mine.body
+
+
+@on_each_loop
+async def test_what_upstream_delivers_in_time_is_not_filled_and_a_late_copy_is_dropped(nats: int) -> None:
+    async with scene(nats, bridged(nats), SILENT) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        server = await upstream.connection()
+        await send(client, "chat.1", message(1))
+        await server.send(event(1))
+        await proxy.until(lambda: counted(proxy) == {"delivered": 1})
+        await send(client, "chat.1", message(2))
+        await mine.wait_for(lambda each: ids(each) == [1, 2])
+        await server.send(event(2) + event(3))
+        await mine.wait_for(lambda each: ids(each) == [1, 2, 3])
+        assert counted(proxy) == {"delivered": 1, "filled": 1, "dropped": 1}
+        assert proxy.metric("upstream_events_total") == 3
+
+
+@on_each_loop
+async def test_replace_delivers_at_once_and_drops_the_event_of_upstream(nats: int) -> None:
+    stream = bridged(nats, "replace", "10m")
+    async with scene(nats, stream, SILENT) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        server = await upstream.connection()
+        await server.send(event(1) + chunk(b"data: no json\n\n"))
+        await mine.wait_for(b"no json")
+        await send(client, "chat.1", message(1))
+        await mine.wait_for(lambda each: b'"id":1' in each.body)
+        await send(client, "chat.1", message(2))
+        await mine.wait_for(lambda each: b'"id":2' in each.body)
+        await server.send(event(2) + chunk(b"data: last\n\n"))
+        await mine.wait_for(b"data: last")
+        assert mine.body.count(b"message 1") == mine.body.count(b"message 2") == 1
+        assert counted(proxy) == {"filled": 2, "dropped": 2}
+
+
+@on_each_loop
+async def test_replace_passes_after_the_grace_what_nats_does_not_have(nats: int) -> None:
+    async with scene(nats, bridged(nats, "replace"), SILENT) as (upstream, proxy, _, stack):
+        mine = await joined(stack, proxy)
+        await (await upstream.connection()).send(event(1))
+        await mine.wait_for(lambda each: ids(each) == [1])
+        assert proxy.metric("downstream_bytes_total", origin="upstream") == len(event(1)) - 6
+        assert counted(proxy) == {}
+
+
+@on_each_loop
+async def test_observe_counts_and_changes_no_byte(nats: int) -> None:
+    async with scene(nats, bridged(nats, "observe"), SILENT) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        server = await upstream.connection()
+        await send(client, "chat.1", message(1))
+        await proxy.until(lambda: counted(proxy) == {"missed": 1})
+        await server.send(event(1) + event(2))
+        await send(client, "chat.1", message(2))
+        await proxy.until(lambda: counted(proxy) == {"missed": 1, "delivered": 1})
+        assert ids(mine) == [1, 2]
+        assert mine.body.endswith(b'data: {"id": 2, "text": "message 2"}\n\n')
+
+
+@on_each_loop
+async def test_what_nats_carried_while_upstream_was_away_is_no_gap(nats: int) -> None:
+    ends = [GOT_REQUEST, stream_head(), event(1), LAST_CHUNK]
+    async with scene(nats, bridged(nats), ends, [GOT_REQUEST], SILENT) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        second = await upstream.connection(1)
+        for number in (1, 2, 3):
+            await send(client, "chat.1", message(number))
+        await mine.wait_for(lambda each: ids(each) == [1, 2, 3])
+        second.close()
+        await upstream.connection(2)
+        await proxy.until(lambda: proxy.metric("upstream_reconnects_total", result="reopened") == 1)
+        await send(client, "chat.1", message(4))
+        await mine.wait_for(lambda each: ids(each) == [1, 2, 3, 4])
+        assert b"stream_recovered" not in mine.body
+        assert counted(proxy) == {"delivered": 1, "filled": 3}
+
+
+@on_each_loop
+async def test_clients_of_a_group_get_a_message_once_and_a_returning_one_too(nats: int) -> None:
+    share = "share: {by: claim:user.id, linger: 1m, replay: {ids: add}}"
+    stream = bridged(nats, more=share)
+    async with scene(nats, stream, SILENT, SILENT, SILENT, SILENT) as (_, proxy, client, stack):
+        tabs = [await joined(stack, proxy) for _ in range(3)]
+        await send(client, "chat.1", message(1))
+        for tab in tabs:
+            await tab.wait_for(lambda each: ids(each) == [1])
+        assert counted(proxy) == {"filled": 1}
+        known = tabs[0].events[-1].last_event_id
+        await tabs[0].close()
+        await send(client, "chat.1", message(2))
+        await proxy.until(lambda: counted(proxy) == {"filled": 2})
+        target = f"/events?access_token={TOKENS.issue(7)}"
+        back = await stack.enter_async_context(await proxy.event_source(target, f"Last-Event-ID: {known}"))
+        await back.wait_for(lambda each: ids(each) == [2])
+        assert [ids(tab) for tab in tabs[1:]] == [[1, 2], [1, 2]]
+
+
+@on_each_loop
+async def test_nothing_is_written_into_a_block_of_upstream(nats: int) -> None:
+    async with scene(nats, bridged(nats), SILENT) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        server = await upstream.connection()
+        await server.send(chunk(b'data: {"id": 1,\n'))
+        await send(client, "chat.1", message(2))
+        await proxy.until(lambda: counted(proxy) == {"filled": 1})
+        await server.send(chunk(b'data: "text": "message 1"}\n\n'))
+        await mine.wait_for(lambda each: sorted(ids(each)) == [1, 2])
+
+
+@on_each_loop
+async def test_what_cannot_be_read_is_counted_and_harms_nothing(nats: int) -> None:
+    async with scene(nats, bridged(nats), SILENT) as (_, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        for bad in (b"", b"no json", b"\xff", b"[" * 5000, b'{"text": NaN}', b"{" + b"x" * 900_000):
+            await send(client, "chat.1", bad)
+        await send(client, "chat.1", {"id": 1, "to": [7]})  # `when` is null
+        await send(client, "chat.1", {"id": 1, "text": "x", "to": {"a": 1}})
+        await send(client, "chat.1", message(3, 99))
+        await send(client, "chat.1", message(4))
+        await mine.wait_for(lambda each: ids(each) == [4])
+        assert counted(proxy) == {"filled": 1, "invalid": 6, "no_subscriber": 2}
+
+
+@on_each_loop
+async def test_a_server_that_goes_and_comes_back_harms_no_stream(tmp_path: Path) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream(SILENT))
+        proxy = await stack.enter_async_context(Instance(config(upstream, bridged(port))))
+        clients = await stack.enter_async_context(AsyncExitStack())
+        mine = await joined(clients, proxy)  # NATS was never there
+        for number in (1, 2):
+            with nats_server(tmp_path, port):
+                await proxy.until(lambda: proxy.metric("bridge_connected"))
+                async with publisher(port) as client:
+                    await send(client, "chat.1", message(number))
+                await mine.wait_for(lambda each, last=number: ids(each)[-1:] == [last])
+            await proxy.until(lambda: not proxy.metric("bridge_connected"))
+        assert ids(mine) == [1, 2]
+
+
+@on_each_loop
+async def test_routes_with_the_same_servers_share_a_connection_and_a_reload_closes_what_is_unused(
+    tmp_path: Path,
+) -> None:
+    with nats_server(tmp_path, None, "-m", str(monitor := free_port())) as (_, port):
+        stream = bridged(port)
+        async with RawUpstream(SILENT, SILENT) as upstream:
+            second = "- name: more\n  match: {path: /more}\n  upstream: up\n  stream:\n"
+            text = config(upstream, stream, routes=second + indent(stream, "    "))
+            async with Instance(text) as proxy:
+                await proxy.until(lambda: proxy.metric("bridge_connected"))
+                assert _connections(monitor) == (1, 1)
+                async with AsyncExitStack() as stack:
+                    await joined(stack, proxy)
+                    await proxy.proxy.adopt(settings_of(config(upstream)))
+                    assert _connections(monitor) == (1, 1)  # a stream keeps its policy
+                await proxy.until(lambda: _connections(monitor) == (0, 0))
+
+
+def _connections(monitor: int) -> tuple[int, int]:
+    """The connections to a server, and their subscriptions."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{monitor}/connz") as answer:
+        found = json.loads(answer.read())["connections"]
+    return len(found), sum(each["subscriptions"] for each in found)
+
+
+@on_each_loop
+async def test_a_burst_delays_no_ping(nats: int) -> None:
+    stream = bridged(nats, more="keepalive: {interval: 20ms}")
+    async with scene(nats, stream, SILENT, SILENT) as (_, proxy, client, stack):
+        mine, quiet = await joined(stack, proxy, 7), await joined(stack, proxy, 8)
+        for number in range(10_000):
+            await client.publish("chat.1", json.dumps(message(number)).encode())
+        await mine.wait_for(lambda each: each.body.count(b"message ") == 10_000, within=25.0)
+        assert ids(mine) == list(range(10_000))
+        filled = [each.at for each in mine.body_arrivals if b"message " in each.data]
+        pings = [each.at for each in quiet.body_arrivals if b":ping" in each.data]
+        assert any(filled[0] < at < filled[-1] for at in pings)

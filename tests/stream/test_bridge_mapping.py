@@ -1,0 +1,147 @@
+"""Messages of NATS and events of upstream, read by JMESPath: the forms that exist, and any others."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sse_keepalive_proxy.errors import InvalidMessage
+from sse_keepalive_proxy.stream.bridge_mapping import Mapping, identifier, problem_of
+from sse_keepalive_proxy.stream.bridging import Message
+from sse_keepalive_proxy.stream.policy import BridgeFrame, BridgeSubject
+from sse_keepalive_proxy.wire.framing import Framer
+
+CHAT = BridgeSubject(
+    "chat",
+    "to",
+    when="text",
+    keys=("id", "[room, text]"),
+    upstream_keys=("message.id", "[room, text]"),
+    frames=(BridgeFrame("", "{text: text}"), BridgeFrame("Named", "{at: iso8601(at), id: integer(id)}")),
+)
+MESSAGE = {"id": "7", "room": 2, "text": "hi\n\u2028", "to": [3, "4"], "at": 1750852000}
+
+
+def read(value: Any, subject: BridgeSubject = CHAT) -> Message | None:
+    return Mapping([subject]).read(0, json.dumps(value).encode())
+
+
+def test_a_message_has_recipients_keys_and_frames() -> None:
+    found = read(MESSAGE)
+    assert found is not None
+    assert found.recipients == {"3", "4"}
+    assert found.keys == ((0, 0, "7"), (0, 1, '[2,"hi\\n\\u2028"]'))
+    assert found.frames == (
+        b'data: {"text":"hi\\n\\u2028"}\n\nevent: Named\ndata: {"at":"2025-06-25T11:46:40Z","id":7}\n\n'
+    )
+    assert found.events == 2
+
+
+def test_a_message_that_does_not_count_is_ignored() -> None:
+    assert read({**MESSAGE, "text": None}) is None
+    assert read({**MESSAGE, "to": None}) is None
+
+
+def test_one_recipient_needs_no_list() -> None:
+    found = read({**MESSAGE, "to": 3})
+    assert found is not None
+    assert found.recipients == {"3"}
+
+
+def test_an_event_of_upstream_has_keys_at_the_same_places() -> None:
+    mapping = Mapping([CHAT])
+    assert mapping.upstream_keys(b'event: x\ndata: {"message":\ndata: {"id": 7}}\n\n') == ((0, 0, "7"),)
+    assert mapping.upstream_keys(b'data: {"room": 2, "text": "a"}\n\n') == ((0, 1, '[2,"a"]'),)
+
+
+@pytest.mark.parametrize(
+    "block", [b": ping\n\n", b"data: hi\n\n", b"data: {\n\n", b'data: {"a": 1}\n\n', b"id: 1\n\n"]
+)
+def test_what_has_no_key_matches_nothing(block: bytes) -> None:
+    assert Mapping([CHAT]).upstream_keys(block) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "a"),
+        (7, "7"),
+        ("7", "7"),
+        (None, None),
+        ([1, None], None),
+        ([1, "a"], '[1,"a"]'),
+        (True, "true"),
+    ],
+)
+def test_values_are_compared_as_text(value: object, text: str | None) -> None:
+    assert identifier(value) == text
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"\xff", b"NaN", b"[" * 100_000, b'{"to": 1e999}'])
+def test_what_is_no_json_is_invalid(payload: bytes) -> None:
+    subject = BridgeSubject("chat", "to", frames=(BridgeFrame("", "to"),))
+    with pytest.raises(InvalidMessage):
+        Mapping([subject]).read(0, payload)
+
+
+def test_an_expression_that_cannot_be_evaluated_is_invalid() -> None:
+    with pytest.raises(InvalidMessage):
+        read({"a": 1}, BridgeSubject("chat", "length(a)"))
+
+
+@pytest.mark.parametrize("expression", ["a.", "[", "a b", "("])
+def test_a_broken_expression_has_a_problem(expression: str) -> None:
+    assert problem_of(expression)
+
+
+@pytest.mark.parametrize("value", [None, 1e300, -1e300, "x", 10**400])
+def test_the_functions_return_null_for_what_they_cannot_convert(value: object) -> None:
+    frames = (BridgeFrame("", "[integer(text), iso8601(at)]"),)
+    at = None if isinstance(value, str) else value
+    text = None if value == 1e300 or value == -1e300 else value
+    found = read({"text": text, "at": at}, BridgeSubject("chat", "`1`", frames=frames))
+    assert found is not None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "to", "text", "room", "at", "message", "x"]), inner, max_size=5
+        )
+    ),
+    max_leaves=12,
+)
+EXPRESSIONS = st.sampled_from(
+    ["id", "to", "to[]", "[id, text]", "message.id", "keys(@)", "length(to)", "iso8601(at)",
+     "integer(text)", "@",
+     "to[?id > `1`]", "sort(to)", "max_by(to, &id)", "join(',', to)", "*.id", "to[::0]", "merge(@, message)"]
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(JSON, st.lists(EXPRESSIONS, min_size=5, max_size=5))
+def test_any_message_is_read_ignored_or_invalid(value: Any, expressions: list[str]) -> None:
+    when, recipients, key, upstream_key, data = expressions
+    subject = BridgeSubject("s", recipients, when, (key,), (upstream_key,), (BridgeFrame("e", data),))
+    mapping, payload = Mapping([subject]), json.dumps(value).encode()
+    assert isinstance(mapping.upstream_keys(b"data: %b\n\n" % payload), tuple)
+    try:
+        found = mapping.read(0, payload)
+    except InvalidMessage:
+        return
+    if found is not None:
+        assert Framer(1 << 20).feed(found.frames) == found.frames  # whole blocks
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_ignored_or_invalid(payload: bytes) -> None:
+    with suppress(InvalidMessage):
+        Mapping([CHAT]).read(0, payload)
