@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sse_keepalive_proxy.http.unanswered import Unanswered
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
 
@@ -58,6 +59,7 @@ class _Connected:
 
 class _Waiting:
     waiting = 0
+    unanswered = Unanswered(lambda: 0.0)
 
 
 def _label(name: str, values: list[str]) -> str:

@@ -104,6 +104,13 @@ class Proxy:
         if self._bridges is not None:
             await self._bridges.close()
 
+    def silence_of(self, upstream: str) -> float | None:
+        """Return the seconds for which `upstream` has answered no opening that it has accepted, or None if
+        the name is unknown.
+        """
+        openings = self._openings.get(upstream)
+        return None if openings is None else openings.unanswered.seconds
+
     def cut_upgraded(self) -> None:
         """Close every upgraded connection now. A WebSocket has no block boundary to wait for."""
         for cut in list(self._process.spliced):
@@ -161,6 +168,7 @@ class Proxy:
                 upstream.connect_timeout,
                 timeout,
                 self._openings[route.upstream],
+                route.name,
                 tls,
                 decode=policy is not None and policy.decode,
             ),

@@ -17,6 +17,7 @@ from sse_keepalive_proxy.http.dialer import Dialer, UpstreamTls
 from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.openings import Openings
 from sse_keepalive_proxy.http.response import ResponseHead
+from sse_keepalive_proxy.http.unanswered import Unanswered
 from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.wire.codings import Decoder, can_decode, decoder_of
 
@@ -57,7 +58,7 @@ class Answer:
 class Target:
     """The upstream of a route. Times are seconds. `response_timeout` None means no limit. `tls` is for an
     `https` address. `decode`: remove the content coding of event streams. `openings`: those of all routes to
-    this upstream.
+    this upstream. `route`: the name of the route.
     """
 
     dialer: Dialer
@@ -65,6 +66,7 @@ class Target:
     connect_timeout: float
     response_timeout: float | None
     openings: Openings
+    route: str
     tls: UpstreamTls | None = None
     decode: bool = False
 
@@ -106,30 +108,64 @@ class Attempt:
 
     async def _make(self, within: float | None) -> Answer:
         target = self.target
+        unanswered = target.openings.unanswered if self.in_turn else None
+        number = 0
         limit = target.connect_timeout if within is None else min(within, target.connect_timeout)
-        exchange = await target.dialer.open(
-            target.address,
-            within=limit,
-            tls=target.tls,
-            head_only=self.head_only,
-            interim=self.interim,
-        )
+        try:
+            exchange = await target.dialer.open(
+                target.address,
+                within=limit,
+                tls=target.tls,
+                head_only=self.head_only,
+                interim=self.interim,
+            )
+        except UpstreamRefused:
+            if unanswered is not None:
+                unanswered.answered()
+            raise
         try:
             exchange.send(self.head)
             if self.sent is not None:
                 self.sent(exchange)
+            if unanswered is not None:
+                number = unanswered.accepted(target.route)
             head = await exchange.response(target.response_timeout)
         except asyncio.CancelledError:
             self.let_go(exchange)
+            if unanswered is not None:
+                _await_without_client(exchange, unanswered, number)
             raise
-        except BaseException:
+        except BaseException as error:
             exchange.close()
+            if unanswered is not None:
+                if isinstance(error, UpstreamError) and not isinstance(error, UpstreamTimeout):
+                    unanswered.answered(number)
+                else:
+                    unanswered.given_up(number)
             raise
+        if unanswered is not None:
+            unanswered.answered(number)
         if target.decode and head.is_event_stream and not self.head_only and can_decode(head.codings):
             plain = [field for field in head.headers if field[0].lower() != b"content-encoding"]
             decoded = ResponseHead(head.status, head.reason, plain)
             return Answer(exchange, decoded, decoder_of(head.codings), self.let_go)
         return Answer(exchange, head, let_go=self.let_go)
+
+
+def _await_without_client(exchange: Exchange, unanswered: Unanswered, number: int) -> None:
+    """Keep opening `number` in `unanswered` until `exchange` has an answer, or its connection is closed."""
+
+    def done(head: asyncio.Future[ResponseHead]) -> None:
+        if head.cancelled() or head.exception() is not None:
+            unanswered.given_up(number)
+        else:
+            unanswered.answered(number)
+
+    head = exchange.awaited_head()
+    if head is None:
+        unanswered.given_up(number)
+    else:
+        head.add_done_callback(done)
 
 
 def abandon(attempt: asyncio.Task[Answer]) -> None:

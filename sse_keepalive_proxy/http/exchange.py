@@ -147,7 +147,8 @@ class Exchange:
         """Return the head if it has not come and `response` no longer waits for it, otherwise None."""
         if self._reader is None or self._lost is not None:
             return None
-        self._head = asyncio.get_running_loop().create_future()
+        if self._head is None:
+            self._head = asyncio.get_running_loop().create_future()
         return self._head
 
     def _late(self, within: float) -> None:

@@ -11,6 +11,8 @@ import math
 from collections import OrderedDict
 from typing import Protocol
 
+from sse_keepalive_proxy.http.unanswered import Unanswered
+
 __all__ = ["Hastened", "Openings"]
 
 _LONGEST_TURN = 5.0
@@ -33,11 +35,14 @@ class Hastened(Protocol):
 
 
 class Openings:
-    """At most `limit` openings have a turn at a time. The others wait, first come first served."""
+    """At most `limit` openings have a turn at a time. The others wait, first come first served.
+
+    `unanswered`: those that upstream has accepted and not answered.
+    """
 
     __slots__ = (
         "_back_until", "_expecting", "_last", "_limit", "_loop", "_succeeded_at", "_timer", "_turns",
-        "_waiting",
+        "_waiting", "unanswered",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
@@ -49,6 +54,7 @@ class Openings:
         self._timer: asyncio.TimerHandle | None = None  # only while an opening waits
         self._expecting: set[Hastened] = set()
         self._succeeded_at = self._back_until = -math.inf
+        self.unanswered = Unanswered(self._loop.time)
 
     @property
     def waiting(self) -> int:

@@ -32,7 +32,7 @@ from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.page import render
 from sse_keepalive_proxy.observe.registry import Registry, snapshot
 
-__all__ = ["MOST_CONNECTIONS", "Phase", "admin_frontend", "admin_handler"]
+__all__ = ["MOST_CONNECTIONS", "Phase", "Silence", "admin_frontend", "admin_handler"]
 
 MOST_CONNECTIONS: Final = 16
 """Enough for Prometheus, probes and an operator. One more takes the place of the oldest idle one."""
@@ -42,6 +42,7 @@ _HEAD_TIMEOUT: Final = 10.0
 _IDLE_TIMEOUT: Final = 120.0
 """Seconds: longer than the usual intervals of scrapers and probes."""
 
+_UPSTREAMS: Final = "/upstreams/"
 _NO_SNIFFING = (b"X-Content-Type-Options", b"nosniff")
 _NO_SCRIPTS = (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'")
 _ALLOW = (b"Allow", b"GET,HEAD")
@@ -63,6 +64,27 @@ class _Page:
     media_type: bytes = PLAIN_TEXT
     status: int = 200
     fields: tuple[Header, ...] = (_NO_SNIFFING,)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """The seconds for which an upstream has answered no opening of a stream that it has accepted, and those
+    after which it counts as frozen (None: never).
+    """
+
+    seconds: float
+    frozen_after: float | None
+
+    def page(self) -> _Page:
+        """The answer to a liveness probe of this upstream."""
+        if self.frozen_after is None:
+            return _text("not watched: frozen_after is off")
+        if not self.seconds:
+            return _text("not frozen: no opening of a stream waits for it")
+        waits = f"openings of streams are accepted, and none was answered for {self.seconds:.1f} s"
+        if self.seconds < self.frozen_after:
+            return _text(f"not frozen: {waits}")
+        return _text(f"frozen: {waits} (frozen_after: {self.frozen_after:g} s)", 503)
 
 
 def admin_frontend(handler: Handler) -> Frontend:
@@ -91,9 +113,10 @@ def admin_handler(
     config_yaml: Callable[[], str],
     pages: Pages,
     phase: Callable[[], Phase],
+    upstream: Callable[[str], Silence | None],
 ) -> Handler:
     """Return what answers the requests of the admin listener. `config_yaml` returns the effective
-    configuration.
+    configuration, `upstream` the silence of the upstream of a name, None if there is none.
     """
 
     def scrape() -> _Page:
@@ -122,6 +145,10 @@ def admin_handler(
 
     def page(request: ClientRequest) -> _Page:
         found = for_all.get(request.path)
+        if found is None and request.path.startswith(_UPSTREAMS):
+            silence = upstream(request.path.removeprefix(_UPSTREAMS))
+            if silence is not None:
+                found = silence.page
         if found is None:
             found = for_operators.get(request.path)
             if found is None or not may_see(request.peer, request.host, pages):

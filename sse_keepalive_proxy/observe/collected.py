@@ -17,7 +17,7 @@ from sse_keepalive_proxy.observe.registry import OpenGroup, OpenStream, Registry
 from sse_keepalive_proxy.observe.route_metrics import Counts, Histogram, RouteMetrics
 from sse_keepalive_proxy.stream.states import State
 
-__all__ = ["Collected", "Waiting"]
+__all__ = ["Collected", "Oldest", "Waiting"]
 
 _COUNTERS = {
     "confirm_failures": "Streams whose client left before the confirm.",
@@ -69,8 +69,19 @@ Values = dict[tuple[str, ...], float]
 """Numbers by their label values."""
 
 
+class Oldest(Protocol):
+    """The openings of streams that one upstream has accepted and not answered."""
+
+    def oldest(self) -> Iterator[tuple[str, float]]:
+        """Yield each route with such an opening, and the age of the oldest one in seconds."""
+
+
 class Waiting(Protocol):
     """The openings of streams at one upstream."""
+
+    @property
+    def unanswered(self) -> Oldest:
+        """Those that upstream has accepted and not answered."""
 
     @property
     def waiting(self) -> int:
@@ -110,6 +121,13 @@ class Collected(Collector):
         waiting: Values = {(upstream,): openings.waiting for upstream, openings in self._openings.items()}
         text = "Openings of streams that wait for their turn (`limits.max_opening`)."
         yield _gauge("upstream_openings_waiting", text, ("upstream",), waiting)
+        unanswered: Values = {(route,): 0.0 for route in self._routes}
+        for openings in self._openings.values():
+            unanswered.update({(route,): seconds for route, seconds in openings.unanswered.oldest()})
+        text = (
+            "Age of the oldest opening of a stream that upstream has accepted and not answered; 0 for none."
+        )
+        yield _gauge("upstream_oldest_opening_seconds", text, ("route",), unanswered)
         for name, text in _COUNTERS.items():
             yield _counter(name, text, ("route",), self._of_each(name))
         for name, (label, text) in _LABELLED.items():

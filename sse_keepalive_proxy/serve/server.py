@@ -15,7 +15,7 @@ from sse_keepalive_proxy.http.frontend import Frontend
 from sse_keepalive_proxy.net.listener import Listener
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.observe import log
-from sse_keepalive_proxy.observe.admin import Phase, admin_frontend, admin_handler
+from sse_keepalive_proxy.observe.admin import Phase, Silence, admin_frontend, admin_handler
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry, Spread
 from sse_keepalive_proxy.serve.activation import HandedOver, handed_over
@@ -134,12 +134,18 @@ class Server:
             config_yaml=lambda: to_yaml(self._settings),
             pages=admin.pages,
             phase=lambda: self.phase,
+            upstream=self._upstream,
         )
         self._admin = admin_frontend(handler)
         for sock in bind(admin.listen, "admin.listen", self._given, reuse_port=self._settings.reuse_port):
             self.admin_addresses.append(str(admin.listen) if admin.listen.unix_path else describe(sock))
             self._admin_bound = admin.listen, file_of(admin.listen)
             self._admin_listeners.append(self._admin.listen(self._poller, sock))
+
+    def _upstream(self, name: str) -> Silence | None:
+        upstream = self._settings.upstreams.get(name)
+        seconds = None if self._proxy is None else self._proxy.silence_of(name)
+        return None if upstream is None or seconds is None else Silence(seconds, upstream.frozen_after)
 
     def _limit_streams(self, settings: Settings) -> None:
         """Set the limits of streams. Each client may need a second descriptor, to upstream. If a route holds

@@ -129,6 +129,16 @@ def test_a_pod_has_time_to_drain_and_the_probes_of_the_admin_listener(file: str)
     assert proxy["image"] == f"sse-keepalive-proxy:{__version__}"
 
 
+def test_the_probes_of_notify_server_ask_the_proxy_for_an_upstream_that_it_has() -> None:
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "sidecar.yaml").read_text())
+    (pod,) = (each["spec"]["template"]["spec"] for each in documents if each["kind"] == "Deployment")
+    (server,) = (container for container in pod["containers"] if container["name"] == "notify-server")
+    assert server["livenessProbe"]["httpGet"] == {"path": "/upstreams/notify", "port": 9090}
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["notify-server"]
+    assert compose["healthcheck"]["test"][-1] == "http://proxy:9090/upstreams/notify"
+    assert "notify" in load(DEPLOY / "proxy.yaml", environ={}).settings.upstreams
+
+
 def test_compose_gives_the_proxy_time_to_drain() -> None:
     proxy = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["proxy"]
     drain = load(DEPLOY / "proxy.yaml", environ={}).settings.drain.timeout

@@ -46,6 +46,8 @@ def held(**by_route: int) -> dict[str, str]:
         ("SSEUpstreamLost", streams(flowing=6, reconnecting=4), False),
         ("SSEUpstreamStalled", streams(stalled=10) | stalled(10), True),
         ("SSEUpstreamStalled", streams(flowing=10) | stalled(0), False),
+        ("SSEUpstreamFrozen", {'upstream_oldest_opening_seconds{route="events"}': "20+60x40"}, True),
+        ("SSEUpstreamFrozen", {'upstream_oldest_opening_seconds{route="events"}': "5x40"}, False),
         # 20 streams: each reopened once a minute is a busy chat, four times a minute is a storm.
         ("SSEReconnectStorm", streams(flowing=20) | reconnects("reopened", 80), True),
         ("SSEReconnectStorm", streams(flowing=20) | reconnects("reopened", 20), False),

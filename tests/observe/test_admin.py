@@ -85,6 +85,7 @@ def test_only_a_ready_server_is_ready_and_every_one_lives(phase: Phase) -> None:
         config_yaml=lambda: "listen: x\n",
         pages=Pages.LOOPBACK,
         phase=lambda: phase,
+        upstream=lambda _: None,
     )
 
     async def probe() -> None:

@@ -88,6 +88,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
     "replayed_events_total": ("counter", {}),
     "replay_gaps_total": ("counter", {"reason": {"too_old", "unknown"}}),
     "upstream_openings_waiting": ("gauge", {"upstream": {"up"}}),
+    "upstream_oldest_opening_seconds": ("gauge", {}),
     "upstream_reconnects_total": ("counter", {"result": {"reopened", "failed", "ended"}}),
     "upstream_errors_total": ("counter", {"kind": {"refused", "timeout", "reset", "invalid"}}),
     "upstream_eof_after_first_event_total": ("counter", {}),

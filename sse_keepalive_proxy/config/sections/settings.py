@@ -204,6 +204,12 @@ class Upstream(Section):
         description="The time limit for the response headers of a plain request. Streams have their own "
         "`open_timeout`.",
     )
+    frozen_after: Annotated[Duration | None, OFF] = Field(
+        default=15.0,
+        description="A server that accepts streams and answers none for so long counts as frozen. Then "
+        "`/upstreams/NAME` of the admin listener is 503, for a liveness probe of the server. Choose a time "
+        "longer than its slowest opening, and `off` if it sends the head only with the first event.",
+    )
     tls: Annotated[UpstreamTls, NULL_IS_DEFAULTS] = Field(
         default=UpstreamTls(),
         description="The TLS settings for an `https://` server. Its certificate is always verified. If "

@@ -79,18 +79,14 @@ def test_a_key_of_a_route_is_unknown_at_the_top() -> None:
 
 def test_an_unknown_key_without_a_near_one_names_the_known_ones() -> None:
     (problem,) = said(refused(VALID.replace("notify: {url", "notify: {zzz: 1, url")))
-    assert (
-        problem
-        == ":2: upstreams.notify.zzz: unknown key (known here: url, connect_timeout, response_timeout, tls)"
-    )
+    known = "url, connect_timeout, response_timeout, frozen_after, tls"
+    assert problem == f":2: upstreams.notify.zzz: unknown key (known here: {known})"
 
 
 def test_an_upstream_may_be_called_like_a_key() -> None:
     (problem,) = said(refused("upstreams: {url: {url: http://a, zzz: 1}}\nroutes: []\n"))[:1]
-    assert (
-        problem
-        == ":1: upstreams.url.zzz: unknown key (known here: url, connect_timeout, response_timeout, tls)"
-    )
+    known = "url, connect_timeout, response_timeout, frozen_after, tls"
+    assert problem == f":1: upstreams.url.zzz: unknown key (known here: {known})"
 
 
 @pytest.mark.parametrize(
