@@ -33,7 +33,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--once",
         action="store_true",
-        help="run three scenes in about twelve seconds, print the result and exit: 0 healed, 1 not healed",
+        help="run five scenes in about thirteen seconds, print the result and exit: 0 healed, 1 not healed",
     )
     parser.set_defaults(execute=execute)
 

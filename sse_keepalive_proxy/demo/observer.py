@@ -99,13 +99,16 @@ class Observer:
         self._first_byte_after: float | None = None
         self._confirm_after: float | None = None
         self._message_after: float | None = None
+        self.last_id = b""  # the last event id, as an EventSource sends it when it comes back
         self._bytes = self._events = self._heard = self._messages = self._pings = self._gaps = 0
         self._gap: Gap | None = None
         self._longest = 0.0
         self._arrivals: deque[Arrival] = deque(maxlen=_KEPT)
 
-    async def open(self, url: str, token: str) -> None:
+    async def open(self, url: str, token: str, last_id: bytes = b"") -> None:
         """Request `/events` from `url` (without a path). Return after the response head.
+
+        `last_id`: the last event id of an earlier stream.
 
         A failure of the server does not raise: it ends the stream.
         """
@@ -115,7 +118,9 @@ class Observer:
             self._exchange = await self._dialer.open(address, within=_PATIENCE)
             self._exchange.send(
                 f"GET /events?access_token={token} HTTP/1.1\r\nHost: {address.authority}\r\n"
-                "Accept: text/event-stream\r\nCache-Control: no-cache\r\n\r\n".encode()
+                "Accept: text/event-stream\r\nCache-Control: no-cache\r\n".encode()
+                + (b"Last-Event-ID: %b\r\n" % last_id if last_id else b"")
+                + b"\r\n"
             )
             head = await self._exchange.response(_PATIENCE)
         except UpstreamError as error:
@@ -185,6 +190,8 @@ class Observer:
         if read.is_comment:
             self._pings += 1
             self._arrivals.append(Arrival(after, "ping"))
+        if read.id is not None:
+            self.last_id = read.id
         if read.data is None:
             return
         if read.name == _GAP:

@@ -88,6 +88,7 @@ class Stage:
         self._act: asyncio.Task[None] | None = None  # the last action of a page
         self.direct = Observer(self._dialer, self._news.set)
         self.proxied = Observer(self._dialer, self._news.set)
+        self._others: list[Observer] = []
 
     async def start(self, port: int | None) -> None:
         """Listen, and open both streams. Raises `CannotListen`."""
@@ -103,7 +104,7 @@ class Stage:
         if self._act is not None:
             self._act.cancel()
             await asyncio.gather(self._act, return_exceptions=True)
-        for observer in (self.direct, self.proxied):
+        for observer in (self.direct, self.proxied, *self._others):
             observer.close()
         if self._server is not None:
             hurry = asyncio.Event()
@@ -130,6 +131,29 @@ class Stage:
         """Return the figures of the direct and of the proxied stream."""
         return self.direct.figures(), self.proxied.figures()
 
+    def member(self) -> tuple[int, str]:
+        """Add a user to the chat. Return its id and its token."""
+        user_id = self.notify.hub.join(CHAT)
+        return user_id, self.notify.token(user_id)
+
+    async def open(self, url: str, token: str, last_id: bytes = b"") -> Observer:
+        """Open one more stream at `url`, and return it after its response head. `stop` closes it."""
+        observer = Observer(self._dialer, self._news.set)
+        self._others.append(observer)
+        await observer.open(url, token, last_id)
+        return observer
+
+    async def listening(self, user_id: int, within: float) -> bool:
+        """Wait until upstream has a stream of a user that gets the next message. Return whether it has one
+        after at most `within` seconds.
+        """
+        give_up_at = asyncio.get_running_loop().time() + within
+        while not any(stream.answered for stream in self.notify.hub.of_users({user_id})):
+            if asyncio.get_running_loop().time() > give_up_at:
+                return False
+            await asyncio.sleep(_LOOK)
+        return True
+
     async def until(self, condition: Callable[[], bool], within: float) -> bool:
         """Wait until `condition` is true, for at most `within` seconds. Return whether it became true.
 
@@ -145,13 +169,13 @@ class Stage:
         return True
 
     async def connected(self) -> bool:
-        """Wait until every stream of the proxy has its upstream. Return False if that takes too long.
+        """Wait until every group of clients has its upstream. Return False if that takes too long.
 
         A message that is published while a stream has no upstream is lost, because the server stores nothing.
         """
         give_up_at = asyncio.get_running_loop().time() + _RETURNS
         while self._server is not None and any(
-            stream.life.state in _APART for stream in self._server.streams
+            group.life.state in _APART for group in self._server.streams.groups
         ):
             if asyncio.get_running_loop().time() > give_up_at:
                 return False
@@ -162,7 +186,7 @@ class Stage:
         """Open the direct stream again if it has ended, like a page that is loaded again."""
         if self.direct.figures().end is not None:
             self.direct = Observer(self._dialer, self._news.set)
-            await self.direct.open(self.direct_url, self._join()["access_token"])
+            await self.direct.open(self.direct_url, self.member()[1])
 
     async def restart_upstream(self) -> None:
         """Break every connection of upstream, and start it again on its port after `DOWN` seconds."""
@@ -189,16 +213,16 @@ class Stage:
 
     async def _open(self) -> None:
         await asyncio.gather(
-            self.direct.open(self.direct_url, self._join()["access_token"]),
-            self.proxied.open(self.proxy_url, self._join()["access_token"]),
+            self.direct.open(self.direct_url, self.member()[1]),
+            self.proxied.open(self.proxy_url, self.member()[1]),
         )
 
     # What the page asks for.
 
     def _join(self) -> dict[str, Any]:
         """Return a new user and its token. Every reader is another user, because each has only one place."""
-        user_id = self.notify.hub.join(CHAT)
-        return {"user_id": user_id, "access_token": self.notify.token(user_id)}
+        user_id, token = self.member()
+        return {"user_id": user_id, "access_token": token}
 
     def _wire(self) -> dict[str, Any]:
         direct, proxied = self.figures()

@@ -1,33 +1,34 @@
-"""The three scenes of `demo --once`: silence, the first event, a restart of upstream.
+"""The scenes of `demo --once`: silence, the first event, a restart of upstream, two tabs, a client offline.
 
-Each scene shows two streams, one read directly and one through the proxy. The last lines are the result.
+Each scene shows the same directly and through the proxy. The last lines are the result.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from sse_keepalive_proxy.demo import table, verdict
-from sse_keepalive_proxy.demo.observer import Figures
+from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.stage import DOWN, ROUTE, SENDER, Stage, settings
-from sse_keepalive_proxy.demo.verdict import COUNTED, SCENES, STALLED, Scene, Scenes
+from sse_keepalive_proxy.demo.verdict import COUNTED, MISSED, SAID, SCENES, STALLED, Scene, Scenes, Tabs
 
 __all__ = ["tell"]
 
 _WATCH = 8.0  # seconds: several keepalive intervals, and longer than `stall.after`
 _ARRIVES = 5.0  # seconds for a message or an end to arrive
 _RETURNS = 10.0  # seconds for the notice of a gap
+_OPENINGS = 4  # of tabs that take the place of the other one
 _LOOK = 0.2  # seconds between two looks at the metrics
 
 Note = Callable[[str], None]
 
 
 async def tell(stage: Stage, say: Callable[[str], None], *, watch: float = _WATCH) -> bool:
-    """Run the scenes, for `watch` and about four more seconds. Return whether the stream is healed."""
+    """Run the scenes, for `watch` and about six more seconds. Return whether the stream is healed."""
     clock = asyncio.get_running_loop().time
     began_at = clock()
 
@@ -41,8 +42,12 @@ async def tell(stage: Stage, say: Callable[[str], None], *, watch: float = _WATC
     event, counted = await _first_event(stage, note)
     say(f"\n3. {SCENES[2]}")
     restart = await _restart(stage, note)
+    say(f"\n4. {SCENES[3]}")
+    tabs = await _two_tabs(stage, note)
+    say(f"\n5. {SCENES[4]}")
+    offline = await _offline(stage, note)
 
-    scenes = Scenes(silence, event, restart, stalled, counted, _interval())
+    scenes = Scenes(silence, event, restart, tabs, offline, stalled, counted, _interval())
     say("")
     for line in verdict.table(scenes):
         say(line)
@@ -77,7 +82,7 @@ async def _first_event(stage: Stage, note: Note) -> tuple[Scene, bool]:
     """
     before = stage.proxied.figures()
     await _message(stage, note, "Hello, are you there?")
-    await stage.until(lambda: stage.direct.figures().end is not None, _ARRIVES)
+    await _ended(stage, stage.direct)
     direct = stage.direct.figures()
     if direct.events and not direct.heard:
         note("direct: the event is named Generic, so onmessage does not receive it")
@@ -100,12 +105,71 @@ async def _restart(stage: Stage, note: Note) -> Scene:
     before = stage.proxied.figures()
     note(f"upstream stops, and starts again {table.duration(DOWN)} later")
     await stage.restart_upstream()
-    await stage.until(lambda: stage.direct.figures().end is not None, _ARRIVES)
+    await _ended(stage, stage.direct)
     if (end := stage.direct.figures().end) is not None:
         note(f"upstream is back. direct: {end}; the client never reconnects")
     await _gap(stage, note, before)
     await _message(stage, note, "And now?")
     return Scene(*stage.figures())
+
+
+async def _two_tabs(stage: Stage, note: Note) -> Tabs:
+    """Run the scene with two tabs of a user, whose place upstream gives to the newest stream."""
+    note("a user opens a second tab; upstream has one place for each user")
+    _, token = stage.member()
+    older, newer = [await stage.open(stage.direct_url, token) for _ in range(2)]
+    evicted = 0
+    while evicted < _OPENINGS and await _ended(stage, older):
+        evicted += 1
+        older, newer = newer, await stage.open(stage.direct_url, token)
+    note(f"direct: each tab takes the other one's place: {evicted} streams ended, and so on for ever")
+    user, token = stage.member()
+    tabs = [await stage.open(stage.proxy_url, token) for _ in range(2)]
+    for number in range(SAID):
+        await stage.listening(user, _ARRIVES)
+        note(f"user {SENDER} writes: Do both tabs hear this? ({number + 1})")
+        stage.send(f"Do both tabs hear this? ({number + 1})")
+        await _received(stage, tabs, number + 1)
+    first, second = (tab.figures() for tab in tabs)
+    note(f"through the proxy: the tabs share one stream, and receive {first.messages} and {second.messages}")
+    return Tabs(evicted, _OPENINGS, (first, second))
+
+
+async def _offline(stage: Stage, note: Note) -> Scene:
+    """Run the scene with two clients that leave, and come back after `MISSED` messages."""
+    (_, bare), (user, token) = stage.member(), stage.member()
+    direct = await stage.open(stage.direct_url, bare)
+    proxied = await stage.open(stage.proxy_url, token)
+    await stage.listening(user, _ARRIVES)
+    stage.send("See you later!")
+    await _received(stage, [proxied], 1)
+    for client in (direct, proxied):
+        client.close()
+    note(f"both clients leave, and user {SENDER} writes {MISSED} messages")
+    for number in range(MISSED):
+        await stage.listening(user, _ARRIVES)
+        stage.send(f"You are away ({number + 1})")
+    await stage.listening(user, _ARRIVES)
+    direct = await stage.open(stage.direct_url, bare)
+    proxied = await stage.open(stage.proxy_url, token, proxied.last_id)
+    await _received(stage, [proxied], MISSED)
+    missed = direct.figures()
+    note(f"direct: the client is back, and has received {missed.events} of them: the server stores nothing")
+    stage.send("You are back!")
+    await _received(stage, [proxied], MISSED + 1)
+    figures = proxied.figures()
+    note(f"through the proxy: the client names its last id, and has {figures.messages} of {MISSED + 1}")
+    return Scene(missed, figures)
+
+
+async def _ended(stage: Stage, client: Observer) -> bool:
+    """Wait for the end of a stream. Return whether it came."""
+    return await stage.until(lambda: client.figures().end is not None, _ARRIVES)
+
+
+async def _received(stage: Stage, clients: Sequence[Observer], count: int) -> None:
+    """Wait until each client has received so many messages."""
+    await stage.until(lambda: all(each.figures().messages >= count for each in clients), _ARRIVES)
 
 
 async def _message(stage: Stage, note: Note, content: str) -> None:

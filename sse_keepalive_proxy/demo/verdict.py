@@ -1,4 +1,4 @@
-"""Judge the figures of the three scenes: is the stream healed? Pure."""
+"""Judge the figures of the scenes: is the stream healed? Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from dataclasses import dataclass
 from sse_keepalive_proxy.demo.observer import Figures
 from sse_keepalive_proxy.demo.table import duration
 
-__all__ = ["COUNTED", "SCENES", "STALLED", "Findings", "Scene", "Scenes", "judge", "table"]
+__all__ = [
+    "COUNTED",
+    "MISSED",
+    "SAID",
+    "SCENES",
+    "STALLED",
+    "Findings",
+    "Scene",
+    "Scenes",
+    "Tabs",
+    "judge",
+    "table",
+]
 
-SCENES = ("silence", "first event", "upstream restart")
+SCENES = ("silence", "first event", "upstream restart", "two tabs", "offline")
+SAID = 2
+"""The messages for the two tabs."""
+MISSED = 2
+"""The messages while a client is offline. Another one follows when it is back."""
 STALLED = "sse_proxy_upstream_stalled_streams"
 COUNTED = "sse_proxy_upstream_eof_after_first_event_total"
 
@@ -27,16 +43,31 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenes:
-    """The three scenes: silence; two messages with upstream's end between them; a restart and one message.
+class Tabs:
+    """Two tabs of one user. `openings`: how often a direct tab opened its stream while the other one had the
+    place. `evicted`: how often this ended the other stream. `proxied`: both tabs through the proxy.
+    """
 
-    The direct stream of `restart` is a new one. `stalled`, `counted`: whether the metrics showed upstream's
-    silence and its end after the first event. `interval`: the keepalive interval in seconds.
+    evicted: int
+    openings: int
+    proxied: tuple[Figures, Figures]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """The scenes: silence; two messages with upstream's end between them; a restart and one message; two
+    tabs; a client that is offline and comes back.
+
+    The direct stream of `restart` is a new one, and both of `offline` are those after the return. `stalled`,
+    `counted`: whether the metrics showed upstream's silence and its end after the first event. `interval`:
+    the keepalive interval in seconds.
     """
 
     silence: Scene
     event: Scene
     restart: Scene
+    tabs: Tabs
+    offline: Scene
     stalled: bool
     counted: bool
     interval: float
@@ -50,9 +81,9 @@ class Findings:
     proxied: tuple[str, ...]
 
 
-def judge(scenes: Scenes) -> tuple[Findings, Findings, Findings]:
-    """Return the findings of the three scenes. All are empty if the stream is healed."""
-    return _silence(scenes), _first_event(scenes), _restart(scenes)
+def judge(scenes: Scenes) -> tuple[Findings, ...]:
+    """Return the findings of each of `SCENES`. All are empty if the stream is healed."""
+    return _silence(scenes), _first_event(scenes), _restart(scenes), _two_tabs(scenes), _offline(scenes)
 
 
 def table(scenes: Scenes) -> list[str]:
@@ -61,6 +92,14 @@ def table(scenes: Scenes) -> list[str]:
         (_silent(scenes.silence.direct), _kept(scenes.silence.proxied)),
         (_unheard(scenes.event.direct), _heard(scenes.event.proxied, scenes.silence.proxied)),
         (_broken(scenes.restart.direct), _heard(scenes.restart.proxied, scenes.event.proxied)),
+        (
+            f"{scenes.tabs.evicted} of {scenes.tabs.openings} ended the other",
+            " and ".join(str(tab.messages) for tab in scenes.tabs.proxied) + f" of {SAID} received",
+        ),
+        (
+            f"{scenes.offline.direct.events} of {MISSED} missed received",
+            f"{scenes.offline.proxied.messages} of {MISSED + 1} received",
+        ),
     )
     rows = [("", "direct", "through the proxy")]
     for name, found, (direct, proxied) in zip(SCENES, judge(scenes), seen, strict=True):
@@ -116,6 +155,30 @@ def _restart(scenes: Scenes) -> Findings:
         against.append("the message after the restart did not reach onmessage")
     return Findings(
         ("the restart did not break it",) if direct.end is None else (),
+        (*against, *_not_alive(proxied, scenes.interval)),
+    )
+
+
+def _two_tabs(scenes: Scenes) -> Findings:
+    tabs = scenes.tabs
+    against = []
+    for name, tab in zip(("first", "second"), tabs.proxied, strict=True):
+        if tab.messages != SAID:
+            against.append(f"the {name} tab received {tab.messages} of {SAID} messages")
+        against += [f"the {name} tab: {line}" for line in _not_alive(tab, scenes.interval)]
+    return Findings(
+        ("a tab did not take the other one's place",) if tabs.evicted < tabs.openings else (),
+        tuple(against),
+    )
+
+
+def _offline(scenes: Scenes) -> Findings:
+    direct, proxied = scenes.offline.direct, scenes.offline.proxied
+    against = []
+    if proxied.messages != MISSED + 1:
+        against.append(f"the client received {proxied.messages} messages, not {MISSED + 1}")
+    return Findings(
+        ("the client received what it had missed",) if direct.events else (),
         (*against, *_not_alive(proxied, scenes.interval)),
     )
 

@@ -41,8 +41,8 @@ def test_once_tells_the_story_and_exits_0_with_the_base_dependencies_alone(tmp_p
     for process in processes:
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, ""), out
-        *_, silence, event, restart, _, verdict = out.splitlines()
-        assert verdict == "healed: 3 times dead directly and alive through the proxy."
+        *_, silence, event, restart, tabs, offline, _, verdict = out.splitlines()
+        assert verdict == "healed: 5 times dead directly and alive through the proxy."
         dead = r"  silence +dead: no bytes in \d+\.\d s +alive: byte after \d+ ms, \d+ pings"
         assert re.fullmatch(dead, silence)
         gap = r"gap of \d+(?:\.\d s| ms)"
@@ -50,6 +50,8 @@ def test_once_tells_the_story_and_exits_0_with_the_base_dependencies_alone(tmp_p
             rf"  first event +dead: not received, then closed +alive: {gap}, 2 received", event
         )
         assert re.fullmatch(rf"  upstream restart +dead: broken off +alive: {gap}, 1 received", restart)
+        assert re.fullmatch(r"  two tabs +dead: 4 of 4 ended the other +alive: 2 and 2 of 2 received", tabs)
+        assert re.fullmatch(r"  offline +dead: 0 of 2 missed received +alive: 3 of 3 received", offline)
         for text in (
             'sse_proxy_upstream_stalled_streams{route="events"} 1',
             "named Generic, so onmessage does not receive it",

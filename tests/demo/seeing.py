@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sse_keepalive_proxy.demo.observer import Figures, Gap, Life
-from sse_keepalive_proxy.demo.verdict import Scene, Scenes
+from sse_keepalive_proxy.demo.verdict import MISSED, SAID, Scene, Scenes, Tabs
 
-__all__ = ["HEALED", "SILENT", "STORY"]
+__all__ = ["HEALED", "SILENT", "STORY", "TAB"]
 
 SILENT = Figures(
     life=Life.SILENT,
@@ -48,6 +48,8 @@ HEALED = Figures(
     arrivals=(),
 )
 
+TAB = replace(HEALED, messages=SAID)
+
 STORY = Scenes(
     silence=Scene(SILENT, HEALED),
     event=Scene(
@@ -58,6 +60,8 @@ STORY = Scenes(
         replace(SILENT, life=Life.ENDED, end="broken"),
         replace(HEALED, messages=3, gaps=4, gap=Gap("upstream_reset", 2.61)),
     ),
+    tabs=Tabs(evicted=4, openings=4, proxied=(TAB, TAB)),
+    offline=Scene(SILENT, replace(HEALED, messages=MISSED + 1)),
     stalled=True,
     counted=True,
     interval=2.0,

@@ -160,3 +160,16 @@ async def test_a_refused_connection_is_an_end() -> None:
     await seen.observer.open(gone, "t")
     assert "cannot connect" in str(seen.observer.figures().end)
     seen.observer.close()
+
+
+@in_loop
+async def test_it_knows_the_last_id_and_names_it_when_it_comes_back() -> None:
+    async with observing(stream_head(), chunk(b"id: 7\ndata: a\n\n")) as (seen, _):
+        await seen.until_bytes(1)
+        assert seen.observer.last_id == b"7"
+    async with RawUpstream([GOT_REQUEST, stream_head()]) as upstream:
+        seen = Seen()
+        await seen.observer.open(upstream.url, "a.b.c", b"7")
+        request = await (await upstream.connection()).request()
+        assert request.header("last-event-id") == "7"
+        seen.observer.close()

@@ -21,13 +21,23 @@ def against(said: list[str]) -> list[str]:
     return said[said.index("not healed:") + 1 :]
 
 
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a short time only for what does not come."""
+    for limit in ("_ARRIVES", "_RETURNS"):
+        monkeypatch.setattr(story_module, limit, 0.5)
+
+
 @in_loop
-async def test_a_stream_that_does_not_go_through_the_proxy_is_healed_in_no_scene() -> None:
+async def test_a_stream_that_does_not_go_through_the_proxy_is_healed_in_no_scene(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hurry(monkeypatch)
     said: list[str] = []
     async with staged(0) as stage:
         stage.proxied.close()
         stage.proxied = Observer(Dialer(open_poller()), stage._news.set)
         await stage.proxied.open(stage.direct_url, stage.notify.token(stage.notify.hub.join(CHAT)))
+        stage.proxy_url = stage.direct_url
         assert not await tell(stage, said.append, watch=0.3)
         stage.proxied.close()
     verdict = against(said)
@@ -35,6 +45,9 @@ async def test_a_stream_that_does_not_go_through_the_proxy_is_healed_in_no_scene
         "  - silence, through the proxy: no confirm reached onmessage",
         "  - first event, through the proxy: it ended: closed by upstream after its first event",
         "  - upstream restart, through the proxy: the message after the restart did not reach onmessage",
+        "  - two tabs, through the proxy: the first tab received 0 of 2 messages",
+        "  - two tabs, through the proxy: the second tab received 0 of 2 messages",
+        "  - offline, through the proxy: the client received 0 messages, not 3",
     ):
         assert line in verdict
     assert not [line for line in verdict if ", direct: " in line]
@@ -50,6 +63,7 @@ async def test_without_reconnect_neither_the_first_event_nor_a_restart_is_healed
     config = tmp_path / "demo.yaml"
     config.write_text(off, encoding="utf-8")
     monkeypatch.setattr(stage_module, "_CONFIG", config)
+    hurry(monkeypatch)
     said: list[str] = []
     async with staged(0) as stage:
         assert not await tell(stage, said.append, watch=5.5)
@@ -61,8 +75,7 @@ async def test_without_reconnect_neither_the_first_event_nor_a_restart_is_healed
 
 @in_loop
 async def test_a_server_that_ends_nothing_leaves_nothing_to_heal(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("_ARRIVES", "_RETURNS"):  # what is waited for in vain
-        monkeypatch.setattr(story_module, limit, 0.5)
+    hurry(monkeypatch)
     said: list[str] = []
     async with staged(0) as stage:
         stage.notify.hub.mode = Mode.HEALTHY
@@ -75,3 +88,24 @@ async def test_a_server_that_ends_nothing_leaves_nothing_to_heal(monkeypatch: py
     verdict = against(said)
     assert [line for line in verdict if line.startswith("  - silence, direct: it was not silent")]
     assert "  - first event, direct: upstream did not end it after its first event" in verdict
+    assert "  - two tabs, direct: a tab did not take the other one's place" in verdict
+    assert not [line for line in verdict if line.startswith(("  - two tabs, thr", "  - offline, thr"))]
+
+
+@in_loop
+async def test_without_share_neither_two_tabs_nor_a_client_that_was_offline_is_healed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = stage_module._CONFIG.read_text(encoding="utf-8")
+    assert text.count("by: credential ") == 1
+    config = tmp_path / "demo.yaml"
+    config.write_text(text.replace("by: credential ", "by: off "), encoding="utf-8")
+    monkeypatch.setattr(stage_module, "_CONFIG", config)
+    hurry(monkeypatch)
+    said: list[str] = []
+    async with staged(0) as stage:
+        assert not await tell(stage, said.append, watch=5.5)
+    verdict = against(said)
+    assert [line for line in verdict if line.startswith("  - two tabs, through the proxy: ")]
+    assert [line for line in verdict if line.startswith("  - offline, through the proxy: ")]
+    assert not [line for line in verdict if not line.startswith(("  - two tabs, thr", "  - offline, thr"))]

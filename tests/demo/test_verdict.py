@@ -6,7 +6,7 @@ import pytest
 
 from sse_keepalive_proxy.demo.observer import Life
 from sse_keepalive_proxy.demo.verdict import SCENES, Scenes, judge, table
-from tests.demo.seeing import HEALED, SILENT, STORY
+from tests.demo.seeing import HEALED, SILENT, STORY, TAB
 
 
 def direct(scenes: Scenes, scene: str, **values: object) -> Scenes:
@@ -21,8 +21,13 @@ def proxied(scenes: Scenes, scene: str, **values: object) -> Scenes:
     return replace(scenes, **{scene: replace(seen, proxied=replace(seen.proxied, **values))})
 
 
+def tabs(scenes: Scenes, **values: object) -> Scenes:
+    """The same with other values of the two tabs."""
+    return replace(scenes, tabs=replace(scenes.tabs, **values))
+
+
 def test_a_healed_story_has_no_objections() -> None:
-    assert [(found.direct, found.proxied) for found in judge(STORY)] == [((), ())] * 3
+    assert [(found.direct, found.proxied) for found in judge(STORY)] == [((), ())] * 5
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,12 @@ def test_a_healed_story_has_no_objections() -> None:
         (proxied(STORY, "restart", gaps=3), 2, "no notice of the gap"),
         (proxied(STORY, "restart", longest_silence=2.6), 2, "silent for 2.6 s"),
         (proxied(STORY, "restart", end="broken"), 2, "it ended: broken"),
+        (tabs(STORY, proxied=(HEALED, TAB)), 3, "the first tab received 0 of 2"),
+        (tabs(STORY, proxied=(TAB, replace(TAB, messages=3))), 3, "the second tab received 3 of 2"),
+        (tabs(STORY, proxied=(TAB, replace(TAB, end="closed"))), 3, "the second tab: it ended: closed"),
+        (proxied(STORY, "offline", messages=1), 4, "received 1 messages, not 3"),
+        (proxied(STORY, "offline", messages=5), 4, "received 5 messages, not 3"),
+        (proxied(STORY, "offline", end="closed"), 4, "it ended: closed"),
     ],
 )
 def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(
@@ -52,7 +63,7 @@ def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(
     found = judge(scenes)
     (line,) = found[scene].proxied
     assert word in line
-    assert [len(other.proxied) for other in found].count(0) == 2
+    assert [len(other.proxied) for other in found].count(0) == 4
     assert all(other.direct == () for other in found)
 
 
@@ -63,13 +74,15 @@ def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(
         (direct(STORY, "event", messages=1), 1, "received the message"),
         (direct(STORY, "event", end=None), 1, "did not end it"),
         (direct(STORY, "restart", end=None), 2, "did not break it"),
+        (tabs(STORY, evicted=0), 3, "did not take the other one's place"),
+        (direct(STORY, "offline", events=2), 4, "received what it had missed"),
     ],
 )
 def test_a_direct_stream_that_is_not_dead_is_nothing_to_heal(scenes: Scenes, scene: int, word: str) -> None:
     found = judge(scenes)
     (line,) = found[scene].direct
     assert word in line
-    assert [len(other.direct) for other in found].count(0) == 2
+    assert [len(other.direct) for other in found].count(0) == 4
     assert all(other.proxied == () for other in found)
 
 
@@ -85,6 +98,8 @@ def test_the_table_says_dead_and_alive_and_by_what_one_sees_it() -> None:
         "  silence           dead: no bytes in 9.0 s          alive: byte after 4 ms, 4 pings",
         "  first event       dead: not received, then closed  alive: gap of 87 ms, 2 received",
         "  upstream restart  dead: broken off                 alive: gap of 2.6 s, 1 received",
+        "  two tabs          dead: 4 of 4 ended the other     alive: 2 and 2 of 2 received",
+        "  offline           dead: 0 of 2 missed received     alive: 3 of 3 received",
     ]
 
 
@@ -92,13 +107,17 @@ def test_the_table_says_what_is_neither_dead_nor_alive() -> None:
     scenes = direct(proxied(STORY, "silence", first_byte_after=None), "silence", bytes=8)
     scenes = direct(scenes, "event", messages=1, end=None)
     scenes = direct(proxied(scenes, "restart", gaps=3, messages=2), "restart", end=None)
+    scenes = tabs(scenes, evicted=1, proxied=(TAB, HEALED))
+    scenes = direct(proxied(scenes, "offline", messages=1), "offline", events=2)
     assert table(scenes)[1:] == [
         "  silence           not dead: 8 bytes in 9.0 s       not alive: no byte, 4 pings",
         "  first event       not dead: received, still open   alive: gap of 87 ms, 2 received",
         "  upstream restart  not dead: still open             not alive: no notice, 0 received",
+        "  two tabs          not dead: 1 of 4 ended the other not alive: 2 and 0 of 2 received",
+        "  offline           not dead: 2 of 2 missed received not alive: 1 of 3 received",
     ]
 
 
-def test_the_scenes_are_three_and_differ() -> None:
-    assert len(set(SCENES)) == len(judge(STORY)) == 3
+def test_the_scenes_are_five_and_differ() -> None:
+    assert len(set(SCENES)) == len(judge(STORY)) == 5
     assert (SILENT.life, HEALED.life) == (Life.SILENT, Life.ALIVE)
