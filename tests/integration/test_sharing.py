@@ -35,12 +35,14 @@ def data_of(client: RawClient) -> list[str]:
 
 @asynccontextmanager
 async def group(
-    *scripts: Script, stream: str = SHARE, tabs: int = 2
+    *scripts: Script, stream: str = SHARE, tabs: int = 2, before: str = ""
 ) -> AsyncIterator[tuple[RawUpstream, Instance, list[RawClient]]]:
-    """An upstream, a proxy with `stream`, and so many confirmed clients with the same request, in order."""
+    """An upstream, a proxy with `stream`, and so many confirmed clients with the same request, in order.
+    `before`: lines at the top of the configuration.
+    """
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(RawUpstream(*scripts))
-        proxy = await stack.enter_async_context(Instance(config(upstream, stream)))
+        proxy = await stack.enter_async_context(Instance(config(upstream, stream, before=before)))
         clients = []
         for _ in range(tabs):
             clients.append(await stack.enter_async_context(await proxy.event_source(TAB)))
