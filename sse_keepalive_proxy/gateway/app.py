@@ -156,8 +156,8 @@ class Proxy:
             bridge = self._bridges_of_routes().of(route.name, policy.bridge, metrics)
         groups = None
         if policy is not None and policy.share is not None:
-            alike = policy.identity, policy.credential, upstream.address
-            groups = process.groups_of(route.name, policy.share, alike, bridge)
+            alike = policy.identity, policy.credential, policy.bridge, upstream.address
+            groups = process.groups_of(route.name, policy.share, alike)
         timeout = upstream.response_timeout if policy is None else policy.open_timeout
         return ReadyRoute(
             name=route.name,

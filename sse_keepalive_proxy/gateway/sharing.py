@@ -27,7 +27,6 @@ from sse_keepalive_proxy.http.response_head import ResponseReader
 from sse_keepalive_proxy.live.group import Group
 from sse_keepalive_proxy.live.membership import Credential, Membership
 from sse_keepalive_proxy.live.reconnect import Reconnection
-from sse_keepalive_proxy.live.relay import StreamBridge
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.observe.route_metrics import Join
@@ -52,10 +51,10 @@ class _Turn:
 
 
 class Groups:
-    """The groups of a route. `key`: the secret of all fingerprints. `bridge`: that of the route, if any."""
+    """The groups of a route. `key`: the secret of all fingerprints."""
 
-    def __init__(self, share: Share, key: bytes, bridge: StreamBridge | None = None) -> None:
-        self.share, self.key, self.bridge = share, key, bridge
+    def __init__(self, share: Share, key: bytes) -> None:
+        self.share, self.key = share, key
         self._groups: dict[bytes, Group] = {}
         self._accepted: dict[bytes, tuple[Group, Credential]] = {}
         self._turns: dict[bytes, _Turn] = {}
@@ -216,8 +215,6 @@ class SharedOpening:
         group = self.groups.find(key) or self._new_group(key)
         if group.is_full:
             return None
-        if self.groups.bridge is not None and isinstance(holder, Holder):
-            self.groups.bridge.serve(group.flow, holder.claims)
         expires_at = holder.expires_at if isinstance(holder, Holder) else None
         credential = self._credential(group, answer.head, expires_at)
         self.groups.accept(group, credential)

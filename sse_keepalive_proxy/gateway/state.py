@@ -15,7 +15,7 @@ from sse_keepalive_proxy.gateway.sharing import Groups
 from sse_keepalive_proxy.http.attempts import Target
 from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.live.backlog import Backlog
-from sse_keepalive_proxy.live.relay import StreamBridge
+from sse_keepalive_proxy.live.bridged import StreamBridge
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.metrics import Metrics
 from sse_keepalive_proxy.observe.registry import Registry
@@ -70,11 +70,11 @@ class Process:
     warned: set[str] = field(default_factory=set)
     groups: dict[str, tuple[object, Groups]] = field(default_factory=dict)
 
-    def groups_of(self, route: str, share: Share, alike: object, bridge: StreamBridge | None) -> Groups:
-        """Return the groups of `route`. They survive a reload that leaves all of these as they are."""
+    def groups_of(self, route: str, share: Share, alike: object) -> Groups:
+        """Return the groups of `route`. They survive a reload that leaves `share` and `alike` as they are."""
         known = self.groups.get(route)
-        if known is None or known[0] != (share, alike, bridge):
-            known = self.groups[route] = (share, alike, bridge), Groups(share, self.key, bridge)
+        if known is None or known[0] != (share, alike):
+            known = self.groups[route] = (share, alike), Groups(share, self.key)
         return known[1]
 
     def forget_groups(self, routes: Container[str]) -> None:

@@ -42,7 +42,7 @@ from sse_keepalive_proxy.stream.families import (
     terminator_for,
 )
 from sse_keepalive_proxy.stream.messages import CloseReason
-from sse_keepalive_proxy.stream.policy import OnRefusal, ReconnectWhen
+from sse_keepalive_proxy.stream.policy import OnRefusal, ReconnectWhen, Verify
 
 __all__ = ["StreamRefused", "StreamRequest"]
 
@@ -268,12 +268,30 @@ class StreamRequest:
 
     def commit_early(self, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
         """Answer 200 before upstream has answered."""
+        served = self._served_without_upstream()
         stream = self._begin()
         if stream is None:
             abandon(opening)
         else:
-            stream.commit_early(self._head(b"HTTP/1.1 200 OK", _EARLY_FIELDS), opening, early)
+            head = self._head(b"HTTP/1.1 200 OK", _EARLY_FIELDS)
+            stream.commit_early(head, opening, early, confirm=served)
         self._count(200)
+
+    def _served_without_upstream(self) -> bool:
+        """Give the stream a place at the bridge before upstream has accepted the client, if its token has a
+        valid signature. Return whether it has one (behaviour.md#served-without-upstream).
+        """
+        bridge, stream, policy = self._route.bridge, self._stream, self._stream_route.policy.identity
+        if bridge is None or not bridge.fills or stream is None:
+            return False
+        if policy is None or policy.verify is not Verify.JWT:
+            return False
+        holder = self._identified()
+        if not isinstance(holder, Holder):
+            return False
+        stream.claims = holder.claims
+        bridge.serve(stream.flow, holder.claims)
+        return stream.flow.bridge is not None
 
     def _accepted_late(self) -> None:
         self._shared = None

@@ -10,10 +10,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Protocol
 
 from sse_keepalive_proxy.errors import InvalidMessage
-from sse_keepalive_proxy.live.relay import Relay
+from sse_keepalive_proxy.live.bridged import Bridgeable
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.bridge_mapping import Mapping as Expressions
 from sse_keepalive_proxy.stream.bridge_mapping import identifier
@@ -77,6 +78,11 @@ class RouteBridge:
         return lambda payload: self.received(index, payload)
 
     @property
+    def fills(self) -> bool:
+        """Whether it delivers messages."""
+        return self.policy.mode is not BridgeMode.OBSERVE
+
+    @property
     def connected(self) -> bool:
         """Whether there is a connection to NATS."""
         return self._connection.connected_since is not None
@@ -88,7 +94,7 @@ class RouteBridge:
 
     # Streams.
 
-    def serve(self, flow: Relay, claims: Mapping[str, Any]) -> None:
+    def serve(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
         """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
         value = claim(claims, self.policy.claim)
         subscriber = identifier(value) if isinstance(value, str | int) and value != "" else None
@@ -179,7 +185,7 @@ class Place:
 
     __slots__ = ("_bridge", "_closed", "_flow", "_matcher", "_timer", "_unwritten", "subscriber")
 
-    def __init__(self, bridge: RouteBridge, flow: Relay, subscriber: str) -> None:
+    def __init__(self, bridge: RouteBridge, flow: Bridgeable, subscriber: str) -> None:
         self._bridge, self._flow, self.subscriber = bridge, flow, subscriber
         self._matcher = Matcher(bridge.policy.mode, bridge.policy.grace)
         self._unwritten: deque[Message | bytes] = deque()
@@ -213,7 +219,7 @@ class Place:
             self._write(each)
 
     def _write(self, each: Message | bytes) -> None:
-        if isinstance(each, Message) and self._bridge.policy.mode is BridgeMode.OBSERVE:
+        if isinstance(each, Message) and not self._bridge.fills:
             self._bridge.count(Outcome.MISSED)
             return
         self._unwritten.append(each)
@@ -264,20 +270,37 @@ class Place:
 
     def covers(self, gap: float) -> bool:
         """Whether the last `gap` seconds without upstream cost no message."""
-        fills = self._bridge.policy.mode is not BridgeMode.OBSERVE
-        return fills and self._bridge.connected_since(self._bridge.now() - gap)
+        return self._bridge.fills and self._bridge.connected_since(self._bridge.now() - gap)
 
     def _overflowed(self) -> None:
         self._bridge.metrics.bridge_overflows += 1
         text = "a stream has more messages than the bridge remembers: a late copy may be delivered twice"
         self._bridge.say("overflow", text)
 
+    def move(self, flow: Bridgeable) -> None:
+        """Serve the group of `flow` from now on, with all that is remembered. If it has a place already,
+        write what does not wait there, and leave.
+        """
+        self._flow.bridge, other = None, flow.bridge
+        if not isinstance(other, Place):
+            self._flow, flow.bridge = flow, self
+            return
+        for each in self._matcher.due(inf):
+            if isinstance(each, bytes) or not other.awaits(each):
+                self._write(each)
+        self.close()
+
+    def awaits(self, message: Message) -> bool:
+        """Whether `message` waits for upstream."""
+        return self._matcher.awaits(message)
+
     def close(self) -> None:
-        """Leave the bridge: the stream has ended, or shares another one."""
+        """Leave the bridge: the stream has ended."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._unwritten.clear()
-        self._flow.bridge = None
+        if self._flow.bridge is self:
+            self._flow.bridge = None
         self._bridge.leave(self)

@@ -42,6 +42,7 @@ class Member(Protocol):
 class Sharing(Protocol):
     """The group of a membership."""
 
+    flow: Relay
     stream_id: str
     target: str
 

@@ -10,11 +10,11 @@ the block, or the body, is forwarded as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError
 from sse_keepalive_proxy.http.chunked import chunk
+from sse_keepalive_proxy.live.bridged import Bridged
 from sse_keepalive_proxy.live.downstream import Downstream
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
@@ -24,7 +24,7 @@ from sse_keepalive_proxy.wire.block import last_id, tally
 from sse_keepalive_proxy.wire.framing import BOM, Framer, begins_event_stream
 from sse_keepalive_proxy.wire.part import Part
 
-__all__ = ["Audience", "Bridged", "Control", "Relay", "StreamBridge"]
+__all__ = ["Audience", "Control", "Relay"]
 
 
 _COLON: Final = 0x3A
@@ -42,26 +42,6 @@ class Audience(Protocol):
 
     def follow(self) -> None:
         """Note that a part of a block, or its end, was delivered."""
-
-
-class Bridged(Protocol):
-    """The place of a stream at the bridge of its route."""
-
-    def look(self, blocks: bytes) -> bytes:
-        """Return whole `blocks` of upstream as the client gets them now, without copies: maybe none."""
-
-    def covers(self, gap: float) -> bool:
-        """Whether the last `gap` seconds without upstream cost no message."""
-
-    def close(self) -> None:
-        """Leave the bridge: the stream has ended, or shares another one."""
-
-
-class StreamBridge(Protocol):
-    """The bridge of a route."""
-
-    def serve(self, flow: Relay, claims: Mapping[str, Any]) -> None:
-        """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
 
 
 class Control(Protocol):
@@ -458,6 +438,8 @@ class Relay:
 
     def retire(self) -> None:
         """Stop relaying after the client has left. Release the stream, which refers to this object."""
+        if self.bridge is not None:
+            self.bridge.close()
         self.down = None
         self._control = _ENDED
 

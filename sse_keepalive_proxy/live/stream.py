@@ -117,10 +117,14 @@ class Stream(Source):
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)
 
-    def commit_early(self, head: bytes, opening: asyncio.Task[Answer], early: EarlyCommit) -> None:
-        """Write `head` before `opening` is done."""
+    def commit_early(
+        self, head: bytes, opening: asyncio.Task[Answer], early: EarlyCommit, *, confirm: bool
+    ) -> None:
+        """Write `head` before `opening` is done. `confirm`: with the confirm, which is not true yet
+        otherwise.
+        """
         self._head, self._early = head, early
-        self._handle(messages.CommitEarly())
+        self._handle(messages.CommitEarly(confirm))
         self.flow.flush()
         if self._reconnection is not None:
             self._reconnection.await_answer(opening, self)
@@ -139,8 +143,8 @@ class Stream(Source):
         """Read the stream of a group, which looks after upstream."""
         self._membership, self._reconnection = membership, None
         self.target = membership.group.target  # the same text, stored once
-        if self.flow.bridge is not None:  # the group has a place there
-            self.flow.bridge.close()
+        if self.flow.bridge is not None:
+            self.flow.bridge.move(membership.group.flow)
         membership.member, membership.flow = self, self.flow
         self.life.shared, self.life.reopens = True, False
 

@@ -222,6 +222,12 @@ class Matcher:
             return Fate.DELIVERS
         return Fate.PASSES if self._mode is BridgeMode.OBSERVE else Fate.DROPPED
 
+    def awaits(self, message: Message) -> bool:
+        """Whether `message` waits for upstream."""
+        return any(
+            each.waits and each.message == message for each in self._waiting if isinstance(each, _Published)
+        )
+
     @property
     def is_full(self) -> bool:
         """Whether more wait than can be remembered: `due` then returns the oldest earlier."""

@@ -53,11 +53,11 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_aborted", "_block_at", "_checked_at", "_committed", "_draw", "_held_since", "_kept_until",
-        "_leave_at", "_leave_by", "_leave_reason", "_moved_at", "_outage", "_paused_at", "_policy", "_quiet",
-        "_replacing", "_taken", "alive_at", "blocked", "close_reason", "confirm_at", "finished_at",
-        "in_block", "opened_at", "reopens", "retry", "shared", "stalled_since", "state", "upstream_at",
-        "written_at",
+        "_aborted", "_block_at", "_checked_at", "_committed", "_confirmed", "_draw", "_held_since",
+        "_kept_until", "_leave_at", "_leave_by", "_leave_reason", "_moved_at", "_outage", "_paused_at",
+        "_policy", "_quiet", "_replacing", "_taken", "alive_at", "blocked", "close_reason", "confirm_at",
+        "finished_at", "in_block", "opened_at", "reopens", "retry", "shared", "stalled_since", "state",
+        "upstream_at", "written_at",
     )  # fmt: skip
 
     def __init__(self, policy: StreamPolicy, now: float, draw: Callable[[], float] = lambda: 0.5) -> None:
@@ -70,7 +70,7 @@ class Lifecycle:
         self.stalled_since: float | None = None
         self.close_reason: CloseReason | None = None
         self.blocked = False  # whether bytes wait for the client
-        self._committed = self._aborted = False
+        self._committed = self._confirmed = self._aborted = False
         self._moved_at, self._checked_at, self._taken = now, now, 0
         self.opened_at: float | None = None  # upstream's latest answer with a stream
         self.confirm_at: float | None = None
@@ -160,8 +160,9 @@ class Lifecycle:
                 self._unblocked(now)
             case _ if self.state is State.DRAINING:
                 pass
-            case messages.CommitEarly():
-                return self._commit(now, confirm=False)
+            case messages.CommitEarly(confirm=confirm):
+                self._confirmed = confirm
+                return self._commit(now, confirm=confirm)
             case messages.Opened(confirm_wait=wait, resumed=resumed):
                 return self._opened(wait, resumed, now)
             case messages.NotOpened():
@@ -202,6 +203,8 @@ class Lifecycle:
             self.upstream_at = self.alive_at = self.opened_at
         if again and outage is not None:
             return (messages.Announce(outage.reason, now - outage.began_at, resumed),)
+        if self._confirmed:
+            return _NOTHING
         if wait:
             self.confirm_at = now + wait
         if self._committed:

@@ -49,7 +49,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CommitEarly:
-    """Upstream has not answered, and the client's response must begin now."""
+    """Upstream has not answered, and the client's response must begin now. `confirm`: with the confirm,
+    because the stream is served whatever upstream answers.
+    """
+
+    confirm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

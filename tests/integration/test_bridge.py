@@ -18,7 +18,16 @@ from tests.support.instance import Instance, config
 from tests.support.nats import nats_server, publisher, send
 from tests.support.programs import free_port
 from tests.support.raw_client import RawClient
-from tests.support.raw_upstream import GOT_REQUEST, LAST_CHUNK, RawUpstream, Script, chunk, stream_head
+from tests.support.raw_upstream import (
+    GOT_REQUEST,
+    HOLD,
+    LAST_CHUNK,
+    RawUpstream,
+    Script,
+    chunk,
+    response,
+    stream_head,
+)
 from tests.support.running import on_each_loop, settings_of
 
 SILENT = [GOT_REQUEST, stream_head()]
@@ -199,6 +208,94 @@ async def test_clients_of_a_group_get_a_message_once_and_a_returning_one_too(nat
         back = await stack.enter_async_context(await proxy.event_source(target, f"Last-Event-ID: {known}"))
         await back.wait_for(lambda each: ids(each) == [2])
         assert [ids(tab) for tab in tabs[1:]] == [[1, 2], [1, 2]]
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> str:
+    """Lines of a stream whose tokens are verified by their signature, and that is answered early."""
+    key = tmp_path / "key.pem"
+    if (pem := TOKENS.public_key_pem) is None:
+        pytest.skip("needs cryptography")
+    key.write_bytes(pem)
+    return f"early_commit: {{after: 50ms}}\nidentity: {{public_key_file: '{key}'}}\n"
+
+
+def served(port: int, signed: str, mode: str = "fill", more: str = "") -> str:
+    return bridged(port, mode, more=signed + more).replace("identity: {verify: upstream}\n", "", 1)
+
+
+@on_each_loop
+async def test_a_client_with_a_valid_token_is_served_while_upstream_answers_nothing(
+    nats: int, signed: str
+) -> None:
+    frozen = [GOT_REQUEST, HOLD]
+    async with scene(nats, served(nats, signed), frozen) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        assert mine.body.startswith(b"data:") or mine.body.startswith(b"event: connection_confirmed")
+        await send(client, "chat.1", message(1))
+        await mine.wait_for(lambda each: ids(each) == [1])
+        server = await upstream.connection()
+        await server.send(stream_head() + event(1) + event(2))  # upstream has come back to life
+        await mine.wait_for(lambda each: ids(each) == [1, 2])
+        assert mine.body.count(b"connection_confirmed") == 2  # the name, and the type
+        assert counted(proxy) == {"filled": 1, "dropped": 1}
+
+
+@on_each_loop
+async def test_a_refusal_of_upstream_ends_a_client_that_was_served_before_it(nats: int, signed: str) -> None:
+    frozen = [GOT_REQUEST, HOLD]
+    async with scene(nats, served(nats, signed), frozen) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        await send(client, "chat.1", message(1))
+        await mine.wait_for(lambda each: ids(each) == [1])
+        server = await upstream.connection()
+        await server.send(response("401 Unauthorized", b"no"))
+        await mine.wait_end()
+        assert b"proxy_error" in mine.body
+        await send(client, "chat.1", message(2))
+        await proxy.until(lambda: counted(proxy).get("no_subscriber") == 1)
+
+
+@on_each_loop
+async def test_a_token_that_nobody_has_verified_is_not_served_before_upstream_accepts_it(
+    nats: int, signed: str
+) -> None:
+    frozen = [GOT_REQUEST, HOLD]
+    async with scene(nats, served(nats, signed), frozen) as (_, proxy, client, stack):
+        token = new_tokens().issue(7)  # signed with another key
+        mine = await stack.enter_async_context(await proxy.event_source(f"/events?access_token={token}"))
+        await mine.wait_for(b":ok")
+        await send(client, "chat.1", message(1))
+        await proxy.until(lambda: counted(proxy) == {"no_subscriber": 1})
+        assert b"connection_confirmed" not in mine.body
+
+
+@on_each_loop
+async def test_clients_that_are_served_alone_form_a_group_and_nothing_is_lost_or_doubled(
+    nats: int, signed: str
+) -> None:
+    frozen = [GOT_REQUEST, HOLD]
+    stream = served(nats, signed, more="share: {by: claim:user.id, replay: {ids: add}}\n")
+    async with scene(nats, stream, frozen, frozen) as (upstream, proxy, client, stack):
+        tabs = [await joined(stack, proxy)]
+        target = f"/events?access_token={TOKENS.issue(7, lifetime=999)}"
+        tabs.append(await stack.enter_async_context(await proxy.event_source(target)))
+        await tabs[1].wait_for(b"connection_confirmed")
+        await send(client, "chat.1", message(1))
+        for tab in tabs:
+            await tab.wait_for(lambda each: ids(each) == [1])
+        first, second = await upstream.connection(0), await upstream.connection(1)
+        await send(client, "chat.1", message(2))  # waits while the clients join
+        await first.send(stream_head())
+        await second.send(stream_head())
+        await proxy.until(lambda: proxy.metric("share_joins_total", how="asked") == 2)
+        await send(client, "chat.1", message(3))
+        for tab in tabs:
+            await tab.wait_for(lambda each: ids(each) == [1, 2, 3])
+        await second.send(event(1) + event(2) + event(3) + event(4))
+        for tab in tabs:
+            await tab.wait_for(lambda each: ids(each) == [1, 2, 3, 4])
+        assert proxy.metric("share_groups") == 1
 
 
 @on_each_loop

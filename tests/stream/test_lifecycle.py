@@ -12,6 +12,7 @@ from sse_keepalive_proxy.stream.messages import (
     Close,
     CloseReason,
     Commit,
+    CommitEarly,
     Confirm,
     Event,
     Fault,
@@ -534,3 +535,10 @@ def test_a_drain_that_is_due_with_everything_else_is_all_that_happens() -> None:
     policy = promise(ping=10, stall=Stall(after=10, action=StallAction.NOTIFY))
     transcript = play(policy, (0, Opened(confirm_wait=10)), (5, LeaveAt(10, CloseReason.DRAIN)), until=10)
     assert transcript.said[1:] == [(10, Close(CloseReason.DRAIN))]
+
+
+@pytest.mark.parametrize("wait", [0, 5])
+def test_a_stream_that_was_confirmed_early_is_not_confirmed_again(wait: float) -> None:
+    early = (5, CommitEarly(confirm=True))
+    transcript = play(NOTHING_ON, early, (6, Opened(confirm_wait=wait)), until=14)
+    assert transcript.said == [(5, Commit(confirm=True))]

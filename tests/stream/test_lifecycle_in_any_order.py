@@ -201,7 +201,9 @@ class LifeOfAStream(RuleBasedStateMachine):
         policy=reopening_policies,
         lag=lags,
         draws=st.lists(st.sampled_from([0, 0.25, 0.5, 0.9375]), min_size=1, max_size=6),
-        first=st.sampled_from([None, CommitEarly(), Opened(), Opened(confirm_wait=5)]),
+        first=st.sampled_from(
+            [None, CommitEarly(), CommitEarly(confirm=True), Opened(), Opened(confirm_wait=5)]
+        ),
     )
     def request(self, policy: StreamPolicy, lag: float, draws: list[float], first: Event | None) -> None:
         self.witness = Witness(policy, lag, cycle(draws).__next__)

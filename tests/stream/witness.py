@@ -107,6 +107,7 @@ class Witness:
     out: bool = False  # the outage is now, and not one of before
     beside: Upstream | None = None  # how it stands with the stream that is to replace a stalled one
     committed_at: float | None = None
+    confirmed: bool = False  # with an early commit
     opened: bool = False  # upstream has answered once at least
     spoke: bool = False  # upstream has sent something since it answered
     open_for: float = 0.0
@@ -286,7 +287,7 @@ class Witness:
                 self.upstream, self.opened, self.spoke, self.open_for = Upstream.OPEN, True, False, 0.0
                 if self.outage is None:
                     self.lifeless = self.byteless = 0.0
-                if not again and (committed or step.confirm_wait):
+                if not again and not self.confirmed and (committed or step.confirm_wait):
                     self.confirm_at = now + step.confirm_wait
                 self.out = False
             case UpstreamLost(reason=reason, at_least=at_least) if not self.closed:
@@ -321,7 +322,7 @@ class Witness:
             self.outage.not_after = max(self.outage.not_after, now)  # the attempt had to wait until now
         heard = self.turn(lambda: self.transcript.take(step))
         if isinstance(step, Opened) and not closed:
-            assert heard == (self.news_of_another(step) if again else _first_words(step, committed))
+            assert heard == (self.news_of_another(step) if again else self.first_words(step, committed))
         if isinstance(step, Sent) and not self.closed:
             self.byteless = 0.0
             if step.alive and self.outage is not None:
@@ -398,11 +399,18 @@ class Witness:
 
     # What is answered.
 
+    def first_words(self, opening: Opened, committed: bool) -> tuple[Command, ...]:
+        """What follows upstream's first answer at once."""
+        if not committed:
+            return (Commit(confirm=not opening.confirm_wait),)
+        return () if self.confirmed or opening.confirm_wait else (Confirm(),)
+
     def hear(self, command: Command, now: float) -> None:
         """Hold one answer against the books."""
         match command:
             case Commit():
                 assert self.committed_at is None, "a status is sent once"
+                self.confirmed = command.confirm and not self.opened
                 self.committed_at = self.written_at = now
             case Confirm():
                 assert self.committed_at is not None
@@ -496,10 +504,3 @@ class Witness:
             assert self.leave.reason is reason
             least = MID_BLOCK if self.transcript.unfinished else 0.0
             assert now >= self.leave.at + least, "not in the middle of a block"
-
-
-def _first_words(opening: Opened, committed: bool) -> tuple[Command, ...]:
-    """What follows upstream's first answer at once."""
-    if not committed:
-        return (Commit(confirm=not opening.confirm_wait),)
-    return () if opening.confirm_wait else (Confirm(),)

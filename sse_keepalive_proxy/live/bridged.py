@@ -1,0 +1,46 @@
+"""What a stream and the bridge of its route see of each other. `live.bridge` has the bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+__all__ = ["Bridgeable", "Bridged", "StreamBridge"]
+
+
+class Bridgeable(Protocol):
+    """The relay of a stream."""
+
+    bridge: Bridged | None
+
+    def fill(self, blocks: bytes, events: int, *, upstreams: bool) -> bool:
+        """Write whole blocks with so many `events` between two blocks of upstream. Return whether they were
+        written. `upstreams`: they are blocks that upstream has sent.
+        """
+
+
+class Bridged(Protocol):
+    """The place of a stream at the bridge of its route."""
+
+    def look(self, blocks: bytes) -> bytes:
+        """Return whole `blocks` of upstream as the client gets them now, without copies: maybe none."""
+
+    def covers(self, gap: float) -> bool:
+        """Whether the last `gap` seconds without upstream cost no message."""
+
+    def move(self, flow: Bridgeable) -> None:
+        """Serve the group of `flow` from now on, which the stream joins."""
+
+    def close(self) -> None:
+        """Leave the bridge: the stream has ended."""
+
+
+class StreamBridge(Protocol):
+    """The bridge of a route."""
+
+    @property
+    def fills(self) -> bool:
+        """Whether it delivers messages."""
+
+    def serve(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
+        """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
