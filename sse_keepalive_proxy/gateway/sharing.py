@@ -42,14 +42,6 @@ _ALWAYS_VARIES = b"origin"
 _LAST_EVENT_ID = b"last-event-id"
 
 
-class _Turn:
-    """One opening at a time."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
-
-
 class Groups:
     """The groups of a route. `key`: the secret of all fingerprints."""
 
@@ -57,7 +49,7 @@ class Groups:
         self.share, self.key = share, key
         self._groups: dict[bytes, Group] = {}
         self._accepted: dict[bytes, tuple[Group, Credential]] = {}
-        self._turns: dict[bytes, _Turn] = {}
+        self._openings: dict[bytes, asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -94,17 +86,19 @@ class Groups:
             del self._accepted[credential.fingerprint]
 
     @asynccontextmanager
-    async def turn(self, fingerprint: bytes) -> AsyncIterator[None]:
-        """Wait until no other request with this fingerprint is being opened."""
-        turn = self._turns.setdefault(fingerprint, _Turn())
-        turn.users += 1
+    async def opening(self, fingerprint: bytes) -> AsyncIterator[None]:
+        """Be the first request with this fingerprint, or wait until the first one has its answer."""
+        first = self._openings.get(fingerprint)
+        if first is not None:
+            await asyncio.wait([first])
+            yield
+            return
+        mine = self._openings[fingerprint] = asyncio.get_running_loop().create_future()
         try:
-            async with turn.lock:
-                yield
+            yield
         finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[fingerprint]
+            del self._openings[fingerprint]
+            mine.set_result(None)
 
 
 @dataclass(slots=True)
@@ -171,7 +165,7 @@ class SharedOpening:
 
         Raises `UpstreamError`.
         """
-        async with self.groups.turn(self.fingerprint):
+        async with self.groups.opening(self.fingerprint):
             return self._joined() or await self._asked(attempt, ask)
 
     def _joined(self) -> Answer | None:
@@ -197,14 +191,25 @@ class SharedOpening:
             return replace(answer, gap=GapReason.UNKNOWN) if answer.head.is_event_stream else answer
         asked_at = asyncio.get_running_loop().time()
         head = self.bare if group is None or group.is_full else group.request(self.bare)
-        answer = await ask(replace(attempt, head=head + b"\r\n"))
-        if answer.head.is_encoded or not answer.head.is_event_stream:
-            return answer
-        if begins_event_stream(answer.exchange.early) is False:
-            return answer
-        return self._entered(answer, asked_at, resumes=head is not self.bare) or self._alone(answer)
+        answered = None if group is None else group.ask()
+        try:
+            answer = await ask(replace(attempt, head=head + b"\r\n"))
+            if answer.head.is_encoded or not answer.head.is_event_stream:
+                return answer
+            if begins_event_stream(answer.exchange.early) is False:
+                return answer
+            entered = self._entered(answer, asked_at, answered, resumes=head is not self.bare)
+            if entered is None:
+                return self._alone(answer)
+            answered = None  # the place calls it
+            return entered
+        finally:
+            if answered is not None:
+                answered()
 
-    def _entered(self, answer: Answer, asked_at: float, *, resumes: bool) -> Answer | None:
+    def _entered(
+        self, answer: Answer, asked_at: float, answered: Callable[[], None] | None, *, resumes: bool
+    ) -> Answer | None:
         """Return a place in the group of this request, which upstream has accepted. None: it has no group, or
         there is no room in it.
         """
@@ -225,6 +230,7 @@ class SharedOpening:
             credential,
             accepted=answer.body,
             asked_at=asked_at,
+            answered=answered,
             resumes=resumes,
             last_id=self.last_id,
             gap=gap,

@@ -34,6 +34,9 @@ __all__ = ["Group"]
 
 _NEVER = float("inf")
 
+_LAST_MOMENT = 1.0
+"""Seconds for which a group that was held stays without upstream's stream."""
+
 
 class Group(Source):
     """Upstream's stream and its members. `over` is called when no more clients may join.
@@ -43,8 +46,8 @@ class Group(Source):
     """
 
     __slots__ = (
-        "_arriving", "_asked_with", "_empty_since", "_is_held", "_members", "_over", "_share", "_until",
-        "_waits", "credentials", "key", "log",
+        "_arriving", "_asked_with", "_asks", "_empty_since", "_has_ended", "_is_held", "_members", "_over",
+        "_share", "_until", "_waits", "credentials", "key", "log",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +74,8 @@ class Group(Source):
         self._empty_since = self.opened_at
         self._until: float | None = None  # without members: the next decision about upstream's stream
         self._is_held = False
+        self._asks = 0  # the clients that ask upstream for their own streams now
+        self._has_ended = False  # upstream's stream; another one may take its place
         self._waits = False  # whether the last member wanted upstream to be opened again after an end
         self.credentials: list[Credential] = []
         self._asked_with: Credential | None = None  # in the latest attempt to open upstream again
@@ -122,13 +127,16 @@ class Group(Source):
         closed. A server with one place for each user has ended it already.
         """
         if self.life.close_reason is not None or self.flow.in_part:
-            body.close()
+            body.part(self.let_go)
             return
-        if self._exchange is not None:
-            self._exchange.close()
-            self.flow.start_over()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.part(self.let_go)
         elif self._reconnection is not None:
             self._reconnection.cancel()
+        if exchange is not None or self._has_ended:
+            self.flow.start_over()
+        self._has_ended = False
         if self._reconnection is not None:
             self._reconnection.ask_with(of.credential.bare)
         if self.life.opened_at is None:
@@ -181,6 +189,34 @@ class Group(Source):
             elif refused.expires_at is not None:
                 lives = refused.expires_at - time.time()
                 each.member.leave(self.route.now() + lives, CloseReason.UNAUTHORIZED)
+
+    def ask(self) -> Callable[[], None]:
+        """Note that a client asks upstream for the same stream. Return what is to be called when upstream has
+        answered and the client has begun, or when it will not begin.
+        """
+        self._asks += 1
+        return self._answered
+
+    def _answered(self) -> None:
+        self._asks -= 1
+        self._end_if_due()
+
+    def upstream_ended(self) -> None:
+        """Handle the end of upstream's body. A server with one place for each user ends it for a client that
+        asks for its own stream, which then goes on as the group's.
+        """
+        if self._is_held:
+            self._until = self.route.now() + _LAST_MOMENT  # a client that is coming back finds the log
+        elif not self._asks or self.life.reopens:
+            super().upstream_ended()
+            return
+        self._has_ended, self._exchange = True, None
+        self._arm()
+
+    def _end_if_due(self) -> None:
+        if self._has_ended and not self._asks and not self._is_held:
+            self._has_ended = False
+            super().upstream_ended()
 
     def _lost(self, reason: CloseReason) -> None:
         clean = reason is CloseReason.UPSTREAM_END
@@ -255,11 +291,15 @@ class Group(Source):
         else:
             self._begin(membership)
         self._adopt_of(membership)
+        self._end_if_due()
 
     def _adopt_of(self, membership: Membership) -> None:
         body, membership.accepted = membership.accepted, None
         if body is not None:
             self._adopt(body, membership)
+        answered, membership.answered = membership.answered, None
+        if answered is not None:
+            answered()
 
     def _begin(self, membership: Membership) -> None:
         flow, member = membership.flow, membership.member

@@ -97,14 +97,14 @@ class Membership:
     """One client's place in `group`, as a `Body`.
 
     `accepted`: upstream's answer to this client's own request, sent at `asked_at` (loop time); the group
-    reads it from then on. None: the client joins without asking. `resumes`: the request had the id of the
-    group's last event. `last_id`: the id with which the client
-    returns, or `b""`. `gap`: what is known already of its missing events.
+    reads it from then on, and `answered` is called. None: the client joins without asking. `resumes`: the
+    request had the id of the group's last event. `last_id`: the id with which the client returns, or `b""`.
+    `gap`: what is known already of its missing events.
     """
 
     __slots__ = (
-        "accepted", "asked_at", "credential", "flow", "gap", "group", "last_id", "member", "request_sent",
-        "resumes",
+        "accepted", "answered", "asked_at", "credential", "flow", "gap", "group", "last_id", "member",
+        "request_sent", "resumes",
     )  # fmt: skip
 
     def __init__(
@@ -114,12 +114,14 @@ class Membership:
         *,
         accepted: Body | None = None,
         asked_at: float = 0.0,
+        answered: Callable[[], None] | None = None,
         resumes: bool = False,
         last_id: bytes = b"",
         gap: GapReason | None = None,
     ) -> None:
         self.group, self.credential = group, credential
-        self.accepted, self.asked_at, self.resumes = accepted, asked_at, resumes
+        self.accepted, self.asked_at, self.answered = accepted, asked_at, answered
+        self.resumes = resumes
         self.last_id, self.gap = last_id, gap
         self.member: Member | None = None
         self.flow: Relay | None = None

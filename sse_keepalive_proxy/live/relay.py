@@ -99,7 +99,7 @@ class Relay:
     """
 
     __slots__ = (
-        "_control", "_framer", "_inspects", "_least", "_lf_given", "_now", "_opened_at", "_part",
+        "_control", "_ends", "_framer", "_inspects", "_least", "_lf_given", "_now", "_opened_at", "_part",
         "_passes", "_reconnection", "_route", "audience", "bridge", "comments", "down", "event_at", "events",
         "id_seen", "life", "opaque", "sent_synthetic", "sent_upstream", "upstream_bytes",
     )  # fmt: skip
@@ -114,6 +114,7 @@ class Relay:
             life.reopens = reconnection.allowed
         self._framer = Framer(route.policy.max_event)
         self._least, self._inspects = route.inspection.least, route.inspection.needed
+        self._ends = route.inspection.ends
         self._part: Part | None = None  # the block that is forwarded as it comes
         self._passes = False  # whether bytes are forwarded as they come
         self._lf_given = self.id_seen = self.opaque = False
@@ -232,6 +233,8 @@ class Relay:
         if events:
             self.events += events
             self.event_at = now
+            if self._ends:
+                self._look_for_the_last(data)
         commands = life.received(now, alive)
         if commands is not None:
             self._control.execute(commands)

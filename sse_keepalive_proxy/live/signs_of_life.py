@@ -13,9 +13,10 @@ class Inspection:
 
     `least` is the least sign of life, as a number: 0 any byte, 1 a comment, 2 an event. `needed`: whether
     blocks must be looked at, because some are rewritten, ignored as signs of life, the last one, or copies.
+    `ends`: whether an event can be the last one.
     """
 
-    __slots__ = ("_ignored_events", "_ignored_types", "_last_events", "_unname", "least", "needed")
+    __slots__ = ("_ignored_events", "_ignored_types", "_last_events", "_unname", "ends", "least", "needed")
 
     def __init__(self, policy: StreamPolicy, last_events: frozenset[bytes] = frozenset()) -> None:
         self._last_events = last_events
@@ -23,6 +24,7 @@ class Inspection:
         self.least = list(SignOfLife).index(stall.sign_of_life)
         self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
         self._unname = frozenset(event.encode() for event in policy.unname)
+        self.ends = bool(last_events)
         self.needed = bool(self._unname or last_events or policy.bridge) or self._ignores
 
     @property

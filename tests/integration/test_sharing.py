@@ -16,6 +16,7 @@ from tests.support.raw_upstream import (
     LAST_CHUNK,
     RawUpstream,
     Script,
+    UpstreamConnection,
     chunk,
     response,
     stream_head,
@@ -174,18 +175,16 @@ async def test_the_newest_accepted_connection_serves_the_group() -> None:
 
 @on_each_loop
 async def test_a_slow_client_is_cut_alone() -> None:
-    stream = SHARE + "max_buffer: 64KiB\n"
-    async with group(SILENT, stream=stream) as (upstream, proxy, [slow, quick]):
+    async with group(SILENT, stream=SHARE) as (upstream, proxy, [slow, quick]):
         slow.pause()
         server = await upstream.connection()
-        event = chunk(b"data: " + b"x" * 65536 + b"\n\n")
-        for _ in range(400):
-            await server.send(event)
+        text = b"x" * (256 << 10)
+        for number in range(60):
+            await server.send(chunk(b"data: %b %d.\n\n" % (text, number)))
+            await quick.wait_for(b" %d.\n\n" % number)
             if proxy.metric("streams_closed_total", reason="client_stalled"):
                 break
-        await soon(lambda: proxy.metric("streams_closed_total", reason="client_stalled") == 1)
-        await server.send(chunk(b"data: last\n\n"))
-        await quick.wait_for(b"data: last")
+        assert proxy.metric("streams_closed_total", reason="client_stalled") == 1
         assert proxy.metric("streams_active", state="flowing") == 1
 
 
@@ -309,3 +308,48 @@ async def test_an_id_of_the_proxy_never_reaches_upstream_also_for_a_client_witho
         await alone.wait_for(b"stream_recovered")
         for index in (1, 2):
             assert b"skp-" not in (await upstream.connection(index)).received
+
+
+def single_slot(*, ends_first: asyncio.Event) -> tuple[Script, Script]:
+    """A server with one place: the second request ends the first stream, some time before its own answer."""
+
+    async def first(connection: UpstreamConnection) -> None:
+        await connection.request()
+        await connection.send(stream_head("Vary: *") + chunk(b"data: 1\n\n"))
+        await ends_first.wait()
+        await connection.send(LAST_CHUNK)
+
+    async def second(connection: UpstreamConnection) -> None:
+        await connection.request()
+        ends_first.set()
+        await asyncio.sleep(0.2)
+        await connection.send(stream_head("Vary: *") + chunk(b"data: 2\n\n"))
+
+    return first, second
+
+
+@on_each_loop
+async def test_a_joiner_that_takes_the_only_place_ends_no_member_also_without_reconnect() -> None:
+    scripts = single_slot(ends_first=asyncio.Event())
+    async with group(*scripts, stream=SHARE + "reconnect: off\n") as (upstream, proxy, clients):
+        for client in clients:
+            await client.wait_for(b"data: 2")
+        assert [event.type for event in clients[0].events] == ["connection_confirmed", "message", "message"]
+        assert proxy.metric("share_groups") == 1
+        assert len(upstream.connections) == 2
+
+
+@on_each_loop
+async def test_who_takes_the_place_of_a_held_stream_finds_its_log() -> None:
+    scripts = single_slot(ends_first=asyncio.Event())
+    stream = "share: {by: credential, linger: 50ms, replay: {ids: add}}\nleave: {hold: 10m}\n"
+    async with group(*scripts, stream=stream, tabs=1) as (_, proxy, [first]):
+        await first.wait_for(b"data: 1")
+        nonce = next(event.last_event_id for event in first.events if event.data == "1").rpartition("-")[0]
+        await first.close()
+        await asyncio.sleep(0.2)  # the linger is over
+        assert proxy.metric("upstream_held_streams") == 1
+        async with await proxy.event_source(TAB, f"Last-Event-ID: {nonce}-0") as again:
+            await again.wait_for(b"data: 2")
+            assert data_of(again) == ["2"]
+            assert again.events[-1].last_event_id == f"{nonce}-2"  # the log goes on

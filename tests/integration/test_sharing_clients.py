@@ -88,8 +88,14 @@ async def test_a_claim_that_is_true_or_false_is_no_subject() -> None:
 
 @on_each_loop
 async def test_a_client_that_is_cut_while_it_gets_what_it_has_missed_is_no_member() -> None:
-    stream = "share: {by: credential, linger: 100ms, replay: {ids: add, bytes: 8MiB}}\nmax_buffer: 1KiB\n"
-    async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
+    stream = "share: {by: credential, linger: 100ms, replay: {ids: add, bytes: 8MiB}}\nmax_buffer: 8MiB\n"
+    limits = "limits: {max_buffered: 1MiB}"
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream, stream, before=limits)) as proxy,
+        await proxy.event_source(TAB) as first,
+    ):
+        await first.wait_for(b"connection_confirmed")
         server = await upstream.connection()
         await server.send(chunk(b"data: 1\n\n"))
         await first.wait_for(b"data: 1\n\n")

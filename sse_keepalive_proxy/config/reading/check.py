@@ -15,6 +15,7 @@ from sse_keepalive_proxy.config.reading import check_route
 from sse_keepalive_proxy.config.reading.check_route import Finding, valid
 from sse_keepalive_proxy.config.reading.tree import Entry, Way, entry_at, text_at
 from sse_keepalive_proxy.config.sections.settings import Drain, Limits, Match, Settings
+from sse_keepalive_proxy.config.sections.stream import Stream
 from sse_keepalive_proxy.config.sections.tls import ServerTls, UpstreamTls
 from sse_keepalive_proxy.config.types.address import Listen, UpstreamUrl, parse_upstream
 from sse_keepalive_proxy.config.types.certificates import client_faults, outdated, server_faults
@@ -115,7 +116,9 @@ def _spread_beyond_timeout(root: Entry) -> Iterator[Finding]:
 
 
 def _logs_beyond_their_limit(root: Entry) -> Iterator[Finding]:
-    """Yield each `share.replay.bytes` of a route that exceeds the limit of all logs together."""
+    """Yield each `share.replay.bytes` of a route that exceeds the limit of all logs together, or what may
+    wait for one client: a client that comes back gets the whole log at once.
+    """
     limits = valid(_LIMITS, root.keys.get("limits", Entry(None)))
     if limits is None:
         return
@@ -125,6 +128,11 @@ def _logs_beyond_their_limit(root: Entry) -> Iterator[Finding]:
         if size is not None and size > limits.max_replay:
             message = f"must not exceed limits.max_replay, which is {format_size(limits.max_replay)}"
             yield way, Fault(message, "write less, or a larger max_replay")
+        written = entry_at(root, "routes", index, "stream", "max_buffer")
+        room = Stream().max_buffer if written is None else valid(_SIZE, written)
+        if size is not None and room is not None and size > room:
+            message = f"must not exceed max_buffer, which is {format_size(room)}: a client can get all of it"
+            yield way, Fault(message, "write less, or a larger max_buffer")
 
 
 def _server_tls(root: Entry) -> ServerTls | None:

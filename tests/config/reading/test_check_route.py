@@ -384,6 +384,19 @@ def test_a_share_with_a_fault_of_its_own_is_reported_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "buffer", "fits"),
+    [("1MiB", "", True), ("2MiB", "", False), ("2MiB", "max_buffer: 2MiB", True)],
+)
+def test_a_log_fits_into_what_may_wait_for_a_client(size: str, buffer: str, fits: bool) -> None:
+    share = f"share: {{by: credential, replay: {{bytes: {size}}}}}\n{buffer}"
+    if fits:
+        assert stream_of(share)
+        return
+    (problem,) = stream_problems(share)
+    assert "share.replay.bytes: must not exceed max_buffer, which is 1MiB" in problem
+
+
+@pytest.mark.parametrize(
     ("limits", "size", "fits"),
     [
         ("", "64MiB", True),
@@ -394,7 +407,7 @@ def test_a_share_with_a_fault_of_its_own_is_reported_once() -> None:
     ],
 )
 def test_one_log_fits_into_the_limit_of_all_logs(limits: str, size: str, fits: bool) -> None:
-    share = f"share: {{by: credential, replay: {{bytes: {size}}}}}"
+    share = f"share: {{by: credential, replay: {{bytes: {size}}}}}\nmax_buffer: 1GiB"
     if fits:
         assert stream_of(share, before=limits)
         return
