@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from sse_keepalive_proxy.config.sections.settings import Route, Settings
 from sse_keepalive_proxy.config.types.units import format_duration
+from sse_keepalive_proxy.wire import encode
+from sse_keepalive_proxy.wire.block import split
 
 __all__ = ["notes"]
 
@@ -26,6 +28,30 @@ def notes(settings: Settings) -> Iterator[str]:
                 "request"
             )
         yield from _short_memory(index, route)
+        yield from _examples(index, route)
+
+
+def _examples(index: int, route: Route) -> Iterator[str]:
+    """Yield what the bridge would do with each example message."""
+    bridge = None if route.stream is None else route.stream.bridge
+    for place, subject in enumerate(() if bridge is None else bridge.subjects):
+        if subject.example is None:
+            continue
+        from sse_keepalive_proxy.stream.bridge_mapping import Mapping  # needs the extra `nats`
+
+        said = f"note: routes[{index}].stream.bridge.subjects[{place}].example:"
+        found = Mapping([subject.policy]).read(0, encode.json_line(subject.example).encode())
+        if found is None:
+            yield f"{said} is ignored, because `when` or `recipients` is null"
+            continue
+        yield f"{said} is for {', '.join(sorted(found.recipients)) or 'no recipient'}"
+        known = {nth: text for _, nth, text in found.keys}
+        for nth in range(len(subject.keys)):
+            yield f"{said} keys[{nth}] is {known.get(nth, 'null, which matches nothing')}"
+        for block in split(found.frames):
+            yield f"{said} sends {' / '.join(block.decode().splitlines()[:-1])}"
+        if not found.frames:
+            yield f"{said} sends nothing"
 
 
 def _short_memory(index: int, route: Route) -> Iterator[str]:

@@ -23,7 +23,7 @@ from sse_keepalive_proxy.stream.policy import BridgeSubject
 from sse_keepalive_proxy.wire import encode
 from sse_keepalive_proxy.wire.block import parse
 
-__all__ = ["FUNCTIONS", "Mapping", "identifier", "problem_of"]
+__all__ = ["FUNCTIONS", "Mapping", "evaluated", "identifier", "problem_of"]
 
 
 class _Functions(functions.Functions):
@@ -82,6 +82,14 @@ def problem_of(expression: str) -> str | None:
     except RecursionError:
         return "it is nested too deeply"
     return None
+
+
+def evaluated(expression: str, value: Any) -> Any:
+    """Return the result of `expression` for `value`. Raises `InvalidMessage`."""
+    try:
+        return _Expression(expression)(value)
+    except _UNREADABLE as error:
+        raise InvalidMessage(str(error).partition("\n")[0]) from error
 
 
 def identifier(value: Any) -> str | None:

@@ -145,6 +145,7 @@ def test_what_the_example_shows_in_comments_is_valid_too(tmp_path: Path) -> None
     assert events.stream is not None
     assert events.stream.bridge is not None
     mapping = Mapping(events.stream.bridge.policy.subjects)
+    assert events.stream.bridge.subjects[0].example == MESSAGE
     found = mapping.read(0, json.dumps(MESSAGE).encode())
     assert found is not None
     assert found.recipients == {"2", "3", "4"}

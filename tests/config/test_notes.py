@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from textwrap import indent
+
 import pytest
 
 from sse_keepalive_proxy.config import notes
-from tests.config.writing import VALID, loaded
+from tests.config.writing import VALID, loaded, stream_problems
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,48 @@ def test_a_log_that_is_gone_before_its_client_is_back_is_told(lines: str, told: 
         (note,) = found
         assert note.startswith("note: routes[0].stream.share.linger: ")
         assert f"are gone {told} after the last client has left" in note
+
+
+BRIDGE = """\
+identity: {verify: upstream}
+bridge:
+  servers: nats://nats:4222
+  subscriber: claim:sub
+  subjects:
+    - subject: chat
+      when: text
+      recipients: to
+      keys: [id, none]
+      upstream_keys: [id, id]
+      frames: [{data: text}, {event: Named, data: "{id: id}"}, {data: none}]
+      example: {id: 7, text: hi, to: [2, 3]}
+"""
+
+
+def said_of(stream: str) -> list[str]:
+    """What is said of the first example message of a stream."""
+    text = VALID + indent(stream, "      ")
+    before = "note: routes[0].stream.bridge.subjects[0].example: "
+    return [each.removeprefix(before) for each in notes(loaded(text).settings)]
+
+
+def test_an_example_message_shows_what_would_be_sent() -> None:
+    assert said_of(BRIDGE) == [
+        "is for 2, 3",
+        "keys[0] is 7",
+        "keys[1] is null, which matches nothing",
+        'sends data: "hi"',
+        'sends event: Named / data: {"id":7}',
+    ]
+
+
+def test_an_example_message_that_does_not_count_is_ignored() -> None:
+    said = said_of(BRIDGE.replace("text: hi", "other: hi"))
+    assert said == ["is ignored, because `when` or `recipients` is null"]
+
+
+def test_an_expression_that_cannot_be_evaluated_for_the_example_is_a_problem() -> None:
+    (problem,) = stream_problems(BRIDGE.replace("recipients: to", "recipients: length(id)"))
+    assert problem.startswith(
+        ":15: routes[0].stream.bridge.subjects[0].recipients: cannot be evaluated for the example: "
+    )

@@ -12,7 +12,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, Strict, model_validator
 
-from sse_keepalive_proxy.config.types.bridging import ClaimPlace, Expression, NatsUrl, Secret, Subject
+from sse_keepalive_proxy.config.types.bridging import (
+    ClaimPlace,
+    Example,
+    Expression,
+    NatsUrl,
+    Secret,
+    Subject,
+    example_faults,
+    nats_fault,
+)
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, ONE_OR_MANY, Fault, Section, refuse
 from sse_keepalive_proxy.config.types.shapes import FilePath, PlainLine, ServerName, Word
 from sse_keepalive_proxy.config.types.units import ShortDuration
@@ -91,6 +100,12 @@ class BridgeSubject(Section):
         description="The JSON of the only event, as JMESPath, in place of `frames`.",
     )
 
+    example: Annotated[Example | None, OFF] = Field(
+        default=None,
+        description="A message of this subject. `check` evaluates every expression for it and says what "
+        "would be sent.",
+    )
+
     @model_validator(mode="after")
     def _agrees(self) -> BridgeSubject:
         if len(self.keys) != len(self.upstream_keys):
@@ -100,7 +115,23 @@ class BridgeSubject(Section):
             raise refuse(Fault("cannot stand beside `event` or `data`", "write one of both", at=("frames",)))
         if self.event is not None and self.data is None:
             raise refuse(Fault("needs `data`", "write the JSON of the event as JMESPath", at=("event",)))
+        if self.example is not None and nats_fault() is None:
+            faults = tuple(example_faults(self.example, self._expressions))
+            if faults:
+                raise refuse(*faults)
         return self
+
+    @property
+    def _expressions(self) -> dict[tuple[str | int, ...], str]:
+        """The expressions for a message, by their paths."""
+        found: dict[tuple[str | int, ...], str | None] = {
+            ("when",): self.when,
+            ("recipients",): self.recipients,
+            ("data",): self.data,
+        }
+        found |= {("keys", index): key for index, key in enumerate(self.keys)}
+        found |= {("frames", index, "data"): frame.data for index, frame in enumerate(self.frames)}
+        return {at: expression for at, expression in found.items() if expression is not None}
 
     @property
     def policy(self) -> policy.BridgeSubject:

@@ -7,13 +7,26 @@ Owns their syntax. An expression is compiled only if the extra `nats` is install
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
+
+from pydantic import WithJsonSchema
 
 from sse_keepalive_proxy.config.types.fields import Fault, Text, refuse
 from sse_keepalive_proxy.config.types.words import did_you_mean
+from sse_keepalive_proxy.errors import InvalidMessage
 
-__all__ = ["ClaimPlace", "Expression", "NatsUrl", "Secret", "Subject", "nats_fault"]
+__all__ = [
+    "ClaimPlace",
+    "Example",
+    "Expression",
+    "NatsUrl",
+    "Secret",
+    "Subject",
+    "example_faults",
+    "nats_fault",
+]
 
 _CLAIM = r"claim:[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
 _URL = r"(nats|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
@@ -71,6 +84,21 @@ def _expression(value: object) -> str:
     return expression
 
 
+def example_faults(example: Any, expressions: Mapping[tuple[str | int, ...], str]) -> Iterator[Fault]:
+    """Yield the fault of each expression that cannot be evaluated for `example`. Needs the extra `nats`.
+
+    `expressions` are at their paths from the subject.
+    """
+    from sse_keepalive_proxy.stream.bridge_mapping import evaluated
+
+    for at, expression in expressions.items():
+        try:
+            evaluated(expression, example)
+        except InvalidMessage as error:
+            yield Fault(f"cannot be evaluated for the example: {error}", "https://jmespath.org", at=at)
+
+
+Example = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "title": "JSON object"})]
 NatsUrl = Annotated[str, Text("URL", _url, pattern=rf"^{_URL}$")]
 Subject = Annotated[str, Text("subject", _subject, pattern=r"^\S+$")]
 ClaimPlace = Annotated[str, Text("`claim:PATH`", _claim, pattern=rf"^{_CLAIM}$")]
