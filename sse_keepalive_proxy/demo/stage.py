@@ -169,13 +169,14 @@ class Stage:
         return True
 
     async def connected(self) -> bool:
-        """Wait until every group of clients has its upstream. Return False if that takes too long.
+        """Wait until every stream and every group of the proxy has its upstream. Return False if that takes
+        too long.
 
         A message that is published while a stream has no upstream is lost, because the server stores nothing.
         """
         give_up_at = asyncio.get_running_loop().time() + _RETURNS
         while self._server is not None and any(
-            group.life.state in _APART for group in self._server.streams.groups
+            source.life.state in _APART for source in (*self._server.streams, *self._server.streams.groups)
         ):
             if asyncio.get_running_loop().time() > give_up_at:
                 return False

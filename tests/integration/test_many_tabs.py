@@ -2,7 +2,8 @@
 event (facts.md#notify-server-builds).
 
 The suite plays a short time with few users. As a program, `python -m` with this module, a number of users
-and a number of seconds, plays more, and prints the memory of the proxy every minute.
+and a number of seconds, plays more, and prints the memory of the proxy every minute, with the
+bytes of its logs.
 """
 
 from __future__ import annotations
@@ -159,11 +160,13 @@ def test_each_tab_hears_every_message_that_the_server_delivers_to_its_user(tmp_p
 def _print(proxy: ProxyProcess, users: list[User]) -> None:
     status = Path(f"/proc/{proxy.pid}/status").read_text()
     (rss,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+    logs = proxy.metric("sse_proxy_replay_bytes")
     delivered = sum(len(user.delivered) for user in users)
     heard = sum(len(tab.heard) for user in users for tab in user.tabs)
     over = sum(tab.is_over for user in users for tab in user.tabs)
     sys.stdout.write(
-        f"RSS {int(rss) / 1024:.1f} MiB, {delivered} delivered to users, {heard} heard by tabs, {over} cut\n"
+        f"RSS {int(rss) / 1024:.1f} MiB, logs {logs / 2**20:.1f} MiB, "
+        f"{delivered} delivered to users, {heard} heard by tabs, {over} cut\n"
     )
     sys.stdout.flush()
 
