@@ -23,7 +23,7 @@ Key = tuple[int, int, str]
 MOST = 4096
 """Messages, and events, that are remembered for one stream."""
 
-_LEAST_MEMORY = 5.0  # seconds
+_LEAST_MEMORY = 10.0  # seconds
 
 
 class Outcome(StrEnum):
@@ -64,7 +64,7 @@ class _Known:
     __slots__ = ("at", "keys")
 
     def __init__(self, at: float, keys: Sequence[Key]) -> None:
-        self.at, self.keys = at, set(keys)
+        self.at, self.keys = at, list(keys)
 
 
 class _Published(_Known):
@@ -97,7 +97,7 @@ class _Memory(Generic[_K]):
 
     def __init__(self) -> None:
         self._known: deque[_K] = deque()
-        self._by_key: dict[Key, deque[_K]] = {}
+        self._by_key: dict[Key, list[_K]] = {}  # a deque is ten times larger, and most have one
 
     def __len__(self) -> int:
         return len(self._known)
@@ -106,7 +106,7 @@ class _Memory(Generic[_K]):
         """Remember `known`, the newest."""
         self._known.append(known)
         for key in known.keys:
-            self._by_key.setdefault(key, deque()).append(known)
+            self._by_key.setdefault(key, []).append(known)
 
     def oldest(self, keys: Sequence[Key]) -> _K | None:
         """Return the oldest one that has the first of `keys` that any has, or None. It does not fit again by
@@ -157,7 +157,7 @@ class _Memory(Generic[_K]):
             self._close(key, known)
 
     def _close(self, key: Key, known: _K) -> None:
-        known.keys.discard(key)
+        known.keys.remove(key)
         found = self._by_key[key]
         found.remove(known)
         if not found:
