@@ -43,6 +43,7 @@ from tests.support.http1 import Dechunker
 
 LINGER, HOLD, TRUST, MOST, LOGGED = 5.0, 60.0, 30.0, 4, 3
 ANSWER = ResponseHead(200, b"OK", [(b"Content-Type", b"text/event-stream")])
+HEAD_OF_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
 
 @dataclass(eq=False)
@@ -173,12 +174,12 @@ class Sharing(RuleBasedStateMachine):
         else:
             if known is not None:
                 credential = known[1]
-                credential.accepted(ANSWER, (), b"", self.clock())
+                credential.accepted(HEAD_OF_ANSWER, (), b"", self.clock())
             else:
                 credential = Credential(
                     fingerprint,
                     fingerprint,
-                    ANSWER,
+                    HEAD_OF_ANSWER,
                     varies=(),
                     selected=b"",
                     expires_at=None,
