@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.integration.test_sharing import SHARE, SILENT, TAB, confirmed, data_of, group
+from tests.integration.test_sharing import ASKED, SHARE, SILENT, TAB, confirmed, data_of, group
 from tests.support.instance import config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, Step, chunk, response, stream_head
@@ -116,3 +116,16 @@ async def test_nobody_joins_a_body_that_turns_out_to_be_no_event_stream() -> Non
         async with await proxy.event_source(TAB) as another:
             await confirmed(another)
             assert len(upstream.connections) == 2
+
+
+@on_each_loop
+async def test_a_further_client_whose_body_is_no_event_stream_gets_it_alone() -> None:
+    opaque = [GOT_REQUEST, stream_head() + chunk(b'{"ok":1}')]  # its beginning comes with the head
+    async with group(ASKED, opaque, tabs=1) as (upstream, proxy, [first]):
+        async with await proxy.event_source(TAB) as second:
+            await second.wait_for(b'{"ok":1}')
+            await (await upstream.connection()).send(chunk(b"data: 1\n\n"))
+            await first.wait_for(b"data: 1\n\n")
+            assert b'{"ok":1}' not in first.received
+            assert b"data: 1" not in second.received
+        assert proxy.metric("share_groups") == 1

@@ -74,18 +74,21 @@ class JoinedClient:
 
 
 class GroupStage:
-    """One group, `upstream` being the stream that was accepted last."""
+    """One group, `upstream` being the stream that was accepted last. `reconnects`: whether the group asks
+    upstream again.
+    """
 
     fed = b""
 
-    def __init__(self, share: Share | None = None) -> None:
+    def __init__(self, *, reconnects: bool = True) -> None:
         self.clock = ManualClock()
-        self.share = Share("user.id") if share is None else share
+        self.share = Share("user.id")
+        again = Reconnect(when=ReconnectWhen.ALWAYS, delay=0.25, give_up_after=600.0)
         policy = StreamPolicy(
             confirm=Confirm(),
             keepalive=Keepalive(interval=INTERVAL),
             stall=None,
-            reconnect=Reconnect(when=ReconnectWhen.ALWAYS, delay=0.25, give_up_after=600.0),
+            reconnect=again if reconnects else None,
             share=self.share,
         )
         self.streams = Registry(100, None, held=10)
@@ -96,7 +99,7 @@ class GroupStage:
             )
         self.groups = Groups(self.share, b"key")
         self.attempts = _Attempts(policy, b"", always=True)
-        self.group = self.new_group(b"user", self.attempts)
+        self.group = self.new_group(b"user", self.attempts if reconnects else None)
         self.upstream: UpstreamSide
 
     def new_group(self, key: bytes, attempts: _Attempts | None = None) -> Group:

@@ -1,4 +1,6 @@
-"""Which credential a group asks upstream with, and whom a refusal concerns (behaviour.md#sharing)."""
+"""Which credential a group asks upstream with, whom a refusal concerns, and who gets the only place of a user
+(behaviour.md#sharing).
+"""
 
 from __future__ import annotations
 
@@ -92,3 +94,29 @@ def test_a_refused_credential_that_upstream_accepts_later_is_used_again() -> Non
     stage.lose()
     assert stage.attempts.bare == b"b"
     assert a.ended is None
+
+
+def test_an_upstream_that_ends_its_stream_for_a_client_that_asks_is_no_loss() -> None:
+    stage = GroupStage(reconnects=False)
+    a = stage.join("a")
+    answered = stage.group.ask()
+    stage.upstream.end()
+    assert a.ended is None
+    b = stage.join("a")
+    answered()
+    stage.upstream.send(b"data: 1\n\n")
+    assert (a.data, b.data) == (["1"], ["1"])
+    stage.upstream.end()
+    assert (a.ended, b.ended) == (CloseReason.UPSTREAM_END, CloseReason.UPSTREAM_END)
+
+
+def test_an_upstream_that_ends_its_stream_for_a_client_that_it_refuses_has_ended_it_for_all() -> None:
+    stage = GroupStage(reconnects=False)
+    a = stage.join("a")
+    refused, also_refused = stage.group.ask(), stage.group.ask()
+    stage.upstream.end()
+    refused()
+    assert a.ended is None
+    also_refused()
+    assert a.ended is CloseReason.UPSTREAM_END
+    assert stage.groups.find(b"user") is None
