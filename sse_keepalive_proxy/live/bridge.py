@@ -18,7 +18,7 @@ from sse_keepalive_proxy.live.bridged import Bridgeable
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.bridge_mapping import Mapping as Expressions
 from sse_keepalive_proxy.stream.bridge_mapping import identifier
-from sse_keepalive_proxy.stream.bridging import Fate, Matcher, Message, Outcome
+from sse_keepalive_proxy.stream.bridging import MOST, Fate, Matcher, Message, Outcome
 from sse_keepalive_proxy.stream.claims import claim
 from sse_keepalive_proxy.stream.policy import Bridge, BridgeMode
 from sse_keepalive_proxy.wire.block import split
@@ -224,6 +224,8 @@ class Place:
             return
         self._unwritten.append(each)
         self._flush()
+        while len(self._unwritten) > MOST or (self._unwritten and self._flow.opaque):
+            self._bridge.count(Outcome.MISSED, isinstance(self._unwritten.popleft(), Message))
 
     def _flush(self) -> None:
         """Write what waits, unless upstream has sent a part of a block."""

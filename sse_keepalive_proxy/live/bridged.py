@@ -9,9 +9,10 @@ __all__ = ["Bridgeable", "Bridged", "StreamBridge"]
 
 
 class Bridgeable(Protocol):
-    """The relay of a stream."""
+    """The relay of a stream. `opaque`: its body is no event stream, so nothing can be written into it."""
 
     bridge: Bridged | None
+    opaque: bool
 
     def fill(self, blocks: bytes, events: int, *, upstreams: bool) -> bool:
         """Write whole blocks with so many `events` between two blocks of upstream. Return whether they were
