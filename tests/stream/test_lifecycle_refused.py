@@ -59,5 +59,9 @@ def test_only_a_refusal_of_the_credential_keeps_a_stream() -> None:
 
 
 def test_a_stream_that_upstream_has_never_opened_is_not_kept() -> None:
-    early: list[tuple[float, Step]] = [(0, Reopens()), (0, KeepUntil(900)), (5, CommitEarly()), (6, REFUSED)]
-    assert play(LASTING, *early, until=1000).said == [(5, Commit(confirm=False)), (6, UNAUTHORIZED)]
+    early: list[tuple[float, Step]] = [(0, Reopens()), (0, KeepUntil(900)), (5, CommitEarly())]
+    committed = (5, Commit(confirm=False))
+    assert play(LASTING, *early, (6, REFUSED), until=1000).said == [committed, (6, UNAUTHORIZED)]
+    unavailable = NotOpened(CloseReason.UPSTREAM_STATUS, again=True)
+    said = play(LASTING, *early, (6, unavailable), (8, REFUSED), until=1000).said
+    assert said == [committed, (7, Reopen()), (8, UNAUTHORIZED)]
