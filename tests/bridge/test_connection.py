@@ -1,0 +1,68 @@
+"""The connection to a real nats-server: a burst leaves the loop free, an unused connection is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from sse_keepalive_proxy.bridge.connection import Connections
+from sse_keepalive_proxy.stream.policy import NatsServers
+from tests.support.nats import nats_server, publisher
+from tests.support.running import on_each_loop, soon
+
+BURST = 200
+
+
+@on_each_loop
+async def test_the_event_loop_runs_between_slow_messages_of_a_burst(tmp_path: Path) -> None:
+    loop, turns, seen = asyncio.get_running_loop(), 0, list[int]()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        ticking[0] = loop.call_soon(turn)
+
+    def receive(payload: bytes) -> None:
+        time.sleep(0.002)
+        seen.append(turns)
+
+    with nats_server(tmp_path) as (_, port):
+        connections = Connections()
+        connection = connections.to(NatsServers((f"nats://127.0.0.1:{port}",)))
+        connection.receive("chat", receive)
+        await soon(lambda: connection.connected_since is not None)
+        ticking = [loop.call_soon(turn)]
+        async with publisher(port) as client:
+            for _ in range(BURST):  # all fit into one read
+                await client.publish("chat", b"1")
+            await client.flush()
+            await soon(lambda: len(seen) == BURST)
+        ticking[0].cancel()
+        await connections.close()
+    assert max(seen.count(each) for each in set(seen)) < BURST / 10
+
+
+@on_each_loop
+async def test_equal_servers_have_one_connection_until_it_is_not_used(tmp_path: Path) -> None:
+    def receive(payload: bytes) -> None:
+        pass
+
+    with nats_server(tmp_path) as (_, port):
+        servers = NatsServers((f"nats://127.0.0.1:{port}",))
+        connections = Connections()
+        connection = connections.to(servers)
+        assert connections.to(NatsServers(servers.urls)) is connection
+        connection.receive("a", receive)
+        connection.receive("a", receive)
+        connection.receive("b", receive)
+        await soon(lambda: connection.connected_since is not None)
+        connection.ignore("a", receive)
+        connections.tidy()
+        assert connection.connected_since is not None
+        connection.ignore("a", receive)
+        connection.ignore("b", receive)
+        connections.tidy()
+        await soon(lambda: connection.connected_since is None)
+        assert connections.to(servers) is not connection
+        await connections.close()
