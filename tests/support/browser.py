@@ -53,6 +53,8 @@ class Tab:
         match message.get("method"):
             case None:
                 answer = self._waiting.pop(message["id"])
+                if answer.cancelled():
+                    return  # who asked has given up
                 if "error" in message:
                     answer.set_exception(RuntimeError(str(message["error"])))
                 else:
