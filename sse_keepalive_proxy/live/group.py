@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sse_keepalive_proxy.errors import UpstreamError
+from sse_keepalive_proxy.http.attempts import Answer
 from sse_keepalive_proxy.http.chunked import chunk
 from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
@@ -28,7 +29,7 @@ from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import OnRefusal, Share
 from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog
-from sse_keepalive_proxy.stream.states import State
+from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Group"]
 
@@ -46,8 +47,8 @@ class Group(Source):
     """
 
     __slots__ = (
-        "_arriving", "_asked_with", "_asks", "_empty_since", "_has_ended", "_is_held", "_members", "_over",
-        "_share", "_until", "_waits", "credentials", "key", "log",
+        "_arriving", "_asked_at", "_asked_with", "_asks", "_empty_since", "_has_ended", "_is_held",
+        "_is_overtaken", "_members", "_over", "_share", "_until", "_waits", "credentials", "key", "log",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,8 @@ class Group(Source):
         self._waits = False  # whether the last member wanted upstream to be opened again after an end
         self.credentials: list[Credential] = []
         self._asked_with: Credential | None = None  # in the latest attempt to open upstream again
+        self._asked_at = 0.0  # when it began
+        self._is_overtaken = False  # by an answer to a client that had asked before it
         reconnect = route.policy.reconnect
         if reconnect is not None and reconnect.on_refusal is OnRefusal.KEEP:
             self.life.handle(messages.KeepUntil(_NEVER), self.opened_at)
@@ -124,26 +127,32 @@ class Group(Source):
 
     def _adopt(self, body: Body, of: Membership) -> None:
         """Read upstream's stream from `body`, which upstream has accepted for a client. The older one is
-        closed. A server with one place for each user has ended it already.
+        closed. A server with one place for each user has ended it already, or ends this one for an attempt
+        that the group has begun since.
         """
         if self.life.close_reason is not None or self.flow.in_part:
             body.part(self.let_go)
             return
+        if self._reconnection is not None:
+            if self._exchange is None or self._is_overtaken:
+                self._is_overtaken = self._reconnection.busy and self._asked_at >= of.asked_at
+                if not self._is_overtaken:
+                    self._reconnection.cancel()
+            self._reconnection.ask_with(of.credential.bare)
+        self._replace(body, of.asked_at, resumed=of.resumes)
+
+    def _replace(self, body: Body, asked_at: float, *, resumed: bool) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.part(self.let_go)
-        elif self._reconnection is not None:
-            self._reconnection.cancel()
         if exchange is not None or self._has_ended:
             self.flow.start_over()
         self._has_ended = False
-        if self._reconnection is not None:
-            self._reconnection.ask_with(of.credential.bare)
         if self.life.opened_at is None:
             self._open(body)
             return
         self._exchange, self._events_before = body, self.flow.events
-        self._handle(messages.Replaced(of.asked_at, of.resumes))
+        self._handle(messages.Replaced(asked_at, resumed))
         body.attach(self.flow)
 
     @property
@@ -154,21 +163,45 @@ class Group(Source):
         return known[-1] if known else None
 
     def _reopen(self) -> None:
-        self._asked_with = newest = self._newest
-        if newest is not None and self._reconnection is not None:
-            self._reconnection.ask_with(newest.bare)
+        self._asked_with, self._asked_at = self._newest, self.route.now()
+        if self._reconnection is not None:
+            if self._is_overtaken:
+                self._is_overtaken = False
+                self._reconnection.cancel()
+            if self._asked_with is not None:
+                self._reconnection.ask_with(self._asked_with.bare)
         super()._reopen()
 
     def _accepted(self) -> None:
         if self._asked_with is not None:
             self._asked_with.accepted_at = self.route.now()
 
+    def reopened(self, answer: Answer) -> None:
+        """Handle a stream from upstream. If the attempt was overtaken, this one is still the newest."""
+        if not self._is_overtaken:
+            super().reopened(answer)
+            return
+        self._is_overtaken = False
+        try:
+            self._accepted()
+            self.reconnects += 1
+            self.route.metrics.upstream_reconnects[ReconnectResult.REOPENED] += 1
+            self._replace(answer.body, self._asked_at, resumed=False)
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            self.fail(error)
+
     def not_reopened(
         self, failed: messages.NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead
     ) -> None:
         """Handle an error of upstream, or an answer without a stream. While upstream is lost, a refusal
-        concerns the clients of one credential; upstream is asked again with another one, if there is any.
+        concerns the clients of one credential; upstream is asked again with another one, if there is any. The
+        failure of an attempt that was overtaken ends no stream.
         """
+        if self._is_overtaken:
+            self._is_overtaken = False
+            self.route.metrics.upstream_reconnects[ReconnectResult.FAILED] += 1
+            self._end_if_due()
+            return
         asked, lost = self._asked_with, self._exchange is None
         if failed.reason is CloseReason.UNAUTHORIZED and not failed.again and asked is not None and lost:
             asked.refused = True
@@ -207,14 +240,14 @@ class Group(Source):
         """
         if self._is_held:
             self._until = self.route.now() + _LAST_MOMENT  # a client that is coming back finds the log
-        elif not self._asks or self.life.reopens:
+        elif not self._is_overtaken and (not self._asks or self.life.reopens):
             super().upstream_ended()
             return
         self._has_ended, self._exchange = True, None
         self._arm()
 
     def _end_if_due(self) -> None:
-        if self._has_ended and not self._asks and not self._is_held:
+        if self._has_ended and not (self._asks or self._is_held or self._is_overtaken):
             self._has_ended = False
             super().upstream_ended()
 

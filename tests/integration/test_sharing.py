@@ -174,6 +174,57 @@ async def test_the_newest_accepted_connection_serves_the_group() -> None:
 
 
 @on_each_loop
+async def test_a_joiner_that_asked_before_the_group_asked_again_loses_no_event_of_either_stream() -> None:
+    ends, first, second, more = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    old = [GOT_REQUEST, stream_head("Vary: *"), ends, LAST_CHUNK]
+    joins = [GOT_REQUEST, first, stream_head(), chunk(b"data: 1\n\n"), LAST_CHUNK]
+    again = [GOT_REQUEST, second, stream_head(), more, chunk(b"data: 2\n\n")]
+    stream = SHARE + "reconnect: {when: always, delay: 10ms}\n"
+    async with (
+        group(old, joins, again, stream=stream, tabs=1) as (upstream, proxy, [one]),
+        await proxy.event_source(TAB) as two,
+    ):
+        await upstream.connection(1)
+        ends.set()
+        await upstream.connection(2)
+        first.set()
+        for client in (one, two):
+            await client.wait_for(b"data: 1")
+        second.set()
+        await soon(lambda: proxy.metric("upstream_reconnects_total", result="reopened") == 1)
+        more.set()
+        for client in (one, two):
+            await client.wait_for(b"data: 2")
+            assert data_of(client) == ["1", "2"]
+        assert len(upstream.connections) == 3
+
+
+@on_each_loop
+async def test_an_attempt_that_fails_behind_the_answer_to_a_joiner_harms_nobody() -> None:
+    ends, first, fails = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    old = [GOT_REQUEST, stream_head("Vary: *"), ends, LAST_CHUNK]
+    joins = [GOT_REQUEST, first, stream_head(), chunk(b"data: 1\n\n"), LAST_CHUNK]
+    refuses = [GOT_REQUEST, fails, response("401 Unauthorized", b"no")]
+    again = [GOT_REQUEST, stream_head(), chunk(b"data: 2\n\n")]
+    stream = SHARE + "reconnect: {when: always, delay: 10ms}\n"
+    async with (
+        group(old, joins, refuses, again, stream=stream, tabs=1) as (upstream, proxy, [one]),
+        await proxy.event_source(TAB) as two,
+    ):
+        await upstream.connection(1)
+        ends.set()
+        await upstream.connection(2)
+        first.set()
+        await two.wait_for(b"data: 1")
+        fails.set()
+        for client in (one, two):
+            await client.wait_for(b"data: 2")
+            assert data_of(client) == ["1", "2"]
+            assert client.ending is None
+        assert len(upstream.connections) == 4
+
+
+@on_each_loop
 async def test_a_slow_client_is_cut_alone() -> None:
     async with group(SILENT, stream=SHARE) as (upstream, proxy, [slow, quick]):
         slow.pause()
