@@ -29,10 +29,10 @@ from sse_keepalive_proxy.live.membership import Credential, Membership
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.line import redact_target
-from sse_keepalive_proxy.observe.route_metrics import Join
 from sse_keepalive_proxy.stream.claims import claim
 from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, ReplayIds, Share, Verify
 from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours
+from sse_keepalive_proxy.stream.states import Join
 from sse_keepalive_proxy.wire import encode
 from sse_keepalive_proxy.wire.framing import begins_event_stream
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Protocol
 
 from sse_keepalive_proxy.errors import (
@@ -24,16 +23,9 @@ from sse_keepalive_proxy.stream.families import TREATMENTS
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import ConfirmForm, KeepaliveForm
 from sse_keepalive_proxy.stream.replay_log import GapReason
-from sse_keepalive_proxy.stream.states import ReconnectResult
+from sse_keepalive_proxy.stream.states import Join, ReconnectResult
 
-__all__ = ["Counts", "Histogram", "Join", "RouteMetrics"]
-
-
-class Join(StrEnum):
-    """How a client came into a group: by its own request to upstream, or trusted without one."""
-
-    ASKED = "asked"
-    TRUSTED = "trusted"
+__all__ = ["Counts", "Histogram", "RouteMetrics"]
 
 
 _REJECTIONS = ("max_streams", "max_streams_per_client")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-__all__ = ["TRANSITIONS", "CloseReason", "ReconnectResult", "State"]
+__all__ = ["TRANSITIONS", "CloseReason", "Join", "ReconnectResult", "State"]
 
 
 class State(StrEnum):
@@ -59,6 +59,13 @@ class ReconnectResult(StrEnum):
     REOPENED = "reopened"
     FAILED = "failed"
     ENDED = "ended"
+
+
+class Join(StrEnum):
+    """How a client came into a group: by its own request to upstream, or trusted without one."""
+
+    ASKED = "asked"
+    TRUSTED = "trusted"
 
 
 _LIFELESS = "no sign of life for stall.after"
