@@ -378,7 +378,7 @@ async def _many(scene: Staged) -> None:
     for n in range(50):
         await scene.is_refused(await scene.ask(Asks(token=token(n=n + 1))))
     [(_, groups)] = [known for route, known in scene.proxy.proxy._process.groups.items() if route == "events"]
-    await soon(lambda: len(groups._turns) == 0)
+    await soon(lambda: len(groups._openings) == 0)
     assert (len(groups._groups), len(groups._accepted)) == (1, 1)
 
 
