@@ -382,6 +382,11 @@ class Group(Source):
         self._is_held = True
         self._handle(messages.Fault(CloseReason.CLIENT_GONE))
 
+    def hurry(self) -> None:
+        """Wait for no client that may come back: the proxy drains."""
+        if not self._is_held:
+            self._linger_over()
+
     def _linger_over(self) -> None:
         """Decide about upstream's stream, which no client reads: it may be held for longer."""
         hold = self.route.policy.hold
@@ -467,11 +472,13 @@ class Group(Source):
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return its values for pages."""
-        flow = self.flow
+        flow, state = self.flow, self.life.state.value
+        if self._until is not None:
+            state = "held" if self._is_held else "lingering"
         return {
             "id": self.stream_id,
             "route": self.route_name,
-            "state": self.life.state.value if self._until is None else "held",
+            "state": state,
             "client": self.client,
             "family": None,
             "clients": self.clients,

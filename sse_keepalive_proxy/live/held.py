@@ -104,6 +104,9 @@ class _Held:
         """Close the exchange now."""
         self._over("let_go")
 
+    def hurry(self) -> None:
+        """Do nothing: no client can come back to it."""
+
     def _over(self, why: str) -> None:
         if self._is_over:
             return

@@ -1,4 +1,4 @@
-"""The streams of upstream that are kept open although their client has gone (`leave.hold`).
+"""The streams of upstream that are kept open although their client has gone (`leave.hold`, `share.linger`).
 
 Their number is limited (`limits.max_held`): the oldest is let go first. They are no clients, so no other
 limit and no metric of clients includes them.
@@ -23,6 +23,9 @@ class HeldStream(Protocol):
     def drop(self) -> None:
         """Close it now. It removes itself."""
 
+    def hurry(self) -> None:
+        """Wait for no client that may come back."""
+
 
 class HeldStreams:
     """All of them, the oldest first."""
@@ -42,6 +45,11 @@ class HeldStreams:
         self._limit = limit
         while len(self._streams) > limit:
             next(iter(self._streams)).drop()
+
+    def hurry(self) -> None:
+        """Let those go that only wait for a client that may come back."""
+        for each in self:
+            each.hurry()
 
     def add(self, stream: HeldStream) -> None:
         """Add the newest."""

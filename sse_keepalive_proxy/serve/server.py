@@ -222,7 +222,8 @@ class Server:
         last stream has ended, `drain.spread` at most. Return when no connection is left, after
         `drain.timeout` at the latest, or at once when `hurry` is set. Upstream streams that are held without
         a client end last: they have `_RETURN` more seconds, because a client that opens its stream elsewhere
-        may end the harm that they prevent.
+        may end the harm that they prevent. Those that only wait for a client to come back (`share.linger`)
+        have none.
         """
         self.phase = Phase.DRAINING
         await self._reloader.stop()
@@ -238,6 +239,7 @@ class Server:
                 if not len(self.streams) or now >= spread.until:
                     self._stop_listening()  # accepts the waiting connections, which are still served
                 if not proxy.busy:
+                    self.streams.held.hurry()
                     alone_since = now if alone_since is None else alone_since
                     if not len(self.streams.held) or now >= alone_since + _RETURN:
                         break

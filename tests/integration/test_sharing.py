@@ -51,6 +51,12 @@ async def group(
         yield upstream, proxy, clients
 
 
+async def without_clients(proxy: Instance, state: str) -> None:
+    """Wait until the only group is in this state: `lingering` or `held`."""
+    now = asyncio.get_running_loop().time
+    await soon(lambda: [each.snapshot(now())["state"] for each in proxy.server.streams.groups] == [state])
+
+
 async def confirmed(*clients: RawClient) -> None:
     for client in clients:
         await client.wait_for(b"connection_confirmed")
@@ -142,7 +148,7 @@ async def test_a_client_that_comes_back_while_upstream_lingers_gets_it() -> None
     stream = "share: {by: credential, linger: 1m}\n"
     async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
         await first.close()
-        await soon(lambda: proxy.metric("upstream_held_streams") == 1)
+        await without_clients(proxy, "lingering")
         async with await proxy.event_source(TAB) as again:
             await confirmed(again)
             assert proxy.metric("upstream_held_streams") == 0
@@ -292,8 +298,7 @@ async def test_a_client_gets_the_stream_that_was_held_for_it_with_all_that_it_ha
         await first.wait_for(b"data: 1")
         last = next(event.last_event_id for event in first.events if event.data == "1")
         await first.close()
-        await asyncio.sleep(0.2)  # the linger is over
-        assert proxy.metric("upstream_held_streams") == 1
+        await without_clients(proxy, "held")
         await server.send(chunk(b"data: 2\n\n"))
         await soon(lambda: proxy.metric("upstream_events_total") == 2)
         async with await proxy.event_source(TAB, f"Last-Event-ID: {last}") as again:
@@ -310,7 +315,7 @@ async def test_a_held_stream_that_upstream_ends_is_not_asked_for_again() -> None
     ends = [GOT_REQUEST, stream_head(), go_on, chunk(b"data: 0\n\n"), LAST_CHUNK]
     async with group(ends, SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
         await first.close()
-        await asyncio.sleep(0.2)  # the linger is over
+        await without_clients(proxy, "held")
         go_on.set()
         await soon(lambda: proxy.metric("share_groups") == 0)
         assert proxy.metric("upstream_held_streams") == 0
@@ -327,7 +332,7 @@ async def test_an_upstream_that_ends_during_the_linger_is_asked_again_for_the_lo
     goes_on = [GOT_REQUEST, stream_head(), chunk(b"data: 2\n\n")]
     async with group(ends, goes_on, stream=stream, tabs=1) as (upstream, proxy, [first]):
         await first.close()
-        await soon(lambda: proxy.metric("upstream_held_streams") == 1)
+        await without_clients(proxy, "lingering")
         go_on.set()
         await soon(lambda: proxy.metric("upstream_events_total") == 2)
         async with await proxy.event_source(TAB, "Last-Event-ID: skp-00000000-1") as again:
@@ -362,18 +367,21 @@ async def test_an_id_of_the_proxy_never_reaches_upstream_also_for_a_client_witho
 
 
 def single_slot(*, ends_first: asyncio.Event) -> tuple[Script, Script]:
-    """A server with one place: the second request ends the first stream, some time before its own answer."""
+    """A server with one place: the second request ends the first stream, before its own answer."""
+    has_ended = asyncio.Event()
 
     async def first(connection: UpstreamConnection) -> None:
         await connection.request()
         await connection.send(stream_head("Vary: *") + chunk(b"data: 1\n\n"))
         await ends_first.wait()
         await connection.send(LAST_CHUNK)
+        await connection.wait_closed()
+        has_ended.set()
 
     async def second(connection: UpstreamConnection) -> None:
         await connection.request()
         ends_first.set()
-        await asyncio.sleep(0.2)
+        await has_ended.wait()
         await connection.send(stream_head("Vary: *") + chunk(b"data: 2\n\n"))
 
     return first, second
@@ -398,8 +406,7 @@ async def test_who_takes_the_place_of_a_held_stream_finds_its_log() -> None:
         await first.wait_for(b"data: 1")
         nonce = next(event.last_event_id for event in first.events if event.data == "1").rpartition("-")[0]
         await first.close()
-        await asyncio.sleep(0.2)  # the linger is over
-        assert proxy.metric("upstream_held_streams") == 1
+        await without_clients(proxy, "held")
         async with await proxy.event_source(TAB, f"Last-Event-ID: {nonce}-0") as again:
             await again.wait_for(b"data: 2")
             assert data_of(again) == ["2"]

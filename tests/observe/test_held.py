@@ -11,7 +11,7 @@ class Stream:
     route_name = "events"
 
     def __init__(self, book: HeldStreams) -> None:
-        self.book, self.gone = book, False
+        self.book, self.gone, self.hurried = book, False, False
 
     def snapshot(self, now: float) -> dict[str, Any]:
         return {"now": now}
@@ -19,6 +19,9 @@ class Stream:
     def drop(self) -> None:
         self.gone = True
         self.book.remove(self)
+
+    def hurry(self) -> None:
+        self.hurried = True
 
 
 def filled(limit: int, count: int) -> tuple[HeldStreams, list[Stream]]:
@@ -57,3 +60,10 @@ def test_a_smaller_limit_lets_the_oldest_go_and_no_limit_lets_all_of_them_go() -
     book.add(late := Stream(book))
     assert late.gone
     assert len(book) == 0
+
+
+def test_at_the_end_of_a_drain_each_waits_for_no_client() -> None:
+    book, streams = filled(2, 2)
+    book.hurry()
+    assert all(stream.hurried for stream in streams)
+    assert len(book) == 2

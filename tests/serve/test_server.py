@@ -398,6 +398,23 @@ async def test_a_drain_is_over_when_upstream_has_ended_what_was_held() -> None:
 
 @pytest.mark.usefixtures("on_both")
 @on_each_loop
+async def test_a_group_that_waits_for_clients_to_come_back_does_not_prolong_a_drain() -> None:
+    async with (
+        RawUpstream(SILENT) as upstream,
+        Instance(config(upstream, "share: {by: credential, linger: 1m}", before=QUICK)) as proxy,
+        await proxy.event_source("/events?access_token=one") as client,
+    ):
+        await client.wait_for(b"connection_confirmed")
+        async with Draining(proxy) as draining:
+            await client.wait_end()
+            ended_at = asyncio.get_running_loop().time()
+            await draining.task
+            assert asyncio.get_running_loop().time() - ended_at < 4
+        await upstream.wait_all_closed()
+
+
+@pytest.mark.usefixtures("on_both")
+@on_each_loop
 async def test_a_hurried_drain_holds_nothing() -> None:
     async with (
         RawUpstream(SILENT) as upstream,
