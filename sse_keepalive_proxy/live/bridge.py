@@ -188,7 +188,7 @@ class Place:
     def __init__(self, bridge: RouteBridge, flow: Bridgeable, subscriber: str) -> None:
         self._bridge, self._flow, self.subscriber = bridge, flow, subscriber
         self._matcher = Matcher(bridge.policy.mode, bridge.policy.grace)
-        self._unwritten: deque[Message | bytes] = deque()
+        self._unwritten: list[Message | bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -225,7 +225,7 @@ class Place:
         self._unwritten.append(each)
         self._flush()
         while len(self._unwritten) > MOST or (self._unwritten and self._flow.opaque):
-            self._bridge.count(Outcome.MISSED, isinstance(self._unwritten.popleft(), Message))
+            self._bridge.count(Outcome.MISSED, isinstance(self._unwritten.pop(0), Message))
 
     def _flush(self) -> None:
         """Write what waits, unless upstream has sent a part of a block."""
@@ -241,7 +241,7 @@ class Place:
                 written = not each.frames or flow.fill(each.frames, each.events, upstreams=False)
             if not written:
                 break
-            unwritten.popleft()
+            unwritten.pop(0)
             if isinstance(each, Message):
                 self._bridge.count(Outcome.FILLED)
         if unwritten and not self._closed:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import jmespath
 import jmespath.parser
+import jmespath.visitor
 from jmespath import functions
 
 from sse_keepalive_proxy.errors import EncodingError, InvalidMessage
@@ -54,7 +55,11 @@ class _Functions(functions.Functions):
 FUNCTIONS = frozenset(_Functions.FUNCTION_TABLE)
 """The names of all functions that an expression may call."""
 
-_OPTIONS = jmespath.Options(custom_functions=_Functions())
+_INTERPRETER = jmespath.visitor.TreeInterpreter(jmespath.Options(custom_functions=_Functions()))
+"""Evaluates all expressions. `search` of an expression would make another one each time, and each is a cycle
+that only the garbage collector frees.
+"""
+
 _UNREADABLE = (
     jmespath.exceptions.JMESPathError,
     ArithmeticError,
@@ -116,13 +121,13 @@ def _no_number(_: str) -> NoReturn:
 class _Expression:
     """One compiled expression."""
 
-    __slots__ = ("_compiled",)
+    __slots__ = ("_tree",)
 
     def __init__(self, text: str) -> None:
-        self._compiled = _compiled(text)
+        self._tree = _compiled(text).parsed
 
     def __call__(self, value: Any) -> Any:
-        return self._compiled.search(value, _OPTIONS)
+        return _INTERPRETER.visit(self._tree, value)
 
 
 class _Subject:

@@ -7,8 +7,6 @@ caller writes and counts.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -63,8 +61,8 @@ class _Known:
 
     __slots__ = ("at", "keys")
 
-    def __init__(self, at: float, keys: Sequence[Key]) -> None:
-        self.at, self.keys = at, list(keys)
+    def __init__(self, at: float, keys: tuple[Key, ...]) -> None:
+        self.at, self.keys = at, keys
 
 
 class _Published(_Known):
@@ -72,7 +70,7 @@ class _Published(_Known):
 
     __slots__ = ("message", "waits")
 
-    def __init__(self, at: float, message: Message, keys: Sequence[Key], *, waits: bool) -> None:
+    def __init__(self, at: float, message: Message, keys: tuple[Key, ...], *, waits: bool) -> None:
         super().__init__(at, keys)
         self.message, self.waits = message, waits
 
@@ -82,7 +80,7 @@ class _Event(_Known):
 
     __slots__ = ("block",)
 
-    def __init__(self, at: float, keys: Sequence[Key], block: bytes | None) -> None:
+    def __init__(self, at: float, keys: tuple[Key, ...], block: bytes | None) -> None:
         super().__init__(at, keys)
         self.block = block
 
@@ -91,13 +89,17 @@ _K = TypeVar("_K", bound=_Known)
 
 
 class _Memory(Generic[_K]):
-    """What is known, in the order of its arrival and by its keys."""
+    """What is known, in the order of its arrival and by its keys.
+
+    It is small, because each stream has two, and has few objects, because Python's garbage collector looks at
+    all of them: lists (an empty deque is ten times larger), and none for a key that only one has.
+    """
 
     __slots__ = ("_by_key", "_known")
 
     def __init__(self) -> None:
-        self._known: deque[_K] = deque()
-        self._by_key: dict[Key, list[_K]] = {}  # a deque is ten times larger, and most have one
+        self._known: list[_K] = []
+        self._by_key: dict[Key, _K | list[_K]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -106,37 +108,42 @@ class _Memory(Generic[_K]):
         """Remember `known`, the newest."""
         self._known.append(known)
         for key in known.keys:
-            self._by_key.setdefault(key, []).append(known)
+            found = self._by_key.setdefault(key, known)
+            if isinstance(found, list):
+                found.append(known)
+            elif found is not known:
+                self._by_key[key] = [found, known]
 
-    def oldest(self, keys: Sequence[Key]) -> _K | None:
+    def _first(self, key: Key) -> _K | None:
+        found = self._by_key.get(key)
+        return found[0] if isinstance(found, list) else found
+
+    def oldest(self, keys: tuple[Key, ...]) -> _K | None:
         """Return the oldest one that has the first of `keys` that any has, or None. It does not fit again by
         any of `keys`.
         """
         for key in keys:
-            found = self._by_key.get(key)
-            if found:
-                known = found[0]
+            known = self._first(key)
+            if known is not None:
                 for each in keys:
                     if each in known.keys:
                         self._close(each, known)
                 return known
         return None
 
-    def all_oldest(self, keys: Sequence[Key]) -> tuple[list[_K], list[Key]]:
+    def all_oldest(self, keys: tuple[Key, ...]) -> tuple[list[_K], tuple[Key, ...]]:
         """Return the oldest one for each of `keys`, without repetition, and the keys that none has. They do
         not fit again by `keys`.
         """
         taken: list[_K] = []
-        without: list[Key] = []
+        without = keys
         for key in keys:
-            found = self._by_key.get(key)
-            if not found:
-                without.append(key)
-                continue
-            known = found[0]
-            self._close(key, known)
-            if known not in taken:
-                taken.append(known)
+            known = self._first(key)
+            if known is not None:
+                self._close(key, known)
+                without = _less(without, key)
+                if known not in taken:
+                    taken.append(known)
         return taken, without
 
     def forget(self, before: float, most: int) -> bool:
@@ -145,23 +152,28 @@ class _Memory(Generic[_K]):
         """
         known = self._known
         while known and known[0].at < before:
-            self._drop(known.popleft())
+            self._drop(known.pop(0))
         if len(known) <= most:
             return False
         while len(known) > most:
-            self._drop(known.popleft())
+            self._drop(known.pop(0))
         return True
 
     def _drop(self, known: _K) -> None:
-        for key in tuple(known.keys):
+        for key in known.keys:
             self._close(key, known)
 
     def _close(self, key: Key, known: _K) -> None:
-        known.keys.remove(key)
+        known.keys = _less(known.keys, key)
         found = self._by_key[key]
-        found.remove(known)
-        if not found:
+        if isinstance(found, list) and len(found) > 1:
+            found.remove(known)
+        else:
             del self._by_key[key]
+
+
+def _less(keys: tuple[Key, ...], key: Key) -> tuple[Key, ...]:
+    return tuple(each for each in keys if each != key)
 
 
 def remembered_for(grace: float) -> float:
@@ -183,7 +195,7 @@ class Matcher:
         self._memory = remembered_for(grace)
         self._messages: _Memory[_Published] = _Memory()
         self._events: _Memory[_Event] = _Memory()
-        self._waiting: deque[_Published | _Event] = deque()
+        self._waiting: list[_Published | _Event] = []
         self.overflows = 0
 
     def message(self, message: Message, now: float) -> tuple[Outcome | None, int]:
@@ -204,7 +216,7 @@ class Matcher:
         outcome = Outcome.DELIVERED if len(waited) < len(copies) else Outcome.FILLED
         return outcome, len(waited)
 
-    def event(self, keys: Sequence[Key], block: bytes, now: float) -> Fate:
+    def event(self, keys: tuple[Key, ...], block: bytes, now: float) -> Fate:
         """Take an event of upstream: its keys, and its block."""
         if not keys:
             return Fate.PASSES
@@ -240,7 +252,7 @@ class Matcher:
         over: list[Message | bytes] = []
         waiting, most = self._waiting, self._most
         while waiting and (now >= waiting[0].at + self._grace or len(waiting) > most):
-            known = waiting.popleft()
+            known = waiting.pop(0)
             if isinstance(known, _Published):
                 if known.waits:
                     known.waits = False
