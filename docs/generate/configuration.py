@@ -21,6 +21,7 @@ _BRIDGE: dict[str, Any] = {
     "tls": None,
     "subscriber": "claim:sub",
     "subjects": [{"subject": "a", "recipients": "a", "frames": [{"data": "a"}]}],
+    "durable": {"stream": "A"},
 }
 _ROUTE: dict[str, Any] = {
     "name": "a",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import nats
 from nats.aio.client import Client
@@ -22,30 +22,48 @@ from sse_keepalive_proxy.config.types.certificates import client_context
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.policy import NatsServers
 
-__all__ = ["Connection", "Connections", "Receive"]
+__all__ = ["MOST_PENDING", "Connection", "Connections", "Receive", "one_line", "unsubscribe"]
 
 logger = logging.getLogger("sse_keepalive_proxy.bridge")
 
 _CONNECT_TIMEOUT = 5  # seconds, as nats-py takes them
 _RECONNECT_WAIT = 1
 _PING_INTERVAL = 10
-_MOST_PENDING = 64 << 20
+MOST_PENDING = 64 << 20
 """Bytes of messages of one subject that wait to be handled. More are dropped by nats-py, which says so."""
 
 _SLICE = 0.005
 """Seconds: messages of a burst are handled for so long, then the event loop runs."""
 
-Receive = Callable[[bytes], None]
-"""Handles the payload of a message. It raises nothing."""
+Receive = Callable[[bytes, int], None]
+"""Handles the payload of a message, and its position in a stream, 0 without one. It raises nothing."""
+
+
+class Reader(Protocol):
+    """What reads with a connection, beside the subscriptions."""
+
+    def up(self, client: Client) -> None:
+        """Read with `client`, which is connected."""
+
+    def down(self) -> None:
+        """Do not read: there is no connection."""
 
 
 class Connection:
-    """A connection to `servers` while any subject has a receiver."""
+    """A connection to `servers` while any subject has a receiver, or anything reads.
+
+    Without a stream there are no positions: `position`, `begun`, `history`, and nothing can be behind.
+    """
+
+    position: int | None = None
+    begun = history = 0
+    behind_since: float | None = None
 
     def __init__(self, servers: NatsServers) -> None:
         self._servers = servers
         self._loop = asyncio.get_running_loop()
         self._receivers: dict[str, list[Receive]] = {}
+        self._readers: list[Reader] = []
         self._subscriptions: dict[str, Subscription] = {}
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
@@ -58,8 +76,8 @@ class Connection:
 
     @property
     def is_used(self) -> bool:
-        """Whether any subject has a receiver."""
-        return bool(self._receivers)
+        """Whether any subject has a receiver, or anything reads."""
+        return bool(self._receivers or self._readers)
 
     def receive(self, subject: str, receive: Receive) -> None:
         """Call `receive` with each message on `subject`, from now on."""
@@ -77,8 +95,26 @@ class Connection:
         if not receivers:
             del self._receivers[subject]
             subscription = self._subscriptions.pop(subject, None)
-            if subscription is not None and self._receivers:
-                self._later(_unsubscribe(subscription))
+            if subscription is not None and self.is_used:
+                self._later(unsubscribe(subscription))
+
+    def attach(self, reader: Reader) -> None:
+        """Tell `reader` when there is a connection, and when it is lost."""
+        self._readers.append(reader)
+        if self._task is None:
+            self._task = spawn(self._run())
+        elif self.connected_since is not None and self._client is not None:
+            reader.up(self._client)
+
+    def detach(self, reader: Reader) -> None:
+        """Tell `reader` no more."""
+        self._readers.remove(reader)
+
+    async def breathe(self) -> None:
+        """Let the event loop run, if messages have been handled for long."""
+        if self._loop.time() >= self._slice_began + _SLICE:
+            await asyncio.sleep(0)
+            self._slice_began = self._loop.time()
 
     async def close(self) -> None:
         """Close the connection."""
@@ -113,7 +149,8 @@ class Connection:
                 await _close(client)
                 await asyncio.sleep(_RECONNECT_WAIT)
         finally:
-            self._client = self.connected_since = None
+            self._client = None
+            self._gone()
             if client is not None:
                 await _close(client)
 
@@ -153,18 +190,18 @@ class Connection:
 
         async def received(message: Msg) -> None:
             for receive in tuple(self._receivers.get(subject, ())):
-                receive(message.data)
-            if self._loop.time() >= self._slice_began + _SLICE:
-                await asyncio.sleep(0)
-                self._slice_began = self._loop.time()
+                receive(message.data, 0)
+            await self.breathe()
 
         self._subscriptions[subject] = await client.subscribe(
-            subject, cb=received, pending_msgs_limit=-1, pending_bytes_limit=_MOST_PENDING
+            subject, cb=received, pending_msgs_limit=-1, pending_bytes_limit=MOST_PENDING
         )
 
     # What nats-py says.
 
     async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, SlowConsumerError) and error.subject not in self._subscriptions:
+            return  # a reader reads again what was lost
         if isinstance(error, SlowConsumerError):
             self.connected_since = self._loop.time()  # messages were lost until now
             self._say(f"messages were lost, because they came faster than they are handled: {error.subject}")
@@ -186,11 +223,19 @@ class Connection:
         url = None if self._client is None else self._client.connected_url
         fields = {"server": "" if url is None else f"{url.hostname}:{url.port}"}
         logger.info("connected to NATS", extra={"fields": fields})
+        if self._client is not None:
+            for reader in self._readers:
+                reader.up(self._client)
 
     def _down(self, error: BaseException | None) -> None:
-        self.connected_since = None
-        why = "the connection is lost" if error is None else _one_line(error)
+        self._gone()
+        why = "the connection is lost" if error is None else one_line(error)
         self._say(f"no connection to NATS, so the bridge fills nothing until it is back: {why}")
+
+    def _gone(self) -> None:
+        self.connected_since = None
+        for reader in self._readers:
+            reader.down()
 
     def _say(self, text: str) -> None:
         """Log one line until the connection is up again."""
@@ -206,14 +251,14 @@ async def _close(client: Client) -> None:
         logger.debug("NATS was not closed cleanly: %s", error)
 
 
-async def _unsubscribe(subscription: Subscription) -> None:
+async def unsubscribe(subscription: Subscription) -> None:
     try:
         await subscription.unsubscribe()
     except nats.errors.Error as error:
         logger.debug("NATS was not unsubscribed from: %s", error)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

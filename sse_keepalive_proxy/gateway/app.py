@@ -153,7 +153,7 @@ class Proxy:
             stream = StreamRoutes(route.name, policy, metrics, process.streams, process.backlog)
         bridge = None
         if policy is not None and policy.bridge is not None:
-            bridge = self._bridges_of_routes().of(route.name, policy.bridge, metrics)
+            bridge = self._bridges_of_routes().of(route.name, policy.bridge, policy.share, metrics)
         groups = None
         if policy is not None and policy.share is not None:
             alike = policy.identity, policy.credential, policy.bridge, upstream.address

@@ -24,6 +24,7 @@ from sse_keepalive_proxy.http.headers import encode_head
 from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.http.response_head import ResponseReader
+from sse_keepalive_proxy.live.bridged import StreamBridge
 from sse_keepalive_proxy.live.group import Group
 from sse_keepalive_proxy.live.membership import Credential, Membership
 from sse_keepalive_proxy.live.reconnect import Reconnection
@@ -31,7 +32,7 @@ from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.stream.claims import claim
 from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, ReplayIds, Share, Verify
-from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours
+from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours, position_in
 from sse_keepalive_proxy.stream.states import Join
 from sse_keepalive_proxy.wire import encode
 from sse_keepalive_proxy.wire.framing import begins_event_stream
@@ -114,6 +115,7 @@ class SharedOpening:
     streams: StreamRoutes
     request: ClientRequest
     identify: Callable[[], Holder | TokenRejection | None]
+    bridge: StreamBridge | None
     trusts_signature: bool
     fingerprint: bytes
     key: bytes
@@ -129,6 +131,7 @@ class SharedOpening:
         request: ClientRequest,
         head: bytes,
         identify: Callable[[], Holder | TokenRejection | None],
+        bridge: StreamBridge | None = None,
     ) -> SharedOpening | None:
         """Return the opening of `request`, or None if it must have a stream of its own. `head`: the head for
         upstream.
@@ -152,7 +155,17 @@ class SharedOpening:
             return None
         signed = identity is not None and identity.verify is Verify.JWT
         return cls(
-            groups, target, streams, request, identify, signed, fingerprint, key, bare, own_id(request)
+            groups,
+            target,
+            streams,
+            request,
+            identify,
+            bridge,
+            signed,
+            fingerprint,
+            key,
+            bare,
+            own_id(request),
         )
 
     @property
@@ -165,6 +178,9 @@ class SharedOpening:
 
         Raises `UpstreamError`.
         """
+        position = position_in(self.last_id)
+        if position is not None and self.bridge is not None:
+            await self.bridge.reached(position)
         async with self.groups.opening(self.fingerprint):
             return self._joined() or await self._asked(attempt, ask)
 

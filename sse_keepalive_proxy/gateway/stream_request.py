@@ -197,8 +197,10 @@ class StreamRequest:
 
     def _sharing(self, groups: Groups, head: bytes) -> SharedOpening | None:
         """Return how the client gets a place in a group, or None if it needs a stream of its own."""
-        target, streams = self._route.target, self._streams
-        return SharedOpening.of(groups, target, streams, self._request, head, self._identified)
+        route, streams = self._route, self._streams
+        return SharedOpening.of(
+            groups, route.target, streams, self._request, head, self._identified, route.bridge
+        )
 
     async def _make_shared(self, attempt: Attempt) -> Answer:
         return await (attempt.make() if self._shared is None else self._shared.open(attempt, Attempt.make))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from sse_keepalive_proxy.stream.bridge_mapping import identifier
 from sse_keepalive_proxy.stream.bridging import MOST, Fate, Matcher, Message, Outcome
 from sse_keepalive_proxy.stream.claims import claim
 from sse_keepalive_proxy.stream.policy import Bridge, BridgeMode
+from sse_keepalive_proxy.stream.recent import Recent
+from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.wire.block import split
 
 __all__ = ["Place", "RouteBridge", "Subscriptions"]
@@ -29,18 +31,26 @@ logger = logging.getLogger("sse_keepalive_proxy.bridge")
 
 _QUIET = 60.0  # seconds between two lines of one kind
 _SLICE = 0.005  # seconds: due messages are written for so long, then the event loop runs
+_FIRST_WAIT, _LAST_WAIT = 0.02, 2.0
+"""Seconds: a client that comes back waits for the messages that it has missed. Each wait is twice as long as
+the one before it, and shorter than the last one.
+"""
 _ASIDE = 0.05  # seconds until another attempt, while upstream has sent a part of a block
 
 
 class Subscriptions(Protocol):
-    """The connection to NATS."""
+    """The connection to NATS, or what reads a stream there (see `bridge.durable.Reader`)."""
 
     connected_since: float | None
+    behind_since: float | None
+    position: int | None
+    begun: int
+    history: int
 
-    def receive(self, subject: str, receive: Callable[[bytes], None]) -> None:
-        """Call `receive` with each message on `subject`, from now on."""
+    def receive(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
+        """Call `receive` with each message on `subject` and its position, from now on."""
 
-    def ignore(self, subject: str, receive: Callable[[bytes], None]) -> None:
+    def ignore(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
         """Call `receive` no more."""
 
 
@@ -48,6 +58,7 @@ class RouteBridge:
     """The streams of a route by their subscribers, and what they wait for.
 
     `released` is called when the bridge needs its connection no more: it is retired, and has no stream.
+    `remembers`: the seconds for which messages of a JetStream stream are kept for clients that come back.
     """
 
     def __init__(
@@ -57,9 +68,11 @@ class RouteBridge:
         metrics: RouteMetrics,
         connection: Subscriptions,
         released: Callable[[], None],
+        remembers: float | None = None,
     ) -> None:
         self.name, self.policy, self.metrics = name, policy, metrics
-        self._connection, self._released = connection, released
+        self._connection, self._released, self.remembers = connection, released, remembers
+        self._recent = None if remembers is None else Recent(remembers)
         self._loop = asyncio.get_running_loop()
         self.now, self.call_later = self._loop.time, self._loop.call_later
         self.mapping = Expressions(policy.subjects)
@@ -74,8 +87,8 @@ class RouteBridge:
         for subject, receive in self._receivers:
             connection.receive(subject, receive)
 
-    def _receiver(self, index: int) -> Callable[[bytes], None]:
-        return lambda payload: self.received(index, payload)
+    def _receiver(self, index: int) -> Callable[[bytes, int], None]:
+        return lambda payload, position: self.received(index, payload, position)
 
     @property
     def fills(self) -> bool:
@@ -91,6 +104,33 @@ class RouteBridge:
         """Whether no message was lost since `at` (loop time)."""
         since = self._connection.connected_since
         return since is not None and since <= at
+
+    @property
+    def position(self) -> int | None:
+        """The position in the stream up to which every message was handled, None without a stream."""
+        return self._connection.position
+
+    @property
+    def behind_since(self) -> float | None:
+        """The time from which on messages may not have been read yet, None if all have been."""
+        return self._connection.behind_since
+
+    async def reached(self, position: int) -> None:
+        """Wait until the messages up to `position` are known, but not for long."""
+        wait, connection = _FIRST_WAIT, self._connection
+        while self._recent is not None and wait < _LAST_WAIT:
+            if connection.behind_since is None and position <= (connection.position or 0):
+                return
+            await asyncio.sleep(wait)
+            wait *= 2
+
+    def after(self, subscriber: str, position: int) -> list[Message] | GapReason:
+        """Return the messages for `subscriber` behind `position`, or the reason if they are not known."""
+        recent, last = self._recent, self._connection.position
+        if recent is None or last is None or position > last:
+            return GapReason.UNKNOWN
+        found = recent.after(subscriber, position, self.now())
+        return found if position >= max(recent.floor, self._connection.begun) else GapReason.TOO_OLD
 
     # Streams.
 
@@ -128,15 +168,19 @@ class RouteBridge:
 
     # Messages.
 
-    def received(self, index: int, payload: bytes) -> None:
+    def received(self, index: int, payload: bytes, position: int) -> None:
         """Handle a message on the subject at `index`. It harms nothing, whatever it contains."""
         try:
-            message = self.mapping.read(index, payload)
+            message = self.mapping.read(index, payload, position)
         except InvalidMessage as error:
             self._invalid(index, str(error))
             return
         if message is None:
             return
+        if self._recent is not None:
+            self._recent.add(message, self.now())
+        if position and position <= self._connection.history:
+            return  # it is older than any stream here
         served = False
         for recipient in message.recipients:
             for place in list(self._places.get(recipient, ())):
@@ -183,7 +227,7 @@ class RouteBridge:
 class Place:
     """The place of one stream, or of a group of clients, at a bridge. `flow`: its relay."""
 
-    __slots__ = ("_bridge", "_closed", "_flow", "_matcher", "_timer", "_unwritten", "subscriber")
+    __slots__ = ("_begun", "_bridge", "_closed", "_flow", "_matcher", "_timer", "_unwritten", "subscriber")
 
     def __init__(self, bridge: RouteBridge, flow: Bridgeable, subscriber: str) -> None:
         self._bridge, self._flow, self.subscriber = bridge, flow, subscriber
@@ -191,6 +235,7 @@ class Place:
         self._unwritten: list[Message | bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._begun = bridge.position or 0
 
     # Messages of NATS.
 
@@ -198,14 +243,14 @@ class Place:
         """Take a message for this stream."""
         bridge, matcher = self._bridge, self._matcher
         now, overflows = bridge.now(), matcher.overflows
-        outcome, dropped = matcher.message(message, now)
+        outcome, dropped = matcher.message(message, now, bridge.behind_since)
         bridge.count(Outcome.DROPPED, dropped)
         if outcome is None:
             bridge.wait(now + bridge.policy.grace, self)
             if matcher.is_full:
                 self.write_due(now)
         elif outcome is Outcome.FILLED:
-            self._write(message)
+            self._write([message])
         else:
             bridge.count(outcome)
         if matcher.overflows != overflows:
@@ -213,16 +258,14 @@ class Place:
 
     def write_due(self, now: float) -> None:
         """Write what upstream has not delivered in time."""
-        if self._closed:
-            return
-        for each in self._matcher.due(now):
-            self._write(each)
+        if not self._closed:
+            self._write(self._matcher.due(now))
 
-    def _write(self, each: Message | bytes) -> None:
-        if isinstance(each, Message) and not self._bridge.fills:
-            self._bridge.count(Outcome.MISSED)
+    def _write(self, due: Sequence[Message | bytes]) -> None:
+        if not self._bridge.fills:
+            self._bridge.count(Outcome.MISSED, len(due))
             return
-        self._unwritten.append(each)
+        self._unwritten.extend(due)
         self._flush()
         while len(self._unwritten) > MOST or (self._unwritten and self._flow.opaque):
             self._bridge.count(Outcome.MISSED, isinstance(self._unwritten.pop(0), Message))
@@ -234,14 +277,14 @@ class Place:
             self._timer = None
         unwritten, flow = self._unwritten, self._flow
         while unwritten:
-            each = unwritten[0]
+            each = unwritten.pop(0)  # then `position` counts it as written
             if isinstance(each, bytes):
                 written = flow.fill(each, 1, upstreams=True)
             else:
                 written = not each.frames or flow.fill(each.frames, each.events, upstreams=False)
             if not written:
+                unwritten.insert(0, each)
                 break
-            unwritten.pop(0)
             if isinstance(each, Message):
                 self._bridge.count(Outcome.FILLED)
         if unwritten and not self._closed:
@@ -256,7 +299,7 @@ class Place:
         bridge, matcher = self._bridge, self._matcher
         passing, now, overflows = [], bridge.now(), matcher.overflows
         for block in split(blocks):
-            match matcher.event(bridge.mapping.upstream_keys(block), block, now):
+            match matcher.event(bridge.mapping.upstream_keys(block), block, now, bridge.behind_since):
                 case Fate.PASSES:
                     passing.append(block)
                 case Fate.DELIVERS:
@@ -269,6 +312,40 @@ class Place:
         if matcher.overflows != overflows:
             self._overflowed()
         return b"".join(passing)
+
+    # Positions in a JetStream stream.
+
+    @property
+    def position(self) -> int | None:
+        """The position up to which the stream has got every message, None without one."""
+        last = self._bridge.position
+        if last is None or not self._bridge.fills:
+            return None
+        unwritten = next((each.position for each in self._unwritten if isinstance(each, Message)), None)
+        lacks = [at for at in (self._matcher.first_waiting, unwritten) if at is not None]
+        return min(last, *(at - 1 for at in lacks)) if lacks else last
+
+    def after(self, position: int, flow: Bridgeable) -> list[Message] | GapReason:
+        """Return the messages behind `position` that a client of the group of `flow` has missed, and that the
+        group will not deliver. Return the reason if they are not known.
+        """
+        found = self._bridge.after(self.subscriber, position)
+        if isinstance(found, GapReason):
+            return found
+        group = flow.bridge
+        later = group.undelivered() if isinstance(group, Place) else frozenset[int]()
+        known = [each for each in found if each.position <= self._begun and each.position not in later]
+        missed = [each for each in known if each.frames]
+        if group is self:
+            now = self._bridge.now()
+            for each in missed:
+                self._matcher.known(each, now)
+        return missed
+
+    def undelivered(self) -> frozenset[int]:
+        """Return the positions of the messages that it will deliver, or that upstream may."""
+        unwritten = [each.position for each in self._unwritten if isinstance(each, Message)]
+        return frozenset((*self._matcher.waiting, *unwritten))
 
     def covers(self, gap: float) -> bool:
         """Whether the last `gap` seconds without upstream cost no message."""
@@ -287,9 +364,8 @@ class Place:
         if not isinstance(other, Place):
             self._flow, flow.bridge = flow, self
             return
-        for each in self._matcher.due(inf):
-            if isinstance(each, bytes) or not other.awaits(each):
-                self._write(each)
+        due = self._matcher.due(inf)
+        self._write([each for each in due if isinstance(each, bytes) or not other.awaits(each)])
         self.close()
 
     def awaits(self, message: Message) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from sse_keepalive_proxy.stream.bridging import Message
+from sse_keepalive_proxy.stream.replay_log import GapReason
+
 __all__ = ["Bridgeable", "Bridged", "StreamBridge"]
 
 
@@ -22,6 +25,15 @@ class Bridgeable(Protocol):
 
 class Bridged(Protocol):
     """The place of a stream at the bridge of its route."""
+
+    @property
+    def position(self) -> int | None:
+        """The position in the bridge's stream up to which this one has got every message, None without."""
+
+    def after(self, position: int, flow: Bridgeable) -> list[Message] | GapReason:
+        """Return the messages behind `position` that a client of the group of `flow` has missed, and that the
+        group will not deliver. Return the reason if they are not known.
+        """
 
     def look(self, blocks: bytes) -> bytes:
         """Return whole `blocks` of upstream as the client gets them now, without copies: maybe none."""
@@ -45,3 +57,6 @@ class StreamBridge(Protocol):
 
     def serve(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
         """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
+
+    async def reached(self, position: int) -> None:
+        """Wait until the messages up to `position` are known, but not for long."""

@@ -22,6 +22,7 @@ from sse_keepalive_proxy.live.held import part
 from sse_keepalive_proxy.live.membership import Credential, Membership
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.relay import Relay
+from sse_keepalive_proxy.live.returning import missed_by
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.source import Source
 from sse_keepalive_proxy.stream import messages
@@ -281,7 +282,8 @@ class Group(Source):
             if self.flow.passes:
                 log.clear()  # a block that left in parts cannot be sent again
             else:
-                data = log.add(data)
+                bridge = self.flow.bridge
+                data = log.add(data, None if bridge is None else bridge.position)
                 self.flow.id_seen = self.flow.id_seen or (log.adds and events > 0)
             self.route.registry.logs.note(log)
         if not self._members:
@@ -345,7 +347,7 @@ class Group(Source):
             flow.become_opaque()
         gap, missed = membership.gap, b""
         if membership.last_id and gap is None:
-            found = GapReason.UNKNOWN if self.log is None else self.log.after(membership.last_id)
+            found = missed_by(membership, self.log, self.flow)
             if isinstance(found, GapReason):
                 gap = found
             else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sse_keepalive_proxy.http.exchange import Body, Exchange, Sink
+from sse_keepalive_proxy.live.bridged import Bridged
 from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
@@ -99,12 +100,13 @@ class Membership:
     `accepted`: upstream's answer to this client's own request, sent at `asked_at` (loop time); the group
     reads it from then on, and `answered` is called. None: the client joins without asking. `resumes`: the
     request had the id of the group's last event. `last_id`: the id with which the client returns, or `b""`.
-    `gap`: what is known already of its missing events.
+    `gap`: what is known already of its missing events. `bridge`: the client's own place at the bridge, until
+    it begins.
     """
 
     __slots__ = (
-        "accepted", "answered", "asked_at", "credential", "flow", "gap", "group", "last_id", "member",
-        "request_sent", "resumes",
+        "accepted", "answered", "asked_at", "bridge", "credential", "flow", "gap", "group", "last_id",
+        "member", "request_sent", "resumes",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +125,7 @@ class Membership:
         self.accepted, self.asked_at, self.answered = accepted, asked_at, answered
         self.resumes = resumes
         self.last_id, self.gap = last_id, gap
+        self.bridge: Bridged | None = None
         self.member: Member | None = None
         self.flow: Relay | None = None
         self.request_sent = True

@@ -144,6 +144,7 @@ class Stream(Source):
         self._membership, self._reconnection = membership, None
         self.target = membership.group.target  # the same text, stored once
         if self.flow.bridge is not None:
+            membership.bridge = self.flow.bridge
             self.flow.bridge.move(membership.group.flow)
         membership.member, membership.flow = self, self.flow
         self.life.shared, self.life.reopens = True, False

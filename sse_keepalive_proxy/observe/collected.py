@@ -28,6 +28,8 @@ _COUNTERS = {
     "uninspectable_streams": "Streams with a content coding, and bodies that do not begin like an event "
     "stream: passed through without pings.",
     "bridge_overflows": "Full memories of streams at the bridge: late copies may be delivered twice.",
+    "bridge_positions_lost": "JetStream streams (`bridge.durable`) that were made again, or had lost "
+    "messages that were not read yet.",
     "replayed_events": "Events sent again to clients that came back.",
     "quick_tunnel_requests": "GET requests for streams through *.trycloudflare.com, which holds them back.",
 }
@@ -57,6 +59,7 @@ _HISTOGRAMS = {
 }
 _GAUGES = {
     "requests_in_flight": "Requests in progress.",
+    "bridge_stream_missing": "1 while the JetStream stream of `bridge.durable` does not exist, otherwise 0.",
     "upstream_last_event_timestamp_seconds": "Unix time of upstream's last event; 0 for none.",
 }
 _SUMS = {

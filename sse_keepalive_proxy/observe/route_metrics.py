@@ -131,6 +131,8 @@ class RouteMetrics:
         self.bridge: Bridge | None = None
         self.bridge_events = dict.fromkeys(Outcome, 0)
         self.bridge_overflows = 0
+        self.bridge_positions_lost = 0
+        self.bridge_stream_missing = 0
         self.confirms_sent = dict.fromkeys((ConfirmForm.EVENT, ConfirmForm.COMMENT), 0)
         self.confirm_failures = 0
         self.pings_sent = dict.fromkeys(KeepaliveForm, 0)

@@ -48,12 +48,15 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of NATS: for whom it is, what it is recognised by, and the `events` blocks of `frames`."""
+    """A message of NATS: for whom it is, what it is recognised by, and the `events` blocks of `frames`.
+    `position`: its place in the stream that it was read from, 0 without one.
+    """
 
     recipients: frozenset[str]
     keys: tuple[Key, ...]
     frames: bytes
     events: int = 1
+    position: int = 0
 
 
 class _Known:
@@ -198,11 +201,16 @@ class Matcher:
         self._waiting: list[_Published | _Event] = []
         self.overflows = 0
 
-    def message(self, message: Message, now: float) -> tuple[Outcome | None, int]:
+    def message(
+        self, message: Message, now: float, behind_since: float | None = None
+    ) -> tuple[Outcome | None, int]:
         """Take a message of NATS. Return what becomes of it, None if it waits for upstream, and the number of
         events that waited for it and are dropped. If it is `FILLED`, its frames are to be written now.
+
+        `behind_since`: the time since which messages may come late, so that events are remembered from then
+        on; None: they do not.
         """
-        self._forget(now)
+        self._forget(now, behind_since)
         copies, keys = self._events.all_oldest(message.keys)
         waits = not copies and self._mode is not BridgeMode.REPLACE
         known = _Published(now, message, keys, waits=waits)
@@ -216,11 +224,17 @@ class Matcher:
         outcome = Outcome.DELIVERED if len(waited) < len(copies) else Outcome.FILLED
         return outcome, len(waited)
 
-    def event(self, keys: tuple[Key, ...], block: bytes, now: float) -> Fate:
-        """Take an event of upstream: its keys, and its block."""
+    def known(self, message: Message, now: float) -> None:
+        """Take a message that the client has already: a copy of upstream is dropped."""
+        self._messages.add(_Published(now, message, message.keys, waits=False))
+
+    def event(
+        self, keys: tuple[Key, ...], block: bytes, now: float, behind_since: float | None = None
+    ) -> Fate:
+        """Take an event of upstream: its keys, and its block. `behind_since` as for `message`."""
         if not keys:
             return Fate.PASSES
-        self._forget(now)
+        self._forget(now, behind_since)
         known = self._messages.oldest(keys)
         if known is None:
             waits = self._mode is BridgeMode.REPLACE
@@ -239,6 +253,23 @@ class Matcher:
         return any(
             each.waits and each.message == message for each in self._waiting if isinstance(each, _Published)
         )
+
+    @property
+    def waiting(self) -> list[int]:
+        """The positions of the messages that wait for upstream, in the order of their arrival."""
+        return [
+            each.message.position for each in self._waiting if isinstance(each, _Published) and each.waits
+        ]
+
+    @property
+    def first_waiting(self) -> int | None:
+        """The position of the first message that waits for upstream, None if none does."""
+        waiting = self._waiting
+        while waiting and isinstance(first := waiting[0], _Published):
+            if first.waits:
+                return first.message.position
+            waiting.pop(0)
+        return None
 
     @property
     def is_full(self) -> bool:
@@ -262,7 +293,8 @@ class Matcher:
                 known.block = None
         return over
 
-    def _forget(self, now: float) -> None:
+    def _forget(self, now: float, behind_since: float | None) -> None:
         before, most = now - self._memory, self._most
-        for full in (self._messages.forget(before, most), self._events.forget(before, most)):
+        events_before = before if behind_since is None else min(before, behind_since - self._memory)
+        for full in (self._messages.forget(before, most), self._events.forget(events_before, most)):
             self.overflows += full

@@ -295,7 +295,8 @@ class BridgeSubject:
 @dataclass(frozen=True, slots=True)
 class Bridge:
     """The messages of NATS for the streams of a route. `claim`: the dotted path of the claim that says whose
-    stream it is. `grace`: the seconds that upstream has to deliver a message.
+    stream it is. `grace`: the seconds that upstream has to deliver a message. `durable`: the JetStream stream
+    that is read; None: the subjects of core NATS.
     """
 
     servers: NatsServers
@@ -303,6 +304,7 @@ class Bridge:
     subjects: tuple[BridgeSubject, ...]
     mode: BridgeMode = BridgeMode.FILL
     grace: float = 1.0
+    durable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

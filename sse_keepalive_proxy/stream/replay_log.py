@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
 
 from sse_keepalive_proxy.stream.policy import Replay, ReplayIds
 from sse_keepalive_proxy.wire.block import last_id, split, tally
 
-__all__ = ["OVERHEAD", "GapReason", "ReplayLog", "ReplayLogs", "is_ours"]
+__all__ = ["OVERHEAD", "GapReason", "ReplayLog", "ReplayLogs", "is_ours", "position_in"]
 
 OVERHEAD: Final = 48
 """The bytes for which a block in a log counts besides its content: a `bytes` object and its place."""
@@ -23,7 +24,7 @@ _CR: Final = 0x0D
 _COLON: Final = 0x3A
 _COMMENTS = re.compile(rb"(?::[^\r\n]*+(?:\r\n?+|\n))*+")
 _NOT_KEPT = frozenset({b"", b"\n", b"\r", b"\r\n"})
-_OURS = re.compile(rb"skp-[0-9a-f]{8}-[0-9]{1,18}")
+_OURS = re.compile(rb"skp-[0-9a-f]{8}-[0-9]{1,18}(?:-([0-9]{1,18}))?")
 
 
 class GapReason(StrEnum):
@@ -41,6 +42,14 @@ def is_ours(id_: bytes) -> bool:
     return _OURS.fullmatch(id_) is not None
 
 
+def position_in(id_: bytes) -> int | None:
+    """Return the position in a JetStream stream that an id of a proxy carries, or None: every message up to
+    it was delivered before the event with this id, or with it. Anybody can write such an id.
+    """
+    found = _OURS.fullmatch(id_)
+    return None if found is None or found[1] is None else int(found[1])
+
+
 class ReplayLog:
     """The last blocks of one upstream stream and of those that followed it.
 
@@ -48,28 +57,42 @@ class ReplayLog:
     whether events without an id get one. `size`: the bytes for which the log counts.
     """
 
-    __slots__ = ("_before", "_blocks", "_given", "_most_blocks", "_most_bytes", "_prefix", "adds", "size")
+    __slots__ = (
+        "_before", "_blocks", "_given", "_most_blocks", "_most_bytes", "_position", "_prefix", "adds", "size",
+    )  # fmt: skip
 
     def __init__(self, policy: Replay, nonce: str) -> None:
         self._most_blocks, self._most_bytes = policy.events, policy.bytes
         self.adds = policy.ids is ReplayIds.ADD
         self._prefix = b"skp-%b-" % nonce.encode()
         self._given = 0
+        self._position: int | None = None  # in the stream of a bridge, with the last block
         self._blocks: deque[bytes] = deque()
         # The id of a client that has all blocks before the first one of the log, and nothing after them.
         self._before: bytes | None = None
         self.size = 0
 
-    def add(self, blocks: bytes) -> bytes:
+    def add(self, blocks: bytes, position: int | None = None) -> bytes:
         """Take the next blocks, as `framing.Framer` returns them. Return them as the clients are to get them.
 
         With `ids: add`, an event without an id gets one of ours in front of its first field. Nothing else
         changes, and the result does not depend on how the blocks were cut into calls.
+
+        `position`: that of the bridge in its stream once a client has all `blocks`. The last one gets it into
+        its id.
         """
+        before, self._position = self._position, position
         # The common case: one block without a comment.
         if blocks[:1] > b":" and _CR not in blocks and blocks.find(b"\n\n") == len(blocks) - 2:
-            return self._add(blocks)
-        return b"".join(map(self._add, split(blocks)))
+            return self._add(blocks, position)
+        return b"".join(self._add(each, at) for each, at in _with_positions(blocks, before, position))
+
+    def name(self, blocks: bytes, before: int, position: int) -> bytes:
+        """Return `blocks`, which are for one client only and are not kept, with ids. `before`: the position
+        that this client has without them, `position` the one with all of them.
+        """
+        parts = [self._named(each, at) for each, at in _with_positions(blocks, before, position)]
+        return b"".join(comments + fields for comments, fields in parts)
 
     def after(self, id_: bytes) -> list[bytes] | GapReason:
         """Return the blocks after the last one with this id, in their order, for a client whose last event id
@@ -103,19 +126,25 @@ class ReplayLog:
         self._blocks.clear()
         self.size = 0
 
-    def _add(self, block: bytes) -> bytes:
+    def _add(self, block: bytes, position: int | None) -> bytes:
         """Keep one block, from its first field on. Return it as the clients are to get it."""
+        comments, fields = self._named(block, position)
+        if fields not in _NOT_KEPT:
+            self._keep(fields)
+        return comments + fields
+
+    def _named(self, block: bytes, position: int | None) -> tuple[bytes, bytes]:
+        """Return the comments before the first field of `block`, and the rest with its id."""
         # Comments in front of a block may come in a call of their own, so they are never a part of it.
         start = _end_of_comments(block) if block[0] == _COLON else 0
         fields = block[start:]
         if fields in _NOT_KEPT:
-            return block
+            return block[:start], fields
         if self.adds and last_id(fields) is None and (fields[:5] == b"data:" or tally(fields)[0]):
             self._given += 1
-            fields = b"id: %b%d%b%b" % (self._prefix, self._given, _first_ending(fields), fields)
-            block = block[:start] + fields
-        self._keep(fields)
-        return block
+            at = b"" if position is None else b"-%d" % position
+            fields = b"id: %b%d%b%b%b" % (self._prefix, self._given, at, _first_ending(fields), fields)
+        return block[:start], fields
 
     def _keep(self, block: bytes) -> None:
         """Append `block`, and drop the oldest ones beyond the bounds: all, if it is too large itself."""
@@ -130,7 +159,16 @@ class ReplayLog:
 
     def _has_given(self, id_: bytes) -> bool:
         number = id_.removeprefix(self._prefix)
-        return number != id_ and is_ours(id_) and 0 < int(number) <= self._given
+        return number != id_ and is_ours(id_) and 0 < int(number.partition(b"-")[0]) <= self._given
+
+
+def _with_positions(
+    blocks: bytes, before: int | None, position: int | None
+) -> Iterator[tuple[bytes, int | None]]:
+    """Yield each of `blocks` with its position: only who has the last one has them all."""
+    parts = list(split(blocks))
+    for number, each in enumerate(parts, 1):
+        yield each, position if number == len(parts) else before
 
 
 def _end_of_comments(block: bytes) -> int:

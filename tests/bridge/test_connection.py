@@ -23,7 +23,7 @@ async def test_the_event_loop_runs_between_slow_messages_of_a_burst(tmp_path: Pa
         turns += 1
         ticking[0] = loop.call_soon(turn)
 
-    def receive(payload: bytes) -> None:
+    def receive(payload: bytes, position: int) -> None:
         time.sleep(0.002)
         seen.append(turns)
 
@@ -45,7 +45,7 @@ async def test_the_event_loop_runs_between_slow_messages_of_a_burst(tmp_path: Pa
 
 @on_each_loop
 async def test_equal_servers_have_one_connection_until_it_is_not_used(tmp_path: Path) -> None:
-    def receive(payload: bytes) -> None:
+    def receive(payload: bytes, position: int) -> None:
         pass
 
     with nats_server(tmp_path) as (_, port):

@@ -60,7 +60,8 @@ _OFF = re.compile(r"^( *)(\w+): off\n\1# (\2:\n(?:\1#   .*\n)+)", re.MULTILINE)
 
 def _opened(text: str) -> str:
     """`text` with every section that is off, and shows its keys, turned on."""
-    return _OFF.sub(lambda found: found[1] + found[3].replace(f"\n{found[1]}# ", f"\n{found[1]}"), text)
+    opened = _OFF.sub(lambda found: found[1] + found[3].replace(f"\n{found[1]}# ", f"\n{found[1]}"), text)
+    return opened if opened == text else _opened(opened)
 
 
 LINES = _opened(TEXT).splitlines()

@@ -17,14 +17,17 @@ class Connection:
     """No connection: it keeps the receivers."""
 
     connected_since: float | None = None
+    behind_since: float | None = None
+    position: int | None = None
+    begun = history = 0
 
     def __init__(self) -> None:
-        self.receivers: dict[str, Callable[[bytes], None]] = {}
+        self.receivers: dict[str, Callable[[bytes, int], None]] = {}
 
-    def receive(self, subject: str, receive: Callable[[bytes], None]) -> None:
+    def receive(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
         self.receivers[subject] = receive
 
-    def ignore(self, subject: str, receive: Callable[[bytes], None]) -> None:
+    def ignore(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
         assert self.receivers.pop(subject) == receive
 
 
@@ -52,7 +55,7 @@ def bridge() -> tuple[RouteBridge, Connection, list[str]]:
 
 
 def say(connection: Connection, number: int) -> None:
-    connection.receivers["chat"](json.dumps({"n": number, "to": ["a"]}).encode())
+    connection.receivers["chat"](json.dumps({"n": number, "to": ["a"]}).encode(), 0)
 
 
 @in_loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -218,3 +219,39 @@ def test_what_is_filled_keeps_the_order_of_nats(waits: list[float], delivered: s
             known.event([by_id(number)], b"", now)
     filled += known.due(now + GRACE)
     assert filled == [message(number) for number in range(len(waits)) if number not in delivered]
+
+
+# Messages of a JetStream stream, which may come late and have positions.
+
+
+@pytest.mark.parametrize("mode", [FILL, REPLACE])
+def test_events_of_the_time_in_which_no_message_came_are_remembered(mode: BridgeMode) -> None:
+    known = matcher(mode)
+    known.event([by_id(1)], b"x", 0.0)
+    known.due(5.0)
+    assert known.event([by_id(2)], b"x", 100.0, 5.0) in (Fate.PASSES, Fate.WAITS)
+    known.due(105.0)
+    assert known.message(message(1), 110.0, 5.0) == (Outcome.DELIVERED, 0)
+    known.message(message(9), 111.0)  # nothing comes late any more
+    assert known.message(message(2), 111.0)[0] is not Outcome.DELIVERED
+
+
+def test_a_message_that_the_client_has_already_is_known_by_its_copy() -> None:
+    known = matcher()
+    known.known(message(1), 0.0)
+    assert known.event([by_id(1)], b"x", 1.0) is Fate.DROPPED
+    assert known.due(2.0) == []
+
+
+def test_the_first_position_that_waits_is_that_of_a_message_that_nobody_has_delivered() -> None:
+    known = matcher()
+    assert known.first_waiting is None
+    for number in (1, 2, 3):
+        known.message(replace(message(number), position=10 + number), 0.0)
+    assert (known.first_waiting, known.waiting) == (11, [11, 12, 13])
+    known.event([by_id(2)], b"x", 0.1)
+    assert (known.first_waiting, known.waiting) == (11, [11, 13])
+    known.event([by_id(1)], b"x", 0.2)
+    assert (known.first_waiting, known.waiting) == (13, [13])
+    known.due(1.0)
+    assert (known.first_waiting, known.waiting) == (None, [])

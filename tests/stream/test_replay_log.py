@@ -9,7 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.stream.policy import Replay, ReplayIds
-from sse_keepalive_proxy.stream.replay_log import OVERHEAD, GapReason, ReplayLog, ReplayLogs, is_ours
+from sse_keepalive_proxy.stream.replay_log import (
+    OVERHEAD,
+    GapReason,
+    ReplayLog,
+    ReplayLogs,
+    is_ours,
+    position_in,
+)
 from sse_keepalive_proxy.wire.block import last_id, parse, split
 from sse_keepalive_proxy.wire.framing import Framer
 from tests.support import sse_reference
@@ -405,3 +412,47 @@ def test_all_logs_together_are_never_above_the_limit(writes: list[tuple[int, int
         several[at].add(b"data: %b\n\n" % (b"x" * length))
         logs.note(several[at])
         assert logs.size == sum(log.size for log in several) <= 400
+
+
+# Positions in a JetStream stream.
+
+
+def test_an_id_carries_the_position_and_only_the_last_block_has_the_new_one() -> None:
+    log = log_of(ids=ReplayIds.ADD)
+    assert log.add(b"data: a\n\n", 7) == b"id: skp-0123abcd-1-7\ndata: a\n\n"
+    assert log.add(b"data: b\n\ndata: c\n\n", 9) == (
+        b"id: skp-0123abcd-2-7\ndata: b\n\nid: skp-0123abcd-3-9\ndata: c\n\n"
+    )
+    assert log.after(b"skp-0123abcd-2-7") == [b"id: skp-0123abcd-3-9\ndata: c\n\n"]
+    assert log.after(b"skp-0123abcd-2-8") is GapReason.TOO_OLD
+    assert log.after(b"skp-89abcdef-2-7") is GapReason.UNKNOWN
+
+
+def test_blocks_for_one_client_get_ids_that_no_other_block_has_and_are_not_kept() -> None:
+    log = log_of(ids=ReplayIds.ADD)
+    log.add(b"data: a\n\n", 7)
+    assert log.name(b"data: x\n\ndata: y\n\n", 3, 5) == (
+        b"id: skp-0123abcd-2-3\ndata: x\n\nid: skp-0123abcd-3-5\ndata: y\n\n"
+    )
+    assert log.add(b"data: b\n\n", 9) == b"id: skp-0123abcd-4-9\ndata: b\n\n"
+    assert log.after(b"skp-0123abcd-1-7") == [b"id: skp-0123abcd-4-9\ndata: b\n\n"]
+    assert log.after(b"skp-0123abcd-3-5") is GapReason.TOO_OLD
+
+
+@pytest.mark.parametrize(
+    ("id_", "position"),
+    [
+        (b"skp-0123abcd-7-4711", 4711),
+        (b"skp-0123abcd-7-0", 0),
+        (b"skp-0123abcd-7", None),
+        (b"skp-0123abcd-7-", None),
+        (b"skp-0123abcd-7--1", None),
+        (b"skp-0123abcd-7-1-2", None),
+        (b"skp-0123abcd-7-1234567890123456789", None),
+        (b"7-4711", None),
+        (b"", None),
+    ],
+)
+def test_a_position_is_read_only_from_an_id_of_a_proxy(id_: bytes, position: int | None) -> None:
+    assert position_in(id_) == position
+    assert is_ours(id_) or position is None

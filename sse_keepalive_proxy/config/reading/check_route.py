@@ -26,7 +26,7 @@ from sse_keepalive_proxy.config.types.files import content_of
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
 from sse_keepalive_proxy.config.types.shapes import CREDENTIAL, FilePath
 from sse_keepalive_proxy.config.types.units import Duration, format_duration
-from sse_keepalive_proxy.stream.policy import OnRefusal, StallAction, Verify
+from sse_keepalive_proxy.stream.policy import OnRefusal, ReplayIds, StallAction, Verify
 from sse_keepalive_proxy.wire.codings import missing
 
 __all__ = ["Finding", "disagreements", "valid", "warnings"]
@@ -68,6 +68,7 @@ def warnings(route: Entry) -> Iterator[Finding]:
     yield from _key_never_used(route)
     yield from _groups_without_credential(route)
     yield from _groups_never_made(route)
+    yield from _not_filled_after_a_restart(route)
     yield from _headers_lost_by_early_commit(route)
     yield from _early_commit_never_made(route)
     yield from _given_up_unasked(route)
@@ -259,6 +260,19 @@ def _groups_never_made(route: Entry) -> Iterator[Finding]:
     share, section = _share(route), entry_at(route, *way)
     if share is not None and section is not None and section.keys and "by" not in section.keys:
         yield way, Fault("nothing is shared without `by`", "write by: credential or by: claim:user.id")
+
+
+def _not_filled_after_a_restart(route: Entry) -> Iterator[Finding]:
+    """Yield a warning if a stream is read from a position that no client can name when it comes back."""
+    way = ("stream", "bridge", "durable")
+    durable, share = entry_at(route, *way), _share(route)
+    if durable is None or durable.text == "off":
+        return
+    replay = None if share is None or share.by is None else share.replay
+    if replay is None or replay.ids is not ReplayIds.ADD:
+        message = "what is published while the proxy restarts is not filled: no client can say where it was"
+        hint = "write share: {by: claim:…, linger: …, replay: {ids: add}}"
+        yield way, Fault(message, hint)
 
 
 def _codings_without_a_library(route: Entry) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from sse_keepalive_proxy.config.types.bridging import (
     Expression,
     NatsUrl,
     Secret,
+    StreamName,
     Subject,
     example_faults,
     nats_fault,
@@ -27,7 +28,7 @@ from sse_keepalive_proxy.config.types.shapes import FilePath, PlainLine, ServerN
 from sse_keepalive_proxy.config.types.units import ShortDuration
 from sse_keepalive_proxy.stream import policy
 
-__all__ = ["Bridge", "BridgeFrame", "BridgeSubject", "BridgeTls"]
+__all__ = ["Bridge", "BridgeFrame", "BridgeSubject", "BridgeTls", "Durable"]
 
 _Mode = Annotated[policy.BridgeMode, Strict(False)]
 _Expressions = Annotated[tuple[Expression, ...], Strict(False)]
@@ -144,6 +145,15 @@ class BridgeSubject(Section):
         )
 
 
+class Durable(Section):
+    """A JetStream stream in the place of the subjects of core NATS."""
+
+    stream: StreamName = Field(
+        description="The name of the stream. It must have the subjects of `subjects`. The proxy changes "
+        "nothing in it.",
+    )
+
+
 class Bridge(Section):
     """The messages of NATS for clients that upstream does not deliver. Needs the extra `nats`."""
 
@@ -189,6 +199,13 @@ class Bridge(Section):
         description="The subjects of NATS and the meaning of their messages.",
     )
 
+    durable: Annotated[Durable | None, OFF] = Field(
+        default=None,
+        description="Read a JetStream stream, which keeps messages. Then what is published while the proxy "
+        "has no connection to NATS is filled later. With `share.replay` and `ids: add` it also fills what is "
+        "published while the proxy restarts, up to `share.linger` old.",
+    )
+
     @model_validator(mode="after")
     def _agrees(self) -> Bridge:
         if (self.user is None) != (self.password is None):
@@ -222,4 +239,5 @@ class Bridge(Section):
             subjects=tuple(subject.policy for subject in self.subjects),
             mode=self.mode,
             grace=self.grace,
+            durable=self.durable.stream if self.durable else None,
         )

@@ -23,6 +23,7 @@ __all__ = [
     "Expression",
     "NatsUrl",
     "Secret",
+    "StreamName",
     "Subject",
     "example_faults",
     "nats_fault",
@@ -30,6 +31,7 @@ __all__ = [
 
 _CLAIM = r"claim:[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
 _URL = r"(nats|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
+_STREAM = r"[A-Za-z0-9_-]+"
 _SUBJECT = re.compile(r"(?!.*>.)[^\s.*>]+(\.([^\s.*>]+|\*|>))*|\*(\.([^\s.*>]+|\*|>))+")
 
 
@@ -61,6 +63,13 @@ def _subject(value: object) -> str:
         hint = "tokens between dots; * is one token, > the rest: chat.*.read, chat.>"
         raise refuse(Fault("not a subject of NATS", hint))
     return subject
+
+
+def _stream(value: object) -> str:
+    name = _text(value)
+    if not re.fullmatch(_STREAM, name):
+        raise refuse(Fault("not the name of a JetStream stream", "letters, digits, - and _, as in CHAT"))
+    return name
 
 
 def _claim(value: object) -> str:
@@ -101,6 +110,7 @@ def example_faults(example: Any, expressions: Mapping[tuple[str | int, ...], str
 Example = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "title": "JSON object"})]
 NatsUrl = Annotated[str, Text("URL", _url, pattern=rf"^{_URL}$")]
 Subject = Annotated[str, Text("subject", _subject, pattern=r"^\S+$")]
+StreamName = Annotated[str, Text("name", _stream, pattern=rf"^{_STREAM}$")]
 ClaimPlace = Annotated[str, Text("`claim:PATH`", _claim, pattern=rf"^{_CLAIM}$")]
 Expression = Annotated[str, Text("JMESPath", _expression)]
 Secret = Annotated[str, Text("secret", _text, show=lambda _: "(redacted)")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -465,12 +466,36 @@ def test_a_bridge_without_its_extra_names_the_command_that_installs_it(
         ('data: "@"', 'data: "@", frames: [{data: "@"}]', "cannot stand beside `event` or `data`"),
         ('data: "@"', "event: a", "needs `data`"),
         ("  subscriber", "  user: me\n  subscriber", "must be written together"),
+        ("  subscriber", "  durable: {stream: a.b}\n  subscriber", "not the name of a JetStream stream"),
+        ("  subscriber", "  durable: {}\n  subscriber", "bridge.durable.stream: "),
         ("  subscriber", "  credentials_file: /none.creds\n  subscriber", "there is no such file"),
         ("  subscriber", "  tls: {ca_file: /none.pem}\n  subscriber", "there is no such file"),
     ],
 )
 def test_a_fault_of_a_bridge_is_named(old: str, new: str, problem: str) -> None:
     assert problem in stream_problems(UPSTREAM + BRIDGE.replace(old, new, 1))[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "warns"),
+    [
+        ("off", True),
+        ("{by: claim:user.id}", True),
+        ("{by: claim:user.id, replay: {ids: upstream}}", True),
+        ("{by: claim:user.id, replay: {ids: add}}", False),
+    ],
+)
+def test_a_durable_bridge_without_ids_of_the_proxy_is_a_warning(share: str, warns: bool) -> None:
+    bridge = BRIDGE.replace("bridge:\n", "bridge:\n  durable: {stream: S}\n")
+    found = warned(indent(UPSTREAM + bridge + f"share: {share}", " " * 6).strip())
+    if not warns:
+        assert found == []
+        return
+    (warning,) = found
+    assert warning == (
+        ":10: warning: routes[0].stream.bridge.durable: what is published while the proxy restarts is not "
+        "filled: no client can say where it was (write share: {by: claim:…, linger: …, replay: {ids: add}})"
+    )
 
 
 def test_a_bridge_that_only_observes_needs_no_event() -> None:
