@@ -34,13 +34,16 @@ def notes(settings: Settings) -> Iterator[str]:
 def _examples(index: int, route: Route) -> Iterator[str]:
     """Yield what the bridge would do with each example message."""
     bridge = None if route.stream is None else route.stream.bridge
-    for place, subject in enumerate(() if bridge is None else bridge.subjects):
+    if bridge is None or all(subject.example is None for subject in bridge.subjects):
+        return
+    from sse_keepalive_proxy.stream.bridge_mapping import Mapping  # needs the extra `nats`
+
+    mapping = Mapping(bridge.policy.subjects)
+    for place, subject in enumerate(bridge.subjects):
         if subject.example is None:
             continue
-        from sse_keepalive_proxy.stream.bridge_mapping import Mapping  # needs the extra `nats`
-
         said = f"note: routes[{index}].stream.bridge.subjects[{place}].example:"
-        found = Mapping([subject.policy]).read(0, encode.json_line(subject.example).encode())
+        found = mapping.read(place, encode.json_line(subject.example).encode())
         if found is None:
             yield f"{said} is ignored, because `when` or `recipients` is null"
             continue

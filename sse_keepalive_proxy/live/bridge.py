@@ -298,8 +298,10 @@ class Place:
             self._flush()
         bridge, matcher = self._bridge, self._matcher
         passing, now, overflows = [], bridge.now(), matcher.overflows
+        may_wait = bridge.connected
         for block in split(blocks):
-            match matcher.event(bridge.mapping.upstream_keys(block), block, now, bridge.behind_since):
+            keys = bridge.mapping.upstream_keys(block)
+            match matcher.event(keys, block, now, bridge.behind_since, may_wait=may_wait):
                 case Fate.PASSES:
                     passing.append(block)
                 case Fate.DELIVERS:

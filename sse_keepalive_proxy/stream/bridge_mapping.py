@@ -1,8 +1,8 @@
 """Read the messages of NATS and the events of upstream by the expressions of `bridge.subjects`.
 
-The expressions are JMESPath (https://jmespath.org) and are compiled once. They have two functions more:
-`iso8601(seconds)` and `integer(text)`. Needs the extra `nats`. Whatever a message contains, it is read or
-ignored, or `InvalidMessage` is raised.
+The expressions are JMESPath (https://jmespath.org) and are compiled once. They have four functions more:
+`iso8601(seconds)`, `integer(text)`, `members(audience)` and `peers(member)`. Needs the extra `nats`. Whatever
+a message contains, it is read or ignored, or `InvalidMessage` is raised.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 
 import jmespath
 import jmespath.parser
-import jmespath.visitor
 from jmespath import functions
+from jmespath.visitor import TreeInterpreter
 
 from sse_keepalive_proxy.errors import EncodingError, InvalidMessage
+from sse_keepalive_proxy.stream.audiences import Audiences
 from sse_keepalive_proxy.stream.bridging import Key, Message
 from sse_keepalive_proxy.stream.policy import BridgeSubject
 from sse_keepalive_proxy.wire import encode
@@ -27,8 +28,14 @@ from sse_keepalive_proxy.wire.block import parse
 __all__ = ["FUNCTIONS", "Mapping", "evaluated", "identifier", "problem_of"]
 
 
+_ANY = ["string", "number", "boolean", "array", "object", "null"]
+
+
 class _Functions(functions.Functions):
-    """The functions of JMESPath, and two more. Either returns null for what it cannot convert."""
+    """The functions of JMESPath, and four more. What cannot be converted is null, and null has no members."""
+
+    def __init__(self, audiences: Audiences) -> None:
+        self._audiences = audiences
 
     @functions.signature({"types": ["number", "null"]})
     def _func_iso8601(self, seconds: float | None) -> str | None:
@@ -51,14 +58,22 @@ class _Functions(functions.Functions):
         except (ValueError, OverflowError):
             return None
 
+    @functions.signature({"types": _ANY, "variadic": True})
+    def _func_members(self, audience: Any, *others: Any) -> list[str]:
+        """Return the members of an audience but `others`."""
+        name = identifier(audience)
+        found = frozenset() if name is None else self._audiences.members(name)
+        return sorted(found.difference(filter(None, map(identifier, others))))
+
+    @functions.signature({"types": _ANY})
+    def _func_peers(self, member: Any) -> list[str]:
+        """Return all who are in an audience with `member`."""
+        name = identifier(member)
+        return [] if name is None else sorted(self._audiences.peers(name))
+
 
 FUNCTIONS = frozenset(_Functions.FUNCTION_TABLE)
 """The names of all functions that an expression may call."""
-
-_INTERPRETER = jmespath.visitor.TreeInterpreter(jmespath.Options(custom_functions=_Functions()))
-"""Evaluates all expressions. `search` of an expression would make another one each time, and each is a cycle
-that only the garbage collector frees.
-"""
 
 _UNREADABLE = (
     jmespath.exceptions.JMESPathError,
@@ -78,6 +93,13 @@ def _compiled(expression: str) -> jmespath.parser.ParsedResult:
         return jmespath.compile(expression)
 
 
+def _interpreter(audiences: Audiences) -> TreeInterpreter:
+    """Return what evaluates expressions. `search` of an expression would make another one each time, and each
+    is a cycle that only the garbage collector frees.
+    """
+    return TreeInterpreter(jmespath.Options(custom_functions=_Functions(audiences)))
+
+
 def problem_of(expression: str) -> str | None:
     """Return what is wrong with `expression`, or None."""
     try:
@@ -92,7 +114,7 @@ def problem_of(expression: str) -> str | None:
 def evaluated(expression: str, value: Any) -> Any:
     """Return the result of `expression` for `value`. Raises `InvalidMessage`."""
     try:
-        return _Expression(expression)(value)
+        return _Expression(expression, _interpreter(Audiences()))(value)
     except _UNREADABLE as error:
         raise InvalidMessage(str(error).partition("\n")[0]) from error
 
@@ -121,27 +143,31 @@ def _no_number(_: str) -> NoReturn:
 class _Expression:
     """One compiled expression."""
 
-    __slots__ = ("_tree",)
+    __slots__ = ("_interpreter", "_tree")
 
-    def __init__(self, text: str) -> None:
-        self._tree = _compiled(text).parsed
+    def __init__(self, text: str, interpreter: TreeInterpreter) -> None:
+        self._tree, self._interpreter = _compiled(text).parsed, interpreter
 
     def __call__(self, value: Any) -> Any:
-        return _INTERPRETER.visit(self._tree, value)
+        return self._interpreter.visit(self._tree, value)
 
 
 class _Subject:
     """The compiled expressions of the subject at `place` in the configuration."""
 
-    __slots__ = ("_frames", "_keys", "_place", "_recipients", "_upstream_keys", "_when")
+    __slots__ = (
+        "_audiences", "_frames", "_keys", "_learn", "_place", "_recipients", "_upstream_keys", "_when",
+    )  # fmt: skip
 
-    def __init__(self, place: int, subject: BridgeSubject) -> None:
-        self._place = place
-        self._when = None if subject.when is None else _Expression(subject.when)
-        self._recipients = _Expression(subject.recipients)
-        self._keys = [_Expression(key) for key in subject.keys]
-        self._upstream_keys = [_Expression(key) for key in subject.upstream_keys]
-        self._frames = [(frame.event, _Expression(frame.data)) for frame in subject.frames]
+    def __init__(self, place: int, subject: BridgeSubject, audiences: Audiences) -> None:
+        interpreter = _interpreter(audiences)
+        self._place, self._audiences = place, audiences
+        self._when = None if subject.when is None else _Expression(subject.when, interpreter)
+        self._recipients = _Expression(subject.recipients, interpreter)
+        self._learn = None if subject.learn is None else _Expression(subject.learn, interpreter)
+        self._keys = [_Expression(key, interpreter) for key in subject.keys]
+        self._upstream_keys = [_Expression(key, interpreter) for key in subject.upstream_keys]
+        self._frames = [(frame.event, _Expression(frame.data, interpreter)) for frame in subject.frames]
 
     def read(self, value: Any, position: int) -> Message | None:
         """Return the message in `value`, or None if it does not concern this subject."""
@@ -153,6 +179,8 @@ class _Subject:
         if not isinstance(recipients, list):
             recipients = [recipients]
         known = frozenset(found for each in recipients if (found := identifier(each)) is not None)
+        if self._learn is not None and (audience := identifier(self._learn(value))) is not None:
+            self._audiences.learn(audience, known)
         frames = [
             encode.event(name, encode.json_line(data))
             for name, expression in self._frames
@@ -182,7 +210,8 @@ class Mapping:
     __slots__ = ("_subjects",)
 
     def __init__(self, subjects: Sequence[BridgeSubject]) -> None:
-        self._subjects = [_Subject(place, subject) for place, subject in enumerate(subjects)]
+        audiences = Audiences()
+        self._subjects = [_Subject(place, subject, audiences) for place, subject in enumerate(subjects)]
 
     def read(self, place: int, payload: bytes, position: int = 0) -> Message | None:
         """Return the message in `payload`, which came on the subject at `place`. None: it is to be ignored.

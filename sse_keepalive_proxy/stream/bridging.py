@@ -229,15 +229,23 @@ class Matcher:
         self._messages.add(_Published(now, message, message.keys, waits=False))
 
     def event(
-        self, keys: tuple[Key, ...], block: bytes, now: float, behind_since: float | None = None
+        self,
+        keys: tuple[Key, ...],
+        block: bytes,
+        now: float,
+        behind_since: float | None = None,
+        *,
+        may_wait: bool = True,
     ) -> Fate:
-        """Take an event of upstream: its keys, and its block. `behind_since` as for `message`."""
+        """Take an event of upstream: its keys, and its block. `behind_since` as for `message`. `may_wait`: a
+        message can still come for it soon.
+        """
         if not keys:
             return Fate.PASSES
         self._forget(now, behind_since)
         known = self._messages.oldest(keys)
         if known is None:
-            waits = self._mode is BridgeMode.REPLACE
+            waits = may_wait and self._mode is BridgeMode.REPLACE
             event = _Event(now, keys, block if waits else None)
             self._events.add(event)
             if waits:

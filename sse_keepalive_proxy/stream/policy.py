@@ -282,7 +282,9 @@ class BridgeFrame:
 
 @dataclass(frozen=True, slots=True)
 class BridgeSubject:
-    """What the messages of a NATS subject mean, as JMESPath. `when` None: every message."""
+    """What the messages of a NATS subject mean, as JMESPath. `when` None: every message. `learn`: the name of
+    the audience that the recipients are.
+    """
 
     subject: str
     recipients: str
@@ -290,6 +292,7 @@ class BridgeSubject:
     keys: tuple[str, ...] = ()
     upstream_keys: tuple[str, ...] = ()
     frames: tuple[BridgeFrame, ...] = ()
+    learn: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

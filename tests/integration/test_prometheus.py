@@ -151,7 +151,7 @@ async def test_promtool_has_no_complaint_about_any_metric(tmp_path: Path) -> Non
     require("promtool")
     async with healing(tmp_path, interval="200ms", stall_after="1s") as (notify, proxy):
         async with await event_source(proxy.url, notify) as client:
-            await client.wait_for(b":ping\n")
+            await client.wait_for(b'"type":"ping"')
             say(notify, "hi")  # upstream ends its stream behind it
             await client.wait_for(b"stream_recovered")
         text = proxy.admin("/metrics")[1]

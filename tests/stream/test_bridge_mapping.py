@@ -53,6 +53,30 @@ def test_one_recipient_needs_no_list() -> None:
     assert found.recipients == {"3"}
 
 
+def test_a_message_that_says_only_its_chat_is_for_those_who_got_the_chats_last_message() -> None:
+    read = BridgeSubject("read", "[by, members(room)][]", frames=(BridgeFrame("", "by"),))
+    typing = BridgeSubject("typing", "members(room, by, `9`, null)")
+    presence = BridgeSubject("presence", "peers(who)")
+    learning = BridgeSubject("chat", "to", learn="room")
+    mapping = Mapping([learning, read, typing, presence])
+
+    def recipients(place: int, **value: object) -> frozenset[str]:
+        found = mapping.read(place, json.dumps(value).encode())
+        assert found is not None
+        return found.recipients
+
+    assert recipients(1, room=2, by=3) == {"3"}
+    assert recipients(0, room=2, to=[3, "4", 5]) == {"3", "4", "5"}
+    assert recipients(1, room="2", by=3) == {"3", "4", "5"}
+    assert recipients(2, room=2, by=3) == {"4", "5"}
+    assert recipients(2, room=7, by=3) == set()
+    assert recipients(3, who=4) == {"3", "5"}
+    assert recipients(0, room=2, to=[3]) == {"3"}
+    assert recipients(2, room=2, by=4) == {"3"}
+    assert recipients(3, who=4) == set()
+    assert recipients(3) == set()
+
+
 def test_an_event_of_upstream_has_keys_at_the_same_places() -> None:
     mapping = Mapping([CHAT])
     assert mapping.upstream_keys(b'event: x\ndata: {"message":\ndata: {"id": 7}}\n\n') == ((0, 0, "7"),)

@@ -111,6 +111,13 @@ def test_replace_passes_an_event_after_the_grace_if_nats_does_not_have_it() -> N
     assert known.message(message(1), 1.5) == (Outcome.DELIVERED, 0)
 
 
+def test_replace_passes_an_event_at_once_while_nats_is_away_and_knows_it_when_the_message_comes() -> None:
+    known = matcher(REPLACE)
+    assert known.event([by_id(1)], b"block", 0.0, may_wait=False) is Fate.PASSES
+    assert known.due(GRACE) == []
+    assert known.message(message(1), 2.0) == (Outcome.DELIVERED, 0)
+
+
 def test_an_event_without_keys_passes_at_once() -> None:
     assert matcher(REPLACE).event([], b"", 0.0) is Fate.PASSES
 

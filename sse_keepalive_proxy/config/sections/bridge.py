@@ -78,6 +78,12 @@ class BridgeSubject(Section):
         description="Whom the message is for: one value of `subscriber`, or a list of them. The number 7 "
         'equals the text "7".',
     )
+    learn: Annotated[Expression | None, OFF] = Field(
+        default=None,
+        description="The name of the audience that the recipients of this message are, such as the id of a "
+        "chat. `members(NAME)` and `peers(MEMBER)` in any `recipients` of this bridge then give its members. "
+        "The newest message of an audience counts.",
+    )
     keys: _Expressions = Field(
         default=(),
         description="What a message is recognised by. Null, and a list that contains null, match nothing.",
@@ -128,6 +134,7 @@ class BridgeSubject(Section):
         found: dict[tuple[str | int, ...], str | None] = {
             ("when",): self.when,
             ("recipients",): self.recipients,
+            ("learn",): self.learn,
             ("data",): self.data,
         }
         found |= {("keys", index): key for index, key in enumerate(self.keys)}
@@ -141,7 +148,7 @@ class BridgeSubject(Section):
         if self.data is not None:
             frames = (policy.BridgeFrame(self.event or "", self.data),)
         return policy.BridgeSubject(
-            self.subject, self.recipients, self.when, self.keys, self.upstream_keys, frames
+            self.subject, self.recipients, self.when, self.keys, self.upstream_keys, frames, self.learn
         )
 
 
