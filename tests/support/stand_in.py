@@ -135,8 +135,11 @@ async def restarted(notify: NotifyServer) -> None:
 
 
 def said(client: RawClient) -> list[Any]:
-    """What a script with `onmessage` and nothing else would have heard: the decoded data of each event."""
-    return [json.loads(event.data) for event in client.events if event.type == "message"]
+    """What a script with `onmessage` and nothing else would have heard: the decoded data of each event, but
+    pings.
+    """
+    heard = [json.loads(event.data) for event in client.events if event.type == "message"]
+    return [data for data in heard if data["type"] != "ping"]
 
 
 class Killable:
