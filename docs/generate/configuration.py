@@ -29,7 +29,12 @@ _ROUTE: dict[str, Any] = {
     "upstream": _EXAMPLE_NAME,
     # Sections that are off by default have keys with defaults, too.
     "cors": {"origins": ["*"]},
-    "stream": {"identity": None, "share": {"replay": None}, "bridge": _BRIDGE},
+    "stream": {
+        "identity": None,
+        "share": {"replay": None},
+        "bridge": _BRIDGE,
+        "leave": {"publish": {"subject": "a", "data": {"a": "{claim.a}"}}},
+    },
 }
 _TLS = {"cert_file": "cert.pem", "key_file": "key.pem"}
 _SMALLEST = {"tls": _TLS, "upstreams": {_EXAMPLE_NAME: {"url": "http://localhost"}}, "routes": [_ROUTE]}

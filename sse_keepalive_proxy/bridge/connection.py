@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -29,9 +30,12 @@ logger = logging.getLogger("sse_keepalive_proxy.bridge")
 _CONNECT_TIMEOUT = 5  # seconds, as nats-py takes them
 _RECONNECT_WAIT = 1
 _PING_INTERVAL = 10
+_FLUSH_TIMEOUT = 2
+_LAST_WORDS = 0.5
 MOST_PENDING = 64 << 20
 """Bytes of messages of one subject that wait to be handled. More are dropped by nats-py, which says so."""
 
+_REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
 _SLICE = 0.005
 """Seconds: messages of a burst are handled for so long, then the event loop runs."""
 
@@ -68,6 +72,8 @@ class Connection:
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
         self._subscribing: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Task[str | None]] = set()
+        self._refused: dict[str, float] = {}  # the subjects on which nothing may be published, and since when
         self._closed = asyncio.Event()
         self._said: str | None = None
         self._slice_began = 0.0
@@ -116,8 +122,37 @@ class Connection:
             await asyncio.sleep(0)
             self._slice_began = self._loop.time()
 
+    @property
+    def can_publish(self) -> bool:
+        """Whether there is a connection."""
+        return self.connected_since is not None
+
+    def publish(self, subject: str, payload: bytes) -> asyncio.Task[str | None]:
+        """Publish `payload`. The result is None when the server has it, otherwise why it has not."""
+        publishing = spawn(self._publish(subject, payload))
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+        return publishing
+
+    async def _publish(self, subject: str, payload: bytes) -> str | None:
+        client = self._client
+        if client is None or not self.can_publish:
+            return "there is no connection"
+        began = self._loop.time()
+        try:
+            await client.publish(subject, payload)
+            await _flushed(client)  # the server says what it refuses before it answers
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            return one_line(error)
+        refused = self._refused.get(subject.lower(), 0.0) >= began
+        return f"the server does not permit it on {subject}" if refused else None
+
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. What is being published has half a second."""
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=_LAST_WORDS)
+        for publishing in tuple(self._publishing):
+            publishing.cancel()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -182,7 +217,7 @@ class Connection:
         self._subscriptions.clear()
         for subject in list(self._receivers):
             await self._subscribe(client, subject)
-        await client.flush()
+        await _flushed(client)
 
     async def _subscribe(self, client: Client, subject: str) -> None:
         if subject in self._subscriptions or subject not in self._receivers:
@@ -207,6 +242,8 @@ class Connection:
             self._say(f"messages were lost, because they came faster than they are handled: {error.subject}")
         elif self.connected_since is None:
             self._down(error)
+        elif (refused := _REFUSED.search(str(error).lower())) is not None:
+            self._refused[refused[1]] = self._loop.time()
 
     async def _on_disconnected(self) -> None:
         if self.connected_since is not None:
@@ -242,6 +279,12 @@ class Connection:
         if self._said is None:
             self._said = text
             logger.warning(text)
+
+
+async def _flushed(client: Client) -> None:
+    """Wait until the server has everything. A first ping may overtake it (facts.md#nats-py-flush)."""
+    for _ in range(2):
+        await client.flush(_FLUSH_TIMEOUT)
 
 
 async def _close(client: Client) -> None:

@@ -96,6 +96,15 @@ class Reader:
             self._connection.detach(self)
             self.down()
 
+    @property
+    def can_publish(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection.can_publish
+
+    def publish(self, subject: str, payload: bytes) -> asyncio.Task[str | None]:
+        """Publish `payload` as `Connection.publish` does."""
+        return self._connection.publish(subject, payload)
+
     # The connection.
 
     def up(self, client: Client) -> None:

@@ -95,7 +95,7 @@ class Identifier:
         """Return the holder of the token at `policy.source`, or why it is rejected.
 
         With `Verify.JWT` the token is verified. With `Verify.UPSTREAM` neither its signature nor its time is
-        checked: call this only after upstream has accepted the same request.
+        checked: use the claims only after upstream has accepted the same request.
         """
         token = self._token(request)
         if isinstance(token, TokenRejection):

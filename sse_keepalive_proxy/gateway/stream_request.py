@@ -29,6 +29,7 @@ from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import EVENT_STREAM, ResponseHead
 from sse_keepalive_proxy.http.responses import retry_after
 from sse_keepalive_proxy.live.early_commit import EarlyCommit
+from sse_keepalive_proxy.live.leave_notice import LeaveNotice
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.live.stream import Stream
@@ -157,13 +158,22 @@ class StreamRequest:
             target=redact_target(request.target),
             reconnection=self._reconnection(head),
         )
+        self._stream.notice = self._notice(self._stream.stream_id)
         streams.add(self._stream)
         return None
+
+    def _notice(self, stream_id: str) -> LeaveNotice | None:
+        """Return what is published when the client has gone, if upstream has accepted it by then."""
+        publish, bridge = self._stream_route.policy.publish, self._route.bridge
+        if publish is None or bridge is None or not isinstance(holder := self._identified(), Holder):
+            return None
+        return bridge.notice(publish, holder.claims, {"stream_id": stream_id, "route": self._route.name})
 
     @property
     def let_go(self) -> LetGo:
         """What becomes of an exchange whose client has gone."""
-        if self._stream is None or self._stream_route.policy.hold is None:
+        policy = self._stream_route.policy
+        if self._stream is None or (policy.hold is None and policy.publish is None):
             return Exchange.close
         return self._stream.let_go
 

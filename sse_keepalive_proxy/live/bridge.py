@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 from sse_keepalive_proxy.errors import InvalidMessage
 from sse_keepalive_proxy.live.bridged import Bridgeable
+from sse_keepalive_proxy.live.leave_notice import LeaveNotice
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.bridge_mapping import Mapping as Expressions
 from sse_keepalive_proxy.stream.bridge_mapping import identifier
 from sse_keepalive_proxy.stream.bridging import MOST, Fate, Matcher, Message, Outcome
 from sse_keepalive_proxy.stream.claims import claim
-from sse_keepalive_proxy.stream.policy import Bridge, BridgeMode
+from sse_keepalive_proxy.stream.policy import Bridge, BridgeMode, LeavePublish
 from sse_keepalive_proxy.stream.recent import Recent
 from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.wire.block import split
@@ -53,6 +54,13 @@ class Subscriptions(Protocol):
     def ignore(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
         """Call `receive` no more."""
 
+    @property
+    def can_publish(self) -> bool:
+        """Whether there is a connection to publish on."""
+
+    def publish(self, subject: str, payload: bytes) -> asyncio.Task[str | None]:
+        """Publish `payload`. The result is None when the server has it, otherwise why it has not."""
+
 
 class RouteBridge:
     """The streams of a route by their subscribers, and what they wait for.
@@ -80,7 +88,7 @@ class RouteBridge:
         self._due: deque[tuple[float, Place]] = deque()  # in the order of time: all wait equally long
         self._timer: asyncio.Handle | None = None
         self._logged: dict[str, float] = {}
-        self._retired = False
+        self._retired, self._publishing = False, 0
         self._receivers = [
             (subject.subject, self._receiver(index)) for index, subject in enumerate(policy.subjects)
         ]
@@ -136,13 +144,22 @@ class RouteBridge:
 
     def serve(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
         """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
-        value = claim(claims, self.policy.claim)
-        subscriber = identifier(value) if isinstance(value, str | int) and value != "" else None
-        if subscriber is None or isinstance(value, bool) or flow.bridge is not None:
+        subscriber = self._subscriber(claims)
+        if subscriber is None or flow.bridge is not None:
             return
         place = Place(self, flow, subscriber)
         flow.bridge = place
         self._places.setdefault(subscriber, {})[place] = None
+
+    def _subscriber(self, claims: Mapping[str, Any]) -> str | None:
+        value = claim(claims, self.policy.claim)
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            return None
+        return identifier(value)
+
+    def serves(self, subscriber: str) -> bool:
+        """Whether any stream of `subscriber` is open."""
+        return subscriber in self._places
 
     def leave(self, place: Place) -> None:
         """Give a stream no more messages."""
@@ -160,11 +177,40 @@ class RouteBridge:
         self._release_if_unused()
 
     def _release_if_unused(self) -> None:
-        if self._retired and not self._places and self._receivers:
+        if self._retired and not self._places and not self._publishing and self._receivers:
             for subject, receive in self._receivers:
                 self._connection.ignore(subject, receive)
             self._receivers = []
             self._released()
+
+    # What is published.
+
+    @property
+    def can_publish(self) -> bool:
+        """Whether there is a connection to publish on."""
+        return self._connection.can_publish
+
+    def notice(
+        self, policy: LeavePublish, claims: Mapping[str, Any], values: Mapping[str, str]
+    ) -> LeaveNotice | None:
+        """Return what is published when the last client with `claims` has gone, or None if they do not name
+        it. `values`: other placeholders.
+        """
+        subscriber = self._subscriber(claims)
+        return None if subscriber is None else LeaveNotice.of(self, subscriber, policy, values, claims)
+
+    def publish(self, subject: str, payload: bytes) -> asyncio.Task[str | None]:
+        """Publish `payload`. The result is None when the server has it, otherwise why it has not."""
+        self._publishing += 1
+        publishing = self._connection.publish(subject, payload)
+        publishing.add_done_callback(self._published)
+        return publishing
+
+    def _published(self, publishing: asyncio.Task[str | None]) -> None:
+        self._publishing -= 1
+        if not publishing.cancelled() and (why := publishing.result()) is not None:
+            self.say("not published", "that a client has left could not be published on NATS: %s", why)
+        self._release_if_unused()
 
     # Messages.
 

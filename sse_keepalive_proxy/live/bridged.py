@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from sse_keepalive_proxy.live.leave_notice import LeaveNotice
 from sse_keepalive_proxy.stream.bridging import Message
+from sse_keepalive_proxy.stream.policy import LeavePublish
 from sse_keepalive_proxy.stream.replay_log import GapReason
 
 __all__ = ["Bridgeable", "Bridged", "StreamBridge"]
@@ -60,3 +62,10 @@ class StreamBridge(Protocol):
 
     async def reached(self, position: int) -> None:
         """Wait until the messages up to `position` are known, but not for long."""
+
+    def notice(
+        self, policy: LeavePublish, claims: Mapping[str, Any], values: Mapping[str, str]
+    ) -> LeaveNotice | None:
+        """Return what is published when the last client with `claims` has gone, or None if they do not name
+        it. `values`: other placeholders.
+        """

@@ -25,6 +25,7 @@ from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.returning import missed_by
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.live.source import Source
+from sse_keepalive_proxy.observe.registry import group_snapshot
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import CloseReason
@@ -48,8 +49,9 @@ class Group(Source):
     """
 
     __slots__ = (
-        "_arriving", "_asked_at", "_asked_with", "_asks", "_empty_since", "_has_ended", "_is_held",
-        "_is_overtaken", "_members", "_over", "_share", "_until", "_waits", "credentials", "key", "log",
+        "_arriving", "_asked_at", "_asked_with", "_asks", "_empty_since", "_has_ended", "_is_dropped",
+        "_is_held", "_is_overtaken", "_members", "_over", "_share", "_until", "_waits", "credentials", "key",
+        "log",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +77,7 @@ class Group(Source):
         self._arriving: dict[Membership, None] = {}  # they begin when the unfinished block has ended
         self._empty_since = self.opened_at
         self._until: float | None = None  # without members: the next decision about upstream's stream
-        self._is_held = False
+        self._is_held = self._is_dropped = False
         self._asks = 0  # the clients that ask upstream for their own streams now
         self._has_ended = False  # upstream's stream; another one may take its place
         self._waits = False  # whether the last member wanted upstream to be opened again after an end
@@ -381,7 +383,7 @@ class Group(Source):
 
     def drop(self) -> None:
         """Let upstream's stream go now."""
-        self._is_held = True
+        self._is_held = self._is_dropped = True
         self._handle(messages.Fault(CloseReason.CLIENT_GONE))
 
     def hurry(self) -> None:
@@ -393,21 +395,32 @@ class Group(Source):
         """Decide about upstream's stream, which no client reads: it may be held for longer."""
         hold = self.route.policy.hold
         if self._is_held or hold is None or hold <= self._share.linger:
-            self.drop()
+            self._is_held = True
+            self._handle(messages.Fault(CloseReason.CLIENT_GONE))
             return
-        if self._exchange is None:  # an attempt that is under way may be held
+        if self._exchange is None or self._can_say_so():  # an attempt that is under way may be held
             self._handle(messages.Fault(CloseReason.CLIENT_GONE))
             return
         self._is_held = True
         self._until = self._empty_since + hold
         self._arm()
 
+    def _can_say_so(self) -> bool:
+        """Whether it can be published that the last client has gone. If it should be, and cannot, this is
+        counted.
+        """
+        if self.route.policy.publish is None:
+            return False
+        if self.notice is not None and self.notice.can_be_published:
+            return True
+        self.route.metrics.leave_publishes["failed"] += 1
+        return False
+
     def let_go(self, exchange: Exchange) -> None:
-        """Close `exchange`, or hold it as the policy says if that has not been done."""
-        if self._is_held:
-            exchange.close()
-        else:
-            part(self, exchange)
+        """Take `exchange`, to be closed, or held as the policy says if that has not been done."""
+        if self.life.close_reason is not None:
+            self.route.registry.held.remove(self)  # `exchange` takes its place
+        part(self, exchange, None if self._is_held else self.route.policy.hold, at_once=self._is_dropped)
 
     # What a `Source` needs.
 
@@ -474,25 +487,7 @@ class Group(Source):
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return its values for pages."""
-        flow, state = self.flow, self.life.state.value
+        state = self.life.state.value
         if self._until is not None:
             state = "held" if self._is_held else "lingering"
-        return {
-            "id": self.stream_id,
-            "route": self.route_name,
-            "state": state,
-            "client": self.client,
-            "family": None,
-            "clients": self.clients,
-            "age_s": round(now - self.opened_at, 3),
-            "since_upstream_byte_s": round(now - self.life.upstream_at, 3) if flow.upstream_bytes else None,
-            "since_upstream_event_s": None if flow.event_at is None else round(now - flow.event_at, 3),
-            "events": flow.events,
-            "comments": flow.comments,
-            "pings": 0,
-            "stalls": self.stalls,
-            "reconnects": self.reconnects,
-            "finished": self.life.finished_at is not None,
-            "bytes": flow.upstream_bytes,
-            "log_bytes": 0 if self.log is None else self.log.size,
-        }
+        return group_snapshot(self, now, state, 0 if self.log is None else self.log.size)

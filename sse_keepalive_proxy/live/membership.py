@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sse_keepalive_proxy.http.exchange import Body, Exchange, Sink
 from sse_keepalive_proxy.live.bridged import Bridged
+from sse_keepalive_proxy.live.leave_notice import LeaveNotice
 from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.stream.late_error import LateStatus
 from sse_keepalive_proxy.stream.messages import Announce, CloseReason
@@ -44,6 +45,7 @@ class Sharing(Protocol):
     """The group of a membership."""
 
     flow: Relay
+    notice: LeaveNotice | None
     stream_id: str
     target: str
 

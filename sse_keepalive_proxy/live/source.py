@@ -14,6 +14,7 @@ from sse_keepalive_proxy.http.attempts import Answer
 from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live import stream_log
+from sse_keepalive_proxy.live.leave_notice import LeaveNotice
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.route import StreamRoute
@@ -42,14 +43,14 @@ class Source:
     """The part of a stream that upstream moves. It ends with exactly one `close_reason`.
 
     `reconnection` can ask upstream again; it is None if this is not allowed. `target` is redacted. `flow` is
-    what upstream's bytes pass through.
+    what upstream's bytes pass through. `notice` is published when its clients have gone.
     """
 
     flow: Relay
 
     __slots__ = (
         "_events_before", "_exchange", "_late", "_paused", "_reconnection", "_wakes_at", "client", "flow",
-        "life", "opened_at", "reconnects", "route", "route_name", "stalls", "stream_id", "target",
+        "life", "notice", "opened_at", "reconnects", "route", "route_name", "stalls", "stream_id", "target",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Source:
         self.opened_at = self.route.now()
         self.life = Lifecycle(route.policy, self.opened_at, random.random)
         self._reconnection = reconnection
+        self.notice: LeaveNotice | None = None
         self._exchange: Body | None = None
         self._late: LateStatus | None = None
         self._wakes_at: float | None = None
@@ -99,7 +101,7 @@ class Source:
         raise NotImplementedError
 
     def let_go(self, exchange: Exchange) -> None:
-        """Close `exchange`, which lives on without this stream, or hold it as the policy says."""
+        """Take `exchange`, which lives on without this stream, to be closed or held as the policy says."""
         raise NotImplementedError
 
     def apply_backpressure(self) -> None:
@@ -259,10 +261,10 @@ class Source:
 
     def _close(self, reason: CloseReason) -> None:
         exchange, self._exchange = self._exchange, None
-        if self.flow.bridge is not None:
-            self.flow.bridge.close()
         if exchange is not None:
             exchange.part(self.let_go)
+        if self.flow.bridge is not None:
+            self.flow.bridge.close()  # after the notice, which may be the last thing that it publishes
         if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1
         self._end(reason, self._late if reason in _LATE and exchange is None else None)

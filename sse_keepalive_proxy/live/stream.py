@@ -143,6 +143,8 @@ class Stream(Source):
         """Read the stream of a group, which looks after upstream."""
         self._membership, self._reconnection = membership, None
         self.target = membership.group.target  # the same text, stored once
+        if self.notice is not None:
+            membership.group.notice, self.notice = self.notice, None
         if self.flow.bridge is not None:
             membership.bridge = self.flow.bridge
             self.flow.bridge.move(membership.group.flow)
@@ -270,8 +272,8 @@ class Stream(Source):
     # Commands of the lifecycle.
 
     def let_go(self, exchange: Exchange) -> None:
-        """Close `exchange`, which lives on without this stream, or hold it as the policy says."""
-        part(self, exchange)
+        """Take `exchange`, which lives on without this stream, to be closed or held as the policy says."""
+        part(self, exchange, self.route.policy.hold)
 
     def _tell(self, command: messages.ForClients) -> None:
         match command:

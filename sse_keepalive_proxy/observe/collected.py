@@ -45,6 +45,7 @@ _LABELLED = {
         "Clients that came back with an id whose later events could not be sent again.",
     ),
     "bridge_events": ("outcome", "Messages of NATS for streams, and dropped copies of them."),
+    "leave_publishes": ("result", "Messages on NATS that a client has left (`leave.publish`)."),
     "upstream_errors": ("kind", "Upstream connections without a usable answer."),
     "upstream_reconnects": ("result", "Attempts to open upstream again for a connected client."),
 }

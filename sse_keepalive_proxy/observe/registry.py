@@ -19,7 +19,7 @@ from sse_keepalive_proxy.stream.policy import Family
 from sse_keepalive_proxy.stream.replay_log import ReplayLogs
 from sse_keepalive_proxy.stream.states import State
 
-__all__ = ["Flow", "OpenGroup", "OpenStream", "Registry", "Spread", "snapshot"]
+__all__ = ["Flow", "OpenGroup", "OpenStream", "Registry", "Spread", "group_snapshot", "snapshot"]
 
 
 _LATECOMER = 1.0
@@ -38,10 +38,15 @@ class Flow(Protocol):
 
 
 class OpenGroup(Protocol):
-    """A stream of upstream that several clients share."""
+    """A stream of upstream that several clients share. Times are on the loop's clock."""
 
+    stream_id: str
     route_name: str
+    client: str
     life: Lifecycle
+    opened_at: float
+    stalls: int
+    reconnects: int
 
     @property
     def flow(self) -> Flow:
@@ -98,22 +103,42 @@ def snapshot(stream: OpenStream, now: float) -> dict[str, Any]:
     """Return the values of a stream for pages and log lines: times in seconds, None for never, no secrets."""
     flow = stream.flow
     return {
-        "id": stream.stream_id,
-        "route": stream.route_name,
+        **_of_upstream(stream, now),
         "state": stream.state,
-        "client": stream.client,
         "family": stream.family,
         "group": stream.group,
-        "age_s": round(now - stream.opened_at, 3),
-        "since_upstream_byte_s": round(now - stream.life.upstream_at, 3) if flow.upstream_bytes else None,
+        "pings": stream.pings,
+        "bytes": flow.sent_upstream + flow.sent_synthetic,
+    }
+
+
+def group_snapshot(group: OpenGroup, now: float, state: str, log_bytes: int) -> dict[str, Any]:
+    """Return the values of a group for pages, like those of a stream."""
+    return {
+        **_of_upstream(group, now),
+        "state": state,
+        "family": None,
+        "clients": group.clients,
+        "pings": 0,
+        "bytes": group.flow.upstream_bytes,
+        "log_bytes": log_bytes,
+    }
+
+
+def _of_upstream(each: OpenStream | OpenGroup, now: float) -> dict[str, Any]:
+    flow = each.flow
+    return {
+        "id": each.stream_id,
+        "route": each.route_name,
+        "client": each.client,
+        "age_s": round(now - each.opened_at, 3),
+        "since_upstream_byte_s": round(now - each.life.upstream_at, 3) if flow.upstream_bytes else None,
         "since_upstream_event_s": None if flow.event_at is None else round(now - flow.event_at, 3),
         "events": flow.events,
         "comments": flow.comments,
-        "pings": stream.pings,
-        "stalls": stream.stalls,
-        "reconnects": stream.reconnects,
-        "finished": stream.life.finished_at is not None,
-        "bytes": flow.sent_upstream + flow.sent_synthetic,
+        "stalls": each.stalls,
+        "reconnects": each.reconnects,
+        "finished": each.life.finished_at is not None,
     }
 
 

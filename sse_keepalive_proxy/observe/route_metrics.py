@@ -133,6 +133,7 @@ class RouteMetrics:
         self.bridge_overflows = 0
         self.bridge_positions_lost = 0
         self.bridge_stream_missing = 0
+        self.leave_publishes = {"published": 0, "failed": 0}
         self.confirms_sent = dict.fromkeys((ConfirmForm.EVENT, ConfirmForm.COMMENT), 0)
         self.confirm_failures = 0
         self.pings_sent = dict.fromkeys(KeepaliveForm, 0)

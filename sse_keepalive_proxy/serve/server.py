@@ -155,7 +155,10 @@ class Server:
         limits, descriptors = settings.limits, max(self._descriptors - _SPARE, 4)
         held = min(limits.max_held, descriptors // 4)
         streams = [route.stream for route in settings.routes if route.stream is not None]
-        holds = any(stream.leave.hold or (stream.share and stream.share.by) for stream in streams)
+        holds = any(
+            stream.leave.hold or stream.leave.publish or (stream.share and stream.share.by)
+            for stream in streams
+        )
         self._room = (descriptors - held if holds else descriptors) // 2
         self.streams.limit = min(limits.max_streams, self._room)
         self.streams.per_client = limits.max_streams_per_client
@@ -256,11 +259,11 @@ class Server:
         self._stop_listening()
         for stream in self.streams:
             stream.cut()
+        self.streams.held.allow(0)
         if self._proxy is not None:
             self._proxy.cut_upgraded()
             await self._proxy.frontend.cut()
             await self._proxy.close_bridges()
-        self.streams.held.allow(0)
         if self._admin is not None:
             if self._admin_bound is not None:
                 self._forget(*self._admin_bound)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sse_keepalive_proxy.wire import encode
 
-__all__ = ["claim", "fill", "names"]
+__all__ = ["claim", "fill", "missing", "names"]
 
 _CLAIM = r"claim((?:\.[A-Za-z0-9_-]+)+)"
 _PLACE = re.compile(
@@ -26,6 +26,13 @@ _PLACE = re.compile(
 def names(data: Any) -> bool:
     """Whether any string of `data` contains a placeholder of a claim."""
     return any(found[1] or found[2] for found in _PLACE.finditer(encode.json_line(data)))
+
+
+def missing(data: Any, claims: Mapping[str, Any]) -> bool:
+    """Whether any claim that `data` names is null or not in `claims`."""
+    places = _PLACE.finditer(encode.json_line(data))
+    named = [path[1:] for found in places if (path := found[1] or found[2])]
+    return any(claim(claims, path) is None for path in named)
 
 
 def claim(claims: Mapping[str, Any], path: str) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "Identity",
     "Keepalive",
     "KeepaliveForm",
+    "LeavePublish",
     "NatsServers",
     "OnRefusal",
     "Reconnect",
@@ -311,6 +312,16 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True)
+class LeavePublish:
+    """The JSON, with placeholders, that is published on a NATS subject when the last client of a stream has
+    gone.
+    """
+
+    subject: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class StreamPolicy:
     """All settings of a route's `stream` section, with their defaults. `client_retry`: the `retry` for a
     client that comes back by itself, in seconds.
@@ -337,6 +348,7 @@ class StreamPolicy:
     share: Share | None = None
     bridge: Bridge | None = None
     hold: float | None = None  # seconds for which upstream stays open after its client has gone
+    publish: LeavePublish | None = None
     unname: frozenset[str] = frozenset()
     max_age: float | None = None
     decode: bool = False

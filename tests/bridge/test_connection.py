@@ -1,4 +1,6 @@
-"""The connection to a real nats-server: a burst leaves the loop free, an unused connection is closed."""
+"""The connection to a real nats-server: a burst leaves the loop free, an unused connection is closed, what is
+published has arrived.
+"""
 
 from __future__ import annotations
 
@@ -66,3 +68,24 @@ async def test_equal_servers_have_one_connection_until_it_is_not_used(tmp_path: 
         await soon(lambda: connection.connected_since is None)
         assert connections.to(servers) is not connection
         await connections.close()
+
+
+@on_each_loop
+async def test_a_message_has_been_published_when_the_server_has_it(tmp_path: Path) -> None:
+    users = '[{user: a, password: b, permissions: {publish: {deny: "closed.>"}}}]'
+    (tmp_path / "nats.conf").write_text(f"authorization: {{users: {users}}}")
+    with nats_server(tmp_path, None, "-c", str(tmp_path / "nats.conf")) as (_, port):
+        connections = Connections()
+        connection = connections.to(NatsServers((f"nats://127.0.0.1:{port}",), user="a", password="b"))
+        assert await connection.publish("open", b"1") == "there is no connection"
+        seen: list[bytes] = []
+        connection.receive("open", lambda payload, _: seen.append(payload))
+        await soon(lambda: connection.connected_since is not None)
+        for _ in range(20):
+            assert await connection.publish("closed.A", b"1") == "the server does not permit it on closed.A"
+            assert await connection.publish("open", b"1") is None
+        await soon(lambda: len(seen) == 20)
+        unfinished = connection.publish("open", b"last")
+        await connections.close()
+        assert unfinished.result() is None
+    assert await connection.publish("open", b"1") == "there is no connection"

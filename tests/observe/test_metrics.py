@@ -108,6 +108,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
         {"outcome": {"delivered", "filled", "dropped", "missed", "no_subscriber", "invalid"}},
     ),
     "bridge_overflows_total": ("counter", {}),
+    "leave_publishes_total": ("counter", {"result": {"published", "failed"}}),
     "replay_logs_emptied_total": ("counter", {}),
 }
 OF_THE_INSTANCE = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.stream.claims import claim, fill, names
+from sse_keepalive_proxy.stream.claims import claim, fill, missing, names
 from sse_keepalive_proxy.wire.encode import event, json_line
 from tests.support.sse_reference import Event, parse
 
@@ -282,3 +282,20 @@ def test_without_a_claim_in_the_data_the_claims_do_not_matter(data: Any) -> None
     template = json_line(data)
     same = fill(template, VALUES, {"a": {"b": 1}, "c": "x"}) == fill(template, VALUES, {})
     assert same or names(data)
+
+
+# Claims that are not there.
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"a": "{claim.user.id}", "b": "of {claim.sub} at {now}"}, False),
+        ({"a": "{claim.admin}"}, False),  # false is a value
+        ({"a": "{claim.user.id}", "b": ["x {claim.user.nobody}"]}, True),
+        ({"{claim.gone}": 1}, True),
+        ({"a": "nothing", "b": "{stream_id}"}, False),
+    ],
+)
+def test_a_claim_that_is_null_or_not_there_is_missing(data: Any, expected: bool) -> None:
+    assert missing(data, CLAIMS) is expected

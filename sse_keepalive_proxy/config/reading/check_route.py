@@ -60,6 +60,7 @@ def disagreements(route: Entry) -> Iterator[Finding]:
     yield from _kept_without_proof(route)
     yield from _credentials_for_everybody(route)
     yield from _unusable_bridge(route)
+    yield from _nothing_to_publish_with(route)
 
 
 def warnings(route: Entry) -> Iterator[Finding]:
@@ -157,13 +158,13 @@ def _default_algorithms() -> tuple[str, ...]:
 
 
 def _claims_without_identity(route: Entry) -> Iterator[Finding]:
-    way = ("stream", "confirm", "data")
-    data = entry_at(route, *way)
-    if data is None or not _identity_is_off(route):
+    if not _identity_is_off(route):
         return
-    for at in claims_in(plain(data)):
-        hint = "write the place of the token: identity: {from: …}"
-        yield (*way, *at), Fault("a claim needs `identity`, which is off on this route", hint)
+    for way in (("stream", "confirm", "data"), ("stream", "leave", "publish", "data")):
+        data = entry_at(route, *way)
+        for at in () if data is None else claims_in(plain(data)):
+            hint = "write the place of the token: identity: {from: …}"
+            yield (*way, *at), Fault("a claim needs `identity`, which is off on this route", hint)
 
 
 def _share(route: Entry) -> Share | None:
@@ -206,6 +207,15 @@ def _unusable_bridge(route: Entry) -> Iterator[Finding]:
     elif share is not None and share.by not in (None, CREDENTIAL, subscriber):
         message = f"must be the claim by which clients share a stream: {share.by}"
         yield (*way, "subscriber"), Fault(message, "its messages go to all clients of the group")
+
+
+def _nothing_to_publish_with(route: Entry) -> Iterator[Finding]:
+    way = ("stream", "leave", "publish")
+    publish, bridge = entry_at(route, *way), entry_at(route, "stream", "bridge")
+    if publish is None or publish.text == "off" or not (bridge is None or bridge.text == "off"):
+        return
+    hint = "write bridge: {servers: …}, or publish: off"
+    yield way, Fault("needs `bridge`, whose connection to NATS is used", hint)
 
 
 def _kept_without_proof(route: Entry) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
-from sse_keepalive_proxy.config.types.event_data import ConfirmData, EventData
+from sse_keepalive_proxy.config.types.event_data import ClaimsData, EventData
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, Section
 from sse_keepalive_proxy.config.types.shapes import EventName, PlainLine, Word
 from sse_keepalive_proxy.config.types.units import Duration, KeepaliveDuration, Size, StallDuration
@@ -41,7 +41,7 @@ class Confirm(Section):
         description='The name of the confirm event. An empty name ("") makes an unnamed event; `onmessage` '
         "receives only unnamed events.",
     )
-    data: ConfirmData = Field(
+    data: ClaimsData = Field(
         default={"type": "connection_confirmed", "stream_id": "{stream_id}", "timestamp": "{now}"},
         description="The JSON of the confirm event. A value here replaces the whole default. "
         "`{stream_id}`, `{now}`, `{route}` and, with `identity`, claims such as `{claim.user.id}` are "

@@ -11,19 +11,21 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
 from sse_keepalive_proxy.config.sections.bridge import Bridge
 from sse_keepalive_proxy.config.sections.client import Identity
 from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
 from sse_keepalive_proxy.config.sections.sharing import Share
 from sse_keepalive_proxy.config.sections.silence import Confirm, Keepalive, Stall
-from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, Section
+from sse_keepalive_proxy.config.types.bridging import PlainSubject
+from sse_keepalive_proxy.config.types.event_data import ClaimsData, claims_in
+from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, Fault, Section, refuse
 from sse_keepalive_proxy.config.types.shapes import CredentialPlace, EventName
 from sse_keepalive_proxy.config.types.units import Duration, Size
 from sse_keepalive_proxy.stream import policy
 
-__all__ = ["Credential", "Decode", "Head", "Leave", "Rewrite", "Stream"]
+__all__ = ["Credential", "Decode", "Head", "Leave", "LeavePublish", "Rewrite", "Stream"]
 
 
 Credential = Annotated[tuple[CredentialPlace, ...], Strict(False)]
@@ -44,6 +46,30 @@ class Decode(StrEnum):
     ON = "on"
 
 
+class LeavePublish(Section):
+    """A message of the proxy on NATS: the last client of an upstream stream has gone."""
+
+    subject: PlainSubject = Field(
+        description="The subject of NATS on which it is published, without wildcards.",
+    )
+    data: ClaimsData = Field(
+        description="The JSON of the message. It has the placeholders of `confirm.data`. At least one must "
+        "be a claim, such as `{claim.user.id}`, and a client without it has left nothing to publish.",
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> LeavePublish:
+        if not any(claims_in(self.data)):
+            fault = Fault("must say who has gone", "write a claim, e.g. {claim.user.id}", at=("data",))
+            raise refuse(fault)
+        return self
+
+    @property
+    def policy(self) -> policy.LeavePublish:
+        """The section as a frozen policy."""
+        return policy.LeavePublish(self.subject, self.data)
+
+
 class Leave(Section):
     """What upstream sees when the client of its stream has gone."""
 
@@ -52,6 +78,12 @@ class Leave(Section):
         description="How long upstream's stream is kept open and read without its client, at most until "
         "upstream ends it. For servers that are harmed by a client that leaves, as notify-server is. With "
         "off upstream's stream is closed at once, so that upstream does no work for it.",
+    )
+    publish: Annotated[LeavePublish | None, OFF] = Field(
+        default=None,
+        description="What is published on NATS before upstream's stream is closed. It is for servers that "
+        "then end the stream themselves, within 2 s, and needs `bridge`. If it cannot be published, `hold` "
+        "applies.",
     )
 
 
@@ -185,6 +217,7 @@ class Stream(Section):
             share=self.share.policy if self.share else None,
             bridge=self.bridge.policy if self.bridge else None,
             hold=self.leave.hold,
+            publish=self.leave.publish.policy if self.leave.publish else None,
             unname=frozenset(self.rewrite.unname),
             max_age=self.max_age,
             decode=self.decode is Decode.ON,

@@ -22,6 +22,7 @@ __all__ = [
     "Example",
     "Expression",
     "NatsUrl",
+    "PlainSubject",
     "Secret",
     "StreamName",
     "Subject",
@@ -72,6 +73,15 @@ def _stream(value: object) -> str:
     return name
 
 
+def _plain_subject(value: object) -> str:
+    subject = _subject(value)
+    if set("*>") & set(subject):
+        raise refuse(Fault("is published on, so it has no wildcards", "name one subject: chat.status"))
+    if set("{}") & set(subject):
+        raise refuse(Fault("has no placeholders", "write claims in `data`"))
+    return subject
+
+
 def _claim(value: object) -> str:
     place = _text(value)
     if not re.fullmatch(_CLAIM, place):
@@ -111,6 +121,7 @@ Example = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "title": "
 NatsUrl = Annotated[str, Text("URL", _url, pattern=rf"^{_URL}$")]
 Subject = Annotated[str, Text("subject", _subject, pattern=r"^\S+$")]
 StreamName = Annotated[str, Text("name", _stream, pattern=rf"^{_STREAM}$")]
+PlainSubject = Annotated[str, Text("subject", _plain_subject, pattern=r"^[^\s*>{}]+$")]
 ClaimPlace = Annotated[str, Text("`claim:PATH`", _claim, pattern=rf"^{_CLAIM}$")]
 Expression = Annotated[str, Text("JMESPath", _expression)]
 Secret = Annotated[str, Text("secret", _text, show=lambda _: "(redacted)")]

@@ -1,4 +1,4 @@
-"""The JSON data of the proxy's own events, with placeholders in its strings.
+"""The JSON data of the proxy's own events and messages, with placeholders in its strings.
 
 Owns the names of the placeholders and the check of their places. `stream.frames` fills them in.
 `config.reading.check_route` checks that a claim has an `identity`.
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from sse_keepalive_proxy.config.types.fields import Fault, refuse
 from sse_keepalive_proxy.config.types.words import did_you_mean
 
-__all__ = ["PLACEHOLDERS", "ConfirmData", "EventData", "claims_in"]
+__all__ = ["PLACEHOLDERS", "ClaimsData", "EventData", "claims_in"]
 
 PLACEHOLDERS = ("stream_id", "now", "route")
 
@@ -54,7 +54,7 @@ def _words(text: str) -> Iterator[str | None]:
     yield from (found[1] for found in _BRACES.finditer(text))
 
 
-def _check_confirm(data: dict[str, Any]) -> dict[str, Any]:
+def _check_with_claims(data: dict[str, Any]) -> dict[str, Any]:
     return _checked(data, claims=True)
 
 
@@ -80,7 +80,7 @@ def _fault(word: str | None, *, claims: bool) -> Fault | None:
     if word in PLACEHOLDERS or (claims and _CLAIM.fullmatch(word)):
         return None
     if _CLAIM.fullmatch(word):
-        hint = f"a claim is allowed only in `confirm.data`; {known}"
+        hint = f"a claim is allowed only in `confirm.data` and `leave.publish.data`; {known}"
     elif word.partition(".")[0] == "claim" and claims:
         hint = "write names with dots between them, e.g. {claim.user.id}"
     else:
@@ -91,4 +91,4 @@ def _fault(word: str | None, *, claims: bool) -> Fault | None:
 _JSON_OBJECT = WithJsonSchema({"type": "object", "title": "JSON object"})
 
 EventData = Annotated[dict[str, Any], AfterValidator(_check), _JSON_OBJECT]
-ConfirmData = Annotated[dict[str, Any], AfterValidator(_check_confirm), _JSON_OBJECT]
+ClaimsData = Annotated[dict[str, Any], AfterValidator(_check_with_claims), _JSON_OBJECT]

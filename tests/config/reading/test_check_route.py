@@ -9,6 +9,7 @@ from textwrap import indent
 import pytest
 
 from sse_keepalive_proxy.config.types import bridging
+from sse_keepalive_proxy.stream.policy import LeavePublish
 from sse_keepalive_proxy.wire import codings
 from tests.config.keys import ED25519
 from tests.config.writing import VALID, loaded, refused, said, stream_of, stream_problems
@@ -496,6 +497,42 @@ def test_a_durable_bridge_without_ids_of_the_proxy_is_a_warning(share: str, warn
         ":10: warning: routes[0].stream.bridge.durable: what is published while the proxy restarts is not "
         "filled: no client can say where it was (write share: {by: claim:…, linger: …, replay: {ids: add}})"
     )
+
+
+PUBLISH = 'leave: {publish: {subject: user.status, data: {user: "{claim.user.id}"}}}\n'
+
+
+def test_what_is_published_when_a_client_leaves_needs_a_bridge_and_an_identity() -> None:
+    publish = stream_of(UPSTREAM + BRIDGE + PUBLISH).policy.publish
+    assert publish == LeavePublish("user.status", {"user": "{claim.user.id}"})
+    (problem,) = stream_problems(UPSTREAM + PUBLISH)
+    assert problem == (
+        ":9: routes[0].stream.leave.publish: needs `bridge`, whose connection to NATS is used"
+        " (write bridge: {servers: …}, or publish: off)"
+    )
+    assert stream_problems(PUBLISH)[0] == (
+        ":8: routes[0].stream.leave.publish.data.user: a claim needs `identity`, which is off on this route"
+        " (write the place of the token: identity: {from: …})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "user.status",
+            '"user.*"',
+            "is published on, so it has no wildcards (name one subject",
+        ),
+        ("user.status", '"user.{claim.sub}"', "has no placeholders (write claims in `data`)"),
+        ("user.status", "user..status", "not a subject of NATS"),
+        ("{claim.user.id}", "seven", "data: must say who has gone (write a claim, e.g. {claim.user.id})"),
+        ("{claim.user.id}", "{user}", "{user} is not a placeholder"),
+    ],
+)
+def test_a_fault_of_what_is_published_is_named(old: str, new: str, problem: str) -> None:
+    (found,) = stream_problems(UPSTREAM + BRIDGE + PUBLISH.replace(old, new))
+    assert problem in found
 
 
 def test_a_bridge_that_only_observes_needs_no_event() -> None:

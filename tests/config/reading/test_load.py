@@ -197,7 +197,8 @@ def test_an_upstream_may_be_called_like_a_key() -> None:
         (
             "keepalive: {data: {a: '{claim.user.id}'}}",
             (
-                "{claim.user.id} is not a placeholder (a claim is allowed only in `confirm.data`; "
+                "{claim.user.id} is not a placeholder (a claim is allowed only in `confirm.data` and "
+                "`leave.publish.data`; "
                 "known: {stream_id} {now} {route})"
             ),
         ),
