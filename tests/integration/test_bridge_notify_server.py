@@ -5,19 +5,15 @@ published as the real application does it. Every stream ends with exactly the me
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from tests.support.chat import listening_to_nats, messages, publish
 from tests.support.instance import Instance, config
 from tests.support.nats import nats_server, publisher
 from tests.support.programs import free_port
@@ -56,62 +52,6 @@ def chats() -> dict[int, list[int]]:
     return {chat: draw.sample(range(1, USERS + 1), USERS // 5) for chat in range(1, CHATS + 1)}
 
 
-async def publish(client: Client, number: int, members: dict[int, list[int]]) -> list[int]:
-    """Publish a message twice, as the real application does. Return its recipients."""
-    chat = number % CHATS + 1
-    sender, content = members[chat][0], f"message {number}"
-    message = {
-        "id": str(number),
-        "chat_id": chat,
-        "sender_id": sender,
-        "content": content,
-        "files": [],
-        "timestamp": 1750852000,
-    }
-    realtime = {"MessageReceived": {"message": message, "chat_id": chat, "recipients": members[chat]}}
-    new = {
-        "event_type": "new_message",
-        "chat_id": chat,
-        "sender_id": sender,
-        "sender_name": "Ann",
-        "content": content,
-        "files": [],
-        "timestamp": "2026-11-25T00:00:00Z",
-        "message_id": number,
-        "workspace_id": 1,
-    }
-    await client.publish(f"fechatter.realtime.chat.{chat}", json.dumps(realtime).encode())
-    await client.publish("fechatter.message.new", json.dumps(new).encode())
-    return members[chat]
-
-
-@asynccontextmanager
-async def subscribed(notify: NotifyServer, port: int) -> AsyncIterator[None]:
-    """The stand-in gets what the real server gets."""
-
-    async def received(message: Msg) -> None:
-        notify.publish(message.subject, json.loads(message.data))
-
-    client = Client()
-    await client.connect(f"nats://127.0.0.1:{port}", max_reconnect_attempts=-1, reconnect_time_wait=0.05)
-    try:
-        await client.subscribe("fechatter.>", cb=received)
-        await client.flush()
-        yield
-    finally:
-        await client.close()
-
-
-def heard(client: RawClient) -> list[str]:
-    """The contents of the messages that a page has got, in order."""
-    found = []
-    for event in client.events:
-        data: dict[str, Any] = json.loads(event.data)
-        if data.get("type") == "new_message":
-            found.append(data.get("message", data)["content"])
-    return found
-
-
 @pytest.mark.parametrize("mode", ["fill", "replace"])
 @pytest.mark.parametrize("build", list(Mode))
 def test_every_stream_ends_with_exactly_its_messages(build: Mode, mode: str, tmp_path: Path) -> None:
@@ -131,7 +71,7 @@ async def _every_message(build: Mode, mode: str, folder: Path) -> None:
         proxy = await stack.enter_async_context(
             Instance(config(notify.url, STREAM.format(port=port, mode=mode)))
         )
-        await stack.enter_async_context(subscribed(notify, port))
+        await stack.enter_async_context(listening_to_nats(port, notify.publish))
         await proxy.until(lambda: proxy.metric("bridge_connected"))
         pages: dict[int, RawClient] = {}
         for user in expected:
@@ -142,15 +82,20 @@ async def _every_message(build: Mode, mode: str, folder: Path) -> None:
         for half in range(2):
             async with publisher(port) as client:
                 for number in range(half * MESSAGES // 2, (half + 1) * MESSAGES // 2):
-                    for user in await publish(client, number, members):
-                        expected[user].append(f"message {number}")
+                    chat, content = number % CHATS + 1, f"message {number}"
+                    in_chat = members[chat]
+                    await publish(
+                        client, number, chat=chat, members=in_chat, sender=in_chat[0], content=content
+                    )
+                    for user in in_chat:
+                        expected[user].append(content)
                     if not number % 10:
                         await client.flush()
                         await asyncio.sleep(0.01)
                 await client.flush()
             for user, page in pages.items():
                 await page.wait_for(
-                    lambda page, user=user: len(heard(page)) >= len(expected[user]), within=30.0
+                    lambda page, user=user: len(messages(page)) >= len(expected[user]), within=30.0
                 )
             if not half:  # NATS dies between the two halves, and comes back
                 await server.aclose()
@@ -160,8 +105,8 @@ async def _every_message(build: Mode, mode: str, folder: Path) -> None:
                 await soon(lambda: notify.hub.streams, within=10.0)
         await asyncio.sleep(1.0)  # late copies
         for user, page in pages.items():
-            assert sorted(heard(page)) == sorted(expected[user])
+            assert sorted(messages(page)) == sorted(expected[user])
             assert b"stream_recovered" not in page.body or build is not Mode.FIXED
         if mode == "replace" or build is Mode.FIXED:  # the bridge delivers all of them
-            assert all(heard(page) == expected[user] for user, page in pages.items())
+            assert all(messages(page) == expected[user] for user, page in pages.items())
         assert proxy.metric("bridge_events_total", outcome="invalid") == 0

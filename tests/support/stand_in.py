@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -29,6 +29,7 @@ from sse_keepalive_proxy.demo.hub import Outcome
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.tokens import Hs256Tokens
+from tests.support.chat import listening_to_nats
 from tests.support.instance import EVENT_SOURCE
 from tests.support.programs import free_port
 from tests.support.proxy_process import ProxyProcess, running_proxy
@@ -146,20 +147,26 @@ class Killable:
     """The stand-in as a process of its own, on one port and with the same keys through all its lives.
 
     `users` is how many there are, beginning with `FIRST_USER`. They are in the chats from `CHAT` on,
-    `chat_size` of them in each, or all in one.
+    `chat_size` of them in each, or all in one. With `nats`, the port of a nats-server, it hears that as the
+    real server does.
     """
 
     FIRST_USER = 1000
 
     def __init__(
-        self, users: int, mode: str = "healthy", knobs: Knobs | None = None, chat_size: int | None = None
+        self,
+        users: int,
+        mode: str = "healthy",
+        knobs: Knobs | None = None,
+        chat_size: int | None = None,
+        nats: int | None = None,
     ) -> None:
         self._members = tuple(range(self.FIRST_USER, self.FIRST_USER + users))
         size = chat_size or users
         self._chats = {
             CHAT + number: self._members[at : at + size] for number, at in enumerate(range(0, users, size))
         }
-        self._mode, self._knobs = mode, knobs or Knobs()
+        self._mode, self._knobs, self._nats = mode, knobs or Knobs(), nats
         self._tokens = Hs256Tokens()  # unlike the others they can be handed to a process
         self._port = free_port()
         self._process: SpawnProcess | None = None
@@ -178,12 +185,22 @@ class Killable:
         """Returns when it listens."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        how = (theirs, self._port, self._tokens, self._chats, self._mode, self._knobs)
+        how = (theirs, self._port, self._tokens, self._chats, self._mode, self._knobs, self._nats)
         self._process = context.Process(target=_live, args=how, daemon=True)
         self._process.start()
         theirs.close()
         with ours:
             await asyncio.to_thread(ours.recv)  # EOFError when it has ended instead
+
+    async def ended(self) -> int | None:
+        """Wait until it has ended by itself. Return its exit code."""
+        process = self._process
+        if process is None:
+            return None
+        await asyncio.to_thread(process.join)
+        code = process.exitcode
+        self.kill()
+        return code
 
     def kill(self) -> None:
         """SIGKILL: it has no time for anything."""
@@ -197,6 +214,11 @@ class Killable:
     def chats(self) -> list[int]:
         """The ids of its chats."""
         return list(self._chats)
+
+    @property
+    def members(self) -> Sequence[int]:
+        """The ids of its users."""
+        return self._members
 
     async def say(self, content: str, chat: int = CHAT) -> Outcome:
         """A message to a chat, as NATS would bring it."""
@@ -228,13 +250,17 @@ def _live(
     chats: Mapping[int, tuple[int, ...]],
     mode: str,
     knobs: Knobs,
+    nats: int | None,
 ) -> None:
     """The life of a `Killable`."""
 
     async def serve() -> None:
         server = NotifyServer(mode, chats=chats, knobs=knobs, tokens=tokens, abort=os.abort)
         await server.start(port=port)
-        ready.send(port)
-        await asyncio.Event().wait()
+        async with contextlib.AsyncExitStack() as stack:
+            if nats is not None:
+                await stack.enter_async_context(listening_to_nats(nats, server.publish))
+            ready.send(port)
+            await asyncio.Event().wait()
 
     asyncio.run(serve())
