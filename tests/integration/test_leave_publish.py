@@ -441,6 +441,8 @@ async def story(port: int, hold: str, *, with_nats: bool) -> tuple[bool, int, in
         if with_nats:
             await proxy.until(lambda: proxy.metric("upstream_held_streams") == 0)
         await proxy.until(lambda: published(proxy)[not with_nats] >= USERS // 2)  # the others had a message
+        if not hold:  # the server has noticed that they have gone
+            await soon(lambda: len(notify.hub.streams) <= 1)
         for number in range(5):
             await soon(lambda: any(each.user_id == 1 for each in notify.hub.streams), within=10.0)
             say(f"last {number}", 2)
