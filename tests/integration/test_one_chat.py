@@ -1,7 +1,7 @@
 """A chat before the stand-in of notify-server, in both builds, with `config.example.yaml` and a real NATS.
 
-Messages come all the time. Tabs, departures, a killed server, an abort and a herd cost none of them. The suite
-plays it small. As a program, `python -m` with this module plays the full size.
+Messages come all the time. Tabs, departures, a killed server, an abort and a herd cost none of them. The
+suite plays it small. As a program, `python -m` with this module plays the full size.
 """
 
 from __future__ import annotations

@@ -108,6 +108,8 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
         {"outcome": {"delivered", "filled", "dropped", "missed", "no_subscriber", "invalid"}},
     ),
     "bridge_overflows_total": ("counter", {}),
+    "bridge_positions_lost_total": ("counter", {}),
+    "bridge_stream_missing": ("gauge", {}),
     "leave_publishes_total": ("counter", {"result": {"published", "failed"}}),
     "replay_logs_emptied_total": ("counter", {}),
 }
