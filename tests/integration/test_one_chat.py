@@ -151,6 +151,11 @@ async def story(build: str, size: Size, folder: Path) -> Chat:
         await chat.all_heard()
         await asyncio.sleep(1.5)  # longer than `grace`: a copy of the server would be there by then
         chat.each_once()
+
+        await chat.close()
+        assert await asyncio.to_thread(proxy.stop) == 0
+        await chat.say("without the proxy")  # it has said who is gone, so this does no harm
+        assert not (await server.state())["frozen"]
         return chat
 
 
