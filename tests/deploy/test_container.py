@@ -136,8 +136,12 @@ def test_the_probes_of_notify_server_ask_the_proxy_for_an_upstream_that_it_has()
     (pod,) = (each["spec"]["template"]["spec"] for each in documents if each["kind"] == "Deployment")
     (server,) = (container for container in pod["containers"] if container["name"] == "notify-server")
     assert server["livenessProbe"]["httpGet"] == {"path": "/upstreams/notify", "port": 9090}
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["notify-server"]
-    assert compose["healthcheck"]["test"][-1] == "http://proxy:9090/upstreams/notify"
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    _, _, admin, upstream, verdict = services["watch"]["entrypoint"]
+    assert (admin, upstream) == ("http://proxy:9090", "notify")
+    assert services["notify-server"]["entrypoint"][-1] == verdict
+    for service in ("watch", "notify-server"):
+        assert any(volume.startswith("verdict:/verdict") for volume in services[service]["volumes"])
     assert "notify" in load(DEPLOY / "proxy.yaml", environ={}).settings.upstreams
 
 
