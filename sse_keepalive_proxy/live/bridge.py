@@ -277,7 +277,7 @@ class Place:
 
     def __init__(self, bridge: RouteBridge, flow: Bridgeable, subscriber: str) -> None:
         self._bridge, self._flow, self.subscriber = bridge, flow, subscriber
-        self._matcher = Matcher(bridge.policy.mode, bridge.policy.grace)
+        self._matcher = Matcher(bridge.policy.mode, bridge.policy.grace, watches=bridge.policy.watched)
         self._unwritten: list[Message | bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -297,6 +297,8 @@ class Place:
                 self.write_due(now)
         elif outcome is Outcome.FILLED:
             self._write([message])
+            if bridge.policy.watched:
+                bridge.wait(now + bridge.policy.grace, self)
         else:
             bridge.count(outcome)
         if matcher.overflows != overflows:
@@ -304,8 +306,13 @@ class Place:
 
     def write_due(self, now: float) -> None:
         """Write what upstream has not delivered in time."""
-        if not self._closed:
-            self._write(self._matcher.due(now))
+        if self._closed:
+            return
+        matcher = self._matcher
+        undelivered = matcher.undelivered
+        self._write(matcher.due(now))
+        if self._bridge.policy.watched and matcher.undelivered != undelivered:
+            self._flow.missed()
 
     def _write(self, due: Sequence[Message | bytes]) -> None:
         if not self._bridge.fills:

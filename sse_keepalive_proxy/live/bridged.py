@@ -24,6 +24,9 @@ class Bridgeable(Protocol):
         written. `upstreams`: they are blocks that upstream has sent.
         """
 
+    def missed(self) -> None:
+        """Note that upstream has not delivered a message in time."""
+
 
 class Bridged(Protocol):
     """The place of a stream at the bridge of its route."""

@@ -19,7 +19,7 @@ from sse_keepalive_proxy.live.downstream import Downstream
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
-from sse_keepalive_proxy.stream.messages import CloseReason, Command, Fault, Finished
+from sse_keepalive_proxy.stream.messages import CloseReason, Command, Fault, Finished, Missed
 from sse_keepalive_proxy.wire.block import last_id, tally
 from sse_keepalive_proxy.wire.framing import BOM, Framer, begins_event_stream
 from sse_keepalive_proxy.wire.part import Part
@@ -379,6 +379,10 @@ class Relay:
         self.sent_synthetic += len(frame)
         down.write(frame)
         return True
+
+    def missed(self) -> None:
+        """Note that upstream has not delivered a message of NATS in time."""
+        self._control.execute(self.life.handle(Missed(), self._now()))
 
     def fill(self, blocks: bytes, events: int, *, upstreams: bool) -> bool:
         """Write whole blocks of the bridge, with so many `events`, between two blocks of upstream. Return

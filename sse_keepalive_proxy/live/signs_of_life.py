@@ -21,7 +21,7 @@ class Inspection:
     def __init__(self, policy: StreamPolicy, last_events: frozenset[bytes] = frozenset()) -> None:
         self._last_events = last_events
         stall = policy.stall or Stall()  # signs of life also reset the backoff
-        self.least = list(SignOfLife).index(stall.sign_of_life)
+        self.least = min(list(SignOfLife).index(stall.sign_of_life), 2)
         self._ignored_events, self._ignored_types = stall.ignore_events, stall.ignore_types
         self._unname = frozenset(event.encode() for event in policy.unname)
         self.ends = bool(last_events)

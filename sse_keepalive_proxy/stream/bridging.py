@@ -69,13 +69,14 @@ class _Known:
 
 
 class _Published(_Known):
-    """A message. `waits`: upstream may still deliver it."""
+    """A message. `waits`: upstream may still deliver it. `came`: upstream has sent an event for it."""
 
-    __slots__ = ("message", "waits")
+    __slots__ = ("came", "message", "waits")
 
     def __init__(self, at: float, message: Message, keys: tuple[Key, ...], *, waits: bool) -> None:
         super().__init__(at, keys)
         self.message, self.waits = message, waits
+        self.came = False
 
 
 class _Event(_Known):
@@ -188,13 +189,18 @@ class Matcher:
     """The messages for one stream, and the events that upstream has sent on it.
 
     `grace`: the seconds for which a message waits for upstream, and with `replace` an event for its message.
-    `overflows`: how often the memory was full. `most`: its limit, for messages and for events.
+    `overflows`: how often the memory was full. `most`: its limit, for messages and for events. `undelivered`:
+    how many messages with keys had no event of upstream within `grace`; with `replace` only if `watches`.
     """
 
-    __slots__ = ("_events", "_grace", "_memory", "_messages", "_mode", "_most", "_waiting", "overflows")
+    __slots__ = (
+        "_events", "_grace", "_memory", "_messages", "_mode", "_most", "_waiting", "_watches", "overflows",
+        "undelivered",
+    )  # fmt: skip
 
-    def __init__(self, mode: BridgeMode, grace: float, most: int = MOST) -> None:
-        self._mode, self._grace, self._most = mode, grace, most
+    def __init__(self, mode: BridgeMode, grace: float, most: int = MOST, *, watches: bool = False) -> None:
+        self._mode, self._grace, self._most, self._watches = mode, grace, most, watches
+        self.undelivered = 0
         self._memory = remembered_for(grace)
         self._messages: _Memory[_Published] = _Memory()
         self._events: _Memory[_Event] = _Memory()
@@ -218,6 +224,8 @@ class Matcher:
         if waits:
             self._waiting.append(known)
             return None, 0
+        if self._watches and not copies:
+            self._waiting.append(known)
         waited = [copy for copy in copies if copy.block is not None]
         for copy in waited:
             copy.block = None
@@ -251,6 +259,7 @@ class Matcher:
             if waits:
                 self._waiting.append(event)
             return Fate.WAITS if waits else Fate.PASSES
+        known.came = True
         if known.waits:
             known.waits = False
             return Fate.DELIVERS
@@ -272,7 +281,7 @@ class Matcher:
     @property
     def first_waiting(self) -> int | None:
         """The position of the first message that waits for upstream, None if none does."""
-        waiting = self._waiting
+        waiting = self._waiting if self._mode is not BridgeMode.REPLACE else []
         while waiting and isinstance(first := waiting[0], _Published):
             if first.waits:
                 return first.message.position
@@ -293,6 +302,7 @@ class Matcher:
         while waiting and (now >= waiting[0].at + self._grace or len(waiting) > most):
             known = waiting.pop(0)
             if isinstance(known, _Published):
+                self.undelivered += not known.came and bool(known.message.keys)
                 if known.waits:
                     known.waits = False
                     over.append(known.message)

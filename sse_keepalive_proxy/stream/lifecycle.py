@@ -7,6 +7,8 @@ It follows the rules of `docs/reference/behaviour.md`:
 - Downstream silence causes a ping. Upstream silence causes a stall. A ping or a reconnect moves no
   upstream clock, so it cannot hide a dead upstream (behaviour.md#pings-never-pretend).
 - After the last event of its protocol, upstream is finished: no ping follows, and it cannot stall.
+- With `sign_of_life: bridge`, silence is a stall only after a message of NATS that upstream has not delivered
+  since it was opened.
 - The upstream clocks stop while the proxy has paused upstream.
 - A block that stays unfinished for a second is forwarded as far as it has come, unless upstream may be opened
   again (behaviour.md#unfinished-blocks).
@@ -30,7 +32,14 @@ from typing import Final
 from sse_keepalive_proxy.stream import messages
 from sse_keepalive_proxy.stream.backoff import Outage
 from sse_keepalive_proxy.stream.messages import CloseReason, Command
-from sse_keepalive_proxy.stream.policy import KeepaliveForm, Reconnect, StallAction, StreamPolicy
+from sse_keepalive_proxy.stream.policy import (
+    KeepaliveForm,
+    Reconnect,
+    SignOfLife,
+    Stall,
+    StallAction,
+    StreamPolicy,
+)
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 
 __all__ = ["Lifecycle"]
@@ -54,10 +63,10 @@ class Lifecycle:
 
     __slots__ = (
         "_aborted", "_block_at", "_checked_at", "_committed", "_confirmed", "_draw", "_held_since",
-        "_kept_until", "_leave_at", "_leave_by", "_leave_reason", "_moved_at", "_outage", "_paused_at",
-        "_policy", "_quiet", "_replacing", "_taken", "alive_at", "blocked", "close_reason", "confirm_at",
-        "finished_at", "in_block", "opened_at", "reopens", "retry", "shared", "stalled_since", "state",
-        "upstream_at", "written_at",
+        "_kept_until", "_leave_at", "_leave_by", "_leave_reason", "_missed_at", "_moved_at", "_outage",
+        "_paused_at", "_policy", "_quiet", "_replacing", "_taken", "alive_at", "blocked", "close_reason",
+        "confirm_at", "finished_at", "in_block", "opened_at", "reopens", "retry", "shared", "stalled_since",
+        "state", "upstream_at", "written_at",
     )  # fmt: skip
 
     def __init__(self, policy: StreamPolicy, now: float, draw: Callable[[], float] = lambda: 0.5) -> None:
@@ -81,6 +90,7 @@ class Lifecycle:
         self._leave_by: float | None = None  # the end comes then, even inside a block
         self._leave_reason = CloseReason.DRAIN
         self.finished_at: float | None = None  # upstream's last event; its end should follow
+        self._missed_at: float | None = None  # the latest message of NATS that upstream has not delivered
         self._paused_at: float | None = None
         self._outage: Outage | None = None
         self._kept_until: float | None = None
@@ -172,6 +182,8 @@ class Lifecycle:
             case messages.Hasten(within=within):
                 if self.state is State.RECONNECTING and self._paused_at is None and self._outage is not None:
                     self._outage.hasten(within, now)
+            case messages.Missed():
+                self._missed_at = self._upstream_time(now)
             case messages.Finished(finished=finished):
                 self.finished_at = self._upstream_time(now) if finished else None
             case messages.Paused():
@@ -297,6 +309,8 @@ class Lifecycle:
             self._outage.stood_still(stood_still, now)
         if self.stalled_since is not None:
             self.stalled_since += stood_still
+        if self._missed_at is not None:
+            self._missed_at += stood_still
         if self._block_at is not None:
             self._block_at += stood_still
         if self._held_since is not None:
@@ -358,8 +372,15 @@ class Lifecycle:
             return None
         over_since = self.stalled_since if self.finished_at is None else self.finished_at
         if over_since is None:
-            return self.alive_at + stall.after
+            return self.alive_at + stall.after if self._may_be_broken(stall) else None
         return None if stall.close_after is None else over_since + stall.close_after
+
+    def _may_be_broken(self, stall: Stall) -> bool:
+        """Return whether upstream's silence may be a fault, and not that of a quiet chat."""
+        if stall.sign_of_life is not SignOfLife.BRIDGE:
+            return True
+        since = self.alive_at if self.opened_at is None else max(self.alive_at, self.opened_at)
+        return self._missed_at is not None and self._missed_at > since
 
     def _replaces_at(self) -> float | None:
         """Return the time to ask for a new stream in the place of a stalled one, which first gets
@@ -372,6 +393,8 @@ class Lifecycle:
         if self.stalled_since is None or self.opened_at is None or self.finished_at is not None:
             return None
         if self.state is not State.STALLED or not self.reopens:
+            return None
+        if not self._replacing and not self._may_be_broken(stall):
             return None
         if self._replacing and self._outage is not None:
             return self._outage.reopens_at

@@ -28,6 +28,7 @@ __all__ = [
     "Hasten",
     "KeepUntil",
     "LeaveAt",
+    "Missed",
     "NotOpened",
     "Opened",
     "Paused",
@@ -87,6 +88,11 @@ class UpstreamLost:
 
     reason: CloseReason
     at_least: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Upstream has not delivered a message of NATS in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,7 @@ Event = (
     | NotOpened
     | UpstreamLost
     | Hasten
+    | Missed
     | Finished
     | ClientGone
     | Blocked

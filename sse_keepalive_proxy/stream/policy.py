@@ -80,11 +80,14 @@ class Terminator(StrEnum):
 
 
 class SignOfLife(StrEnum):
-    """The least that upstream must send to count as alive."""
+    """The least that upstream must send to count as alive. With `BRIDGE` that is an event, and silence counts
+    only if upstream has not delivered a message of NATS.
+    """
 
     BYTES = "bytes"
     COMMENTS = "comments"
     EVENTS = "events"
+    BRIDGE = "bridge"
 
 
 class StallAction(StrEnum):
@@ -300,7 +303,8 @@ class BridgeSubject:
 class Bridge:
     """The messages of NATS for the streams of a route. `claim`: the dotted path of the claim that says whose
     stream it is. `grace`: the seconds that upstream has to deliver a message. `durable`: the JetStream stream
-    that is read; None: the subjects of core NATS.
+    that is read; None: the subjects of core NATS. `watched`: whether a stream hears that upstream has not
+    delivered a message.
     """
 
     servers: NatsServers
@@ -309,6 +313,7 @@ class Bridge:
     mode: BridgeMode = BridgeMode.FILL
     grace: float = 1.0
     durable: str | None = None
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -380,3 +381,31 @@ async def test_a_burst_delays_no_ping(nats: int) -> None:
         filled = [each.at for each in mine.body_arrivals if b"message " in each.data]
         pings = [each.at for each in quiet.body_arrivals if b":ping" in each.data]
         assert any(filled[0] < at < filled[-1] for at in pings)
+
+
+@on_each_loop
+@pytest.mark.parametrize("mode", ["fill", "replace", "observe"])
+async def test_a_stream_stalls_only_after_a_message_that_upstream_has_not_delivered(
+    nats: int, mode: str
+) -> None:
+    more = "stall: {after: 300ms, sign_of_life: bridge, action: reconnect}"
+    stream = bridged(nats, mode, grace="100ms", more=more)
+    async with scene(nats, stream, [*SILENT, event(1), HOLD], [*SILENT, HOLD]) as (
+        upstream,
+        proxy,
+        client,
+        clients,
+    ):
+        page = await joined(clients, proxy)
+        await page.wait_for(lambda page: ids(page) == [1] or mode == "replace")
+        await send(client, "chat.1", message(1))
+        await page.wait_for(lambda page: ids(page) == [1])
+        await send(client, "chat.1", message(2, 8))  # for another user
+        await asyncio.sleep(1.0)
+        assert len(upstream.connections) == 1
+        assert proxy.metric("upstream_stalls_total") == 0
+        await send(client, "chat.1", message(3))
+        await proxy.until(lambda: len(upstream.connections) == 2)
+        assert proxy.metric("upstream_stalls_total") == 1
+        await asyncio.sleep(1.0)
+        assert len(upstream.connections) == 2  # the new stream has missed nothing

@@ -262,3 +262,20 @@ def test_the_first_position_that_waits_is_that_of_a_message_that_nobody_has_deli
     assert (known.first_waiting, known.waiting) == (13, [13])
     known.due(1.0)
     assert (known.first_waiting, known.waiting) == (None, [])
+
+
+@pytest.mark.parametrize("mode", [FILL, OBSERVE, REPLACE])
+def test_a_message_without_an_event_of_upstream_in_time_is_undelivered(mode: BridgeMode) -> None:
+    known = Matcher(mode, GRACE, watches=True)
+    for number in (1, 2, 3):
+        known.message(message(number), 0.0)
+    known.message(Message(frozenset("7"), (), b"data: x\n\n"), 0.0)  # without keys it cannot be recognised
+    known.event((by_id(1),), b"", 0.5)
+    known.due(0.9)
+    assert known.undelivered == 0
+    known.due(1.0)
+    assert known.undelivered == 2
+    known.event((by_id(9),), b"block", 2.0)
+    known.message(message(9), 2.1)
+    known.due(5.0)
+    assert known.undelivered == 2

@@ -17,6 +17,7 @@ from sse_keepalive_proxy.stream.messages import (
     Event,
     Fault,
     LeaveAt,
+    Missed,
     Opened,
     Paused,
     Ping,
@@ -28,7 +29,7 @@ from sse_keepalive_proxy.stream.messages import (
     Unblocked,
     UpstreamLost,
 )
-from sse_keepalive_proxy.stream.policy import Stall, StallAction
+from sse_keepalive_proxy.stream.policy import SignOfLife, Stall, StallAction
 from sse_keepalive_proxy.stream.states import TRANSITIONS, State
 from tests.stream.transcript import DATA, NOISE, PIECE, Reopens, Step, Took, play, promise
 
@@ -36,6 +37,7 @@ NOTHING_ON = promise()
 PINGS = promise(ping=10)
 WATCHED = promise(stall=Stall(after=60))
 BOUNDED = promise(stall=Stall(after=60, close_after=120))
+BY_NATS = promise(stall=Stall(after=60, sign_of_life=SignOfLife.BRIDGE))
 NOTIFIED = promise(ping=10, stall=Stall(after=60, action=StallAction.NOTIFY))
 
 OPEN = (0, Opened())
@@ -542,3 +544,25 @@ def test_a_stream_that_was_confirmed_early_is_not_confirmed_again(wait: float) -
     early = (5, CommitEarly(confirm=True))
     transcript = play(NOTHING_ON, early, (6, Opened(confirm_wait=wait)), until=14)
     assert transcript.said == [(5, Commit(confirm=True))]
+
+
+# Messages of NATS.
+
+
+def test_a_quiet_chat_is_no_stall_if_nats_had_nothing_for_it() -> None:
+    assert play(BY_NATS, OPEN, until=10_000).said == JUST_COMMITTED
+
+
+def test_a_message_that_upstream_has_not_delivered_makes_its_long_silence_a_stall() -> None:
+    assert play(BY_NATS, OPEN, (500, Missed()), until=10_000).said == [COMMITTED, (500, Stalled(500))]
+
+
+def test_after_a_missed_message_upstream_has_the_rest_of_the_time_for_a_sign_of_life() -> None:
+    assert play(BY_NATS, OPEN, (20, Missed()), until=100).said == [COMMITTED, (60, Stalled(60))]
+    delivered = play(BY_NATS, OPEN, (20, Missed()), (50, DATA), until=10_000)
+    assert not any(isinstance(command, Stalled) for _, command in delivered.said)
+
+
+def test_a_pause_does_not_make_upstream_forget_a_missed_message() -> None:
+    paused = play(BY_NATS, OPEN, (20, Missed()), (30, Paused()), (90, Resumed()), until=200)
+    assert (120, Stalled(60)) in paused.said

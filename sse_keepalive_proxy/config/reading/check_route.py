@@ -26,7 +26,7 @@ from sse_keepalive_proxy.config.types.files import content_of
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
 from sse_keepalive_proxy.config.types.shapes import CREDENTIAL, FilePath
 from sse_keepalive_proxy.config.types.units import Duration, format_duration
-from sse_keepalive_proxy.stream.policy import OnRefusal, ReplayIds, StallAction, Verify
+from sse_keepalive_proxy.stream.policy import OnRefusal, ReplayIds, SignOfLife, StallAction, Verify
 from sse_keepalive_proxy.wire.codings import missing
 
 __all__ = ["Finding", "disagreements", "valid", "warnings"]
@@ -52,6 +52,7 @@ _ACTING = frozenset(StallAction) - {StallAction.OBSERVE}
 def disagreements(route: Entry) -> Iterator[Finding]:
     """Yield every conflict between keys of `route`."""
     yield from _action_on_a_guess(route)
+    yield from _sign_without_bridge(route)
     yield from _action_without_reconnect(route)
     yield from _delay_beyond_its_maximum(route)
     yield from _identity_without_proof(route)
@@ -91,6 +92,15 @@ def _action_on_a_guess(route: Entry) -> Iterator[Finding]:
     way = ("stream", "stall", "sign_of_life")
     if text_at(route, "stream", "stall", "action") in _ACTING and entry_at(route, *way) is None:
         yield way, Fault("is required for every action except observe", "write bytes, comments or events")
+
+
+def _sign_without_bridge(route: Entry) -> Iterator[Finding]:
+    way, bridge = ("stream", "stall", "sign_of_life"), text_at(route, "stream", "bridge")
+    if text_at(route, *way) == SignOfLife.BRIDGE and (
+        bridge == "off" or entry_at(route, "stream", "bridge") is None
+    ):
+        hint = "write bridge: {servers: …}, or sign_of_life: events"
+        yield way, Fault("needs `bridge`, which knows what upstream should have delivered", hint)
 
 
 def _action_without_reconnect(route: Entry) -> Iterator[Finding]:

@@ -142,8 +142,10 @@ class Stall(Section):
     )
     sign_of_life: _SignOfLife = Field(
         default=policy.SignOfLife.EVENTS,
-        description="The least that is a sign of life: any bytes, a comment or an event. Every action "
-        "except `observe` requires this key, so that the choice is deliberate.",
+        description="The least that is a sign of life: any bytes, a comment or an event. With `bridge` it is "
+        "an event, and a stream stalls only if NATS had a message for it that upstream has not delivered "
+        "within `bridge.grace`. Every action except `observe` requires this key, so that the choice is "
+        "deliberate.",
     )
     ignore: Annotated[Ignore, NULL_IS_DEFAULTS] = Field(
         default=Ignore(),

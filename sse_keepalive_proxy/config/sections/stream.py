@@ -8,6 +8,7 @@ bytes. A concern that is off is None.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -215,7 +216,7 @@ class Stream(Section):
             reconnect=self.reconnect.policy if self.reconnect else None,
             client_retry=self.reconnect.client_retry if self.reconnect else None,
             share=self.share.policy if self.share else None,
-            bridge=self.bridge.policy if self.bridge else None,
+            bridge=_watching(self.bridge.policy, self.stall) if self.bridge else None,
             hold=self.leave.hold,
             publish=self.leave.publish.policy if self.leave.publish else None,
             unname=frozenset(self.rewrite.unname),
@@ -225,6 +226,11 @@ class Stream(Section):
             max_buffer=self.max_buffer,
             write_timeout=self.write_timeout,
         )
+
+
+def _watching(bridge: policy.Bridge, stall: Stall | None) -> policy.Bridge:
+    watched = stall is not None and stall.sign_of_life is policy.SignOfLife.BRIDGE
+    return replace(bridge, watched=watched)
 
 
 def _with_identity(places: tuple[str, ...], identity: policy.Identity | None) -> tuple[str, ...]:

@@ -52,6 +52,12 @@ def test_reconnect_off_in_the_defaults_is_said_of_the_action_that_needs_it() -> 
     assert [problem.split(": ")[:2] for problem in problems] == [[":9", "routes[0].stream.stall.action"]]
 
 
+@pytest.mark.parametrize("bridge", ["", "bridge: off"])
+def test_the_bridge_as_sign_of_life_needs_a_bridge(bridge: str) -> None:
+    (problem,) = stream_problems(f"stall: {{sign_of_life: bridge}}\n{bridge}")
+    assert problem.startswith(":8: routes[0].stream.stall.sign_of_life: needs `bridge`")
+
+
 def test_opening_again_needs_the_sign_of_life_written_out() -> None:
     (problem,) = stream_problems("stall: {action: reconnect}")
     assert problem.startswith(":8: routes[0].stream.stall.sign_of_life: is required for every")
