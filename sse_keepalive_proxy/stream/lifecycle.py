@@ -7,8 +7,7 @@ It follows the rules of `docs/reference/behaviour.md`:
 - Downstream silence causes a ping. Upstream silence causes a stall. A ping or a reconnect moves no
   upstream clock, so it cannot hide a dead upstream (behaviour.md#pings-never-pretend).
 - After the last event of its protocol, upstream is finished: no ping follows, and it cannot stall.
-- With `sign_of_life: bridge`, silence is a stall only after a message of NATS that upstream has not delivered
-  since it was opened.
+- With `sign_of_life: bridge`, only silence after a message that upstream has not delivered is a stall.
 - The upstream clocks stop while the proxy has paused upstream.
 - A block that stays unfinished for a second is forwarded as far as it has come, unless upstream may be opened
   again (behaviour.md#unfinished-blocks).
@@ -57,8 +56,8 @@ class Lifecycle:
 
     `in_block`: a part of a block was forwarded, so only a ping may follow, and only after a pause of
     upstream. `shared`: upstream's stream is that of a group, whose own lifecycle looks after it. `reopens`:
-    whether a lost upstream may be opened again. `retry`: the seconds that upstream
-    demands before that. `draw` returns uniform random numbers from 0 to 1.
+    whether a lost upstream may be opened again. `retry`: the seconds that upstream demands before that.
+    `draw` returns uniform random numbers from 0 to 1.
     """
 
     __slots__ = (
@@ -377,10 +376,8 @@ class Lifecycle:
 
     def _may_be_broken(self, stall: Stall) -> bool:
         """Return whether upstream's silence may be a fault, and not that of a quiet chat."""
-        if stall.sign_of_life is not SignOfLife.BRIDGE:
-            return True
-        since = self.alive_at if self.opened_at is None else max(self.alive_at, self.opened_at)
-        return self._missed_at is not None and self._missed_at > since
+        missed = (self._missed_at or 0.0) > max(self.alive_at, self.opened_at or 0.0)
+        return missed or stall.sign_of_life is not SignOfLife.BRIDGE
 
     def _replaces_at(self) -> float | None:
         """Return the time to ask for a new stream in the place of a stalled one, which first gets
@@ -394,10 +391,10 @@ class Lifecycle:
             return None
         if self.state is not State.STALLED or not self.reopens:
             return None
-        if not self._replacing and not self._may_be_broken(stall):
-            return None
         if self._replacing and self._outage is not None:
             return self._outage.reopens_at
+        if not self._may_be_broken(stall):
+            return None
         spoke_at = self.opened_at if self._block_at is None else max(self.opened_at, self._block_at)
         return max(self.stalled_since, spoke_at + stall.after)
 
