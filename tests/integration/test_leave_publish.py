@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.tokens import new_tokens
-from tests.integration.test_bridge_notify_server import subscribed
+from tests.support.chat import listening_to_nats
 from tests.support.instance import Instance, config
 from tests.support.nats import nats_server, publisher
 from tests.support.programs import free_port
@@ -424,7 +424,7 @@ async def story(port: int, hold: str, *, with_nats: bool) -> tuple[bool, int, in
         stack.push_async_callback(notify.stop)
         proxy = await stack.enter_async_context(Instance(config(notify.url, stream)))
         if with_nats:
-            await stack.enter_async_context(subscribed(notify, port))
+            await stack.enter_async_context(listening_to_nats(port, notify.publish))
             await proxy.until(lambda: proxy.metric("bridge_connected"))
         pages = []
         for user in users:
