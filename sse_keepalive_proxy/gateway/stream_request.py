@@ -159,6 +159,7 @@ class StreamRequest:
             reconnection=self._reconnection(head),
         )
         self._stream.notice = self._notice(self._stream.stream_id)
+        self._expect_messages(self._stream)
         streams.add(self._stream)
         return None
 
@@ -168,6 +169,11 @@ class StreamRequest:
         if publish is None or bridge is None or not isinstance(holder := self._identified(), Holder):
             return None
         return bridge.notice(publish, holder.claims, {"stream_id": stream_id, "route": self._route.name})
+
+    def _expect_messages(self, stream: Stream) -> None:
+        """Let the bridge keep what comes for the client until upstream has accepted it."""
+        if self._route.bridge is not None and isinstance(holder := self._identified(), Holder):
+            self._route.bridge.expect(stream.flow, holder.claims)
 
     @property
     def let_go(self) -> LetGo:

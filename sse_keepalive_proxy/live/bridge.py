@@ -142,14 +142,26 @@ class RouteBridge:
 
     # Streams.
 
+    def expect(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
+        """Keep the messages for the subscriber that `claims` name until `flow` is served, which upstream is
+        asked for now. Without it, upstream's copies of these messages would not be recognised.
+        """
+        if self.fills and self.policy.durable is None:
+            self._take(flow, claims, held=True)
+
     def serve(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
-        """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
+        """Give `flow` a place for the subscriber that `claims` name, unless it has one, and write there."""
+        if flow.bridge is None:
+            self._take(flow, claims, held=False)
+        else:
+            flow.bridge.begin()
+
+    def _take(self, flow: Bridgeable, claims: Mapping[str, Any], *, held: bool) -> None:
         subscriber = self._subscriber(claims)
-        if subscriber is None or flow.bridge is not None:
-            return
-        place = Place(self, flow, subscriber)
-        flow.bridge = place
-        self._places.setdefault(subscriber, {})[place] = None
+        if subscriber is not None:
+            place = Place(self, flow, subscriber, held=held)
+            flow.bridge = place
+            self._places.setdefault(subscriber, {})[place] = None
 
     def _subscriber(self, claims: Mapping[str, Any]) -> str | None:
         value = claim(claims, self.policy.claim)
@@ -159,7 +171,7 @@ class RouteBridge:
 
     def serves(self, subscriber: str) -> bool:
         """Whether any stream of `subscriber` is open."""
-        return subscriber in self._places
+        return any(not place.held for place in self._places.get(subscriber, ()))
 
     def leave(self, place: Place) -> None:
         """Give a stream no more messages."""
@@ -271,12 +283,16 @@ class RouteBridge:
 
 
 class Place:
-    """The place of one stream, or of a group of clients, at a bridge. `flow`: its relay."""
+    """The place of one stream, or of a group of clients, at a bridge. `flow`: its relay. `held`: nothing is
+    written yet.
+    """
 
-    __slots__ = ("_begun", "_bridge", "_closed", "_flow", "_matcher", "_timer", "_unwritten", "subscriber")
+    __slots__ = (
+        "_begun", "_bridge", "_closed", "_flow", "_matcher", "_timer", "_unwritten", "held", "subscriber",
+    )  # fmt: skip
 
-    def __init__(self, bridge: RouteBridge, flow: Bridgeable, subscriber: str) -> None:
-        self._bridge, self._flow, self.subscriber = bridge, flow, subscriber
+    def __init__(self, bridge: RouteBridge, flow: Bridgeable, subscriber: str, *, held: bool = False) -> None:
+        self._bridge, self._flow, self.subscriber, self.held = bridge, flow, subscriber, held
         self._matcher = Matcher(bridge.policy.mode, bridge.policy.grace, watches=bridge.policy.watched)
         self._unwritten: list[Message | bytes] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -311,7 +327,7 @@ class Place:
         matcher = self._matcher
         undelivered = matcher.undelivered
         self._write(matcher.due(now))
-        if self._bridge.policy.watched and matcher.undelivered != undelivered:
+        if self._bridge.policy.watched and not self.held and matcher.undelivered != undelivered:
             self._flow.missed()
 
     def _write(self, due: Sequence[Message | bytes]) -> None:
@@ -325,6 +341,8 @@ class Place:
 
     def _flush(self) -> None:
         """Write what waits, unless upstream has sent a part of a block."""
+        if self.held:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -342,6 +360,15 @@ class Place:
                 self._bridge.count(Outcome.FILLED)
         if unwritten and not self._closed:
             self._timer = self._bridge.call_later(_ASIDE, self._flush)
+
+    def begin(self) -> None:
+        """Write from the next turn of the event loop on: the stream has begun by then."""
+        if self.held and self._timer is None:
+            self._timer = self._bridge.call_later(0.0, self._begin)
+
+    def _begin(self) -> None:
+        self.held, self._timer = False, None
+        self._write(())
 
     # Blocks of upstream.
 
@@ -413,14 +440,15 @@ class Place:
 
     def move(self, flow: Bridgeable) -> None:
         """Serve the group of `flow` from now on, with all that is remembered. If it has a place already,
-        write what does not wait there, and leave.
+        write what does not wait there, and leave. What was held is the group's own: it was there meanwhile.
         """
         self._flow.bridge, other = None, flow.bridge
         if not isinstance(other, Place):
             self._flow, flow.bridge = flow, self
             return
-        due = self._matcher.due(inf)
-        self._write([each for each in due if isinstance(each, bytes) or not other.awaits(each)])
+        if not self.held:
+            due = self._matcher.due(inf)
+            self._write([each for each in due if isinstance(each, bytes) or not other.awaits(each)])
         self.close()
 
     def awaits(self, message: Message) -> bool:

@@ -43,6 +43,9 @@ class Bridged(Protocol):
     def look(self, blocks: bytes) -> bytes:
         """Return whole `blocks` of upstream as the client gets them now, without copies: maybe none."""
 
+    def begin(self) -> None:
+        """Write from now on: upstream has accepted the client."""
+
     def covers(self, gap: float) -> bool:
         """Whether the last `gap` seconds without upstream cost no message."""
 
@@ -60,8 +63,11 @@ class StreamBridge(Protocol):
     def fills(self) -> bool:
         """Whether it delivers messages."""
 
+    def expect(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
+        """Keep the messages for the subscriber that `claims` name until `flow` is served."""
+
     def serve(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:
-        """Give `flow` a place for the subscriber that `claims` name, unless it has one."""
+        """Give `flow` a place for the subscriber that `claims` name, unless it has one, and write there."""
 
     async def reached(self, position: int) -> None:
         """Wait until the messages up to `position` are known, but not for long."""

@@ -29,7 +29,7 @@ from tests.support.raw_upstream import (
     response,
     stream_head,
 )
-from tests.support.running import on_each_loop, settings_of
+from tests.support.running import on_each_loop, on_loop, settings_of
 
 SILENT = [GOT_REQUEST, stream_head()]
 TOKENS = new_tokens()
@@ -147,6 +147,45 @@ async def test_replace_delivers_at_once_and_drops_the_event_of_upstream(nats: in
         await mine.wait_for(b"data: last")
         assert mine.body.count(b"message 1") == mine.body.count(b"message 2") == 1
         assert counted(proxy) == {"filled": 2, "dropped": 2}
+
+
+@pytest.mark.parametrize("share", ["", "share: {by: claim:user.id}"])
+@pytest.mark.parametrize("mode", ["fill", "replace"])
+def test_what_comes_while_upstream_opens_the_stream_is_heard_once(nats: int, mode: str, share: str) -> None:
+    async def story() -> None:
+        opens = [GOT_REQUEST, HOLD]
+        async with scene(nats, bridged(nats, mode, more=share), opens) as (upstream, proxy, client, stack):
+            target = f"/events?access_token={TOKENS.issue(7)}"
+            mine = await stack.enter_async_context(await proxy.event_source(target))
+            server = await upstream.connection()
+            await send(client, "chat.1", message(1))
+            await send(client, "chat.1", message(2))
+            # Upstream has two events for one message.
+            copies = chunk(b'data: {"id":1}\n\ndata: {"text":"message 1"}\n\n')
+            await server.send(stream_head() + copies + chunk(b"data: last\n\n"))
+            await mine.wait_for(b"data: last")
+            await mine.wait_for(lambda each: each.body.count(b"message 2") == 1)
+            assert mine.body.startswith(b"event: connection_confirmed")
+            heard = [data for data in mine.body.split(b"\n\n") if b'"id":1' in data or b"message 1" in data]
+            assert len(heard) == 1
+            assert counted(proxy).get("no_subscriber") is None
+
+    on_loop("asyncio", story())
+
+
+@on_each_loop
+async def test_what_comes_while_upstream_is_asked_is_not_for_a_client_that_it_refuses(nats: int) -> None:
+    async with scene(nats, bridged(nats), [GOT_REQUEST, HOLD]) as (upstream, proxy, client, stack):
+        target = f"/events?access_token={TOKENS.issue(7)}"
+        mine = await stack.enter_async_context(await proxy.event_source(target))
+        server = await upstream.connection()
+        await send(client, "chat.1", message(1))
+        await server.send(response("401 Unauthorized", b"no"))
+        assert (await mine.wait_response()).status == 401
+        assert mine.body == b"no"
+        while not counted(proxy):  # its place is gone soon
+            await send(client, "chat.1", message(2))
+        assert set(counted(proxy)) == {"no_subscriber"}
 
 
 @on_each_loop

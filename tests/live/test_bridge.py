@@ -112,3 +112,32 @@ async def test_a_token_without_the_claim_has_no_place() -> None:
         flow = Flow()
         route.serve(flow, claims)
         assert flow.bridge is None
+
+
+@in_loop
+async def test_what_comes_while_upstream_is_asked_is_written_when_it_has_accepted() -> None:
+    (route, connection, _), flow = bridge(), Flow()
+    route.expect(flow, {"sub": "a"})
+    say(connection, 1)
+    assert not route.serves("a")
+    route.serve(flow, {"sub": "a"})
+    say(connection, 2)
+    assert flow.written == b""  # the head of the response is written in this turn of the loop
+    await soon(lambda: flow.written == b"data: 1\n\ndata: 2\n\n")
+    assert route.serves("a")
+    say(connection, 3)
+    assert flow.written.endswith(b"data: 3\n\n")
+
+
+@in_loop
+async def test_what_comes_while_upstream_is_asked_is_not_written_if_a_group_has_it() -> None:
+    (route, connection, _), group, flow = bridge(), Flow(), Flow()
+    route.serve(group, {"sub": "a"})
+    route.expect(flow, {"sub": "a"})
+    say(connection, 1)
+    route.serve(flow, {"sub": "a"})
+    assert flow.bridge is not None
+    flow.bridge.move(group)
+    say(connection, 2)
+    assert (group.written, flow.written) == (b"data: 1\n\ndata: 2\n\n", b"")
+    assert flow.bridge is None
