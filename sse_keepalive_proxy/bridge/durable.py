@@ -156,7 +156,7 @@ class Reader:
     async def _read(self, client: Client) -> None:
         """Read from the position on, until messages stop or one is missing."""
         await self._find_position(client)
-        consumer = _Consumer(self)
+        consumer = _Consumer(self, client)
         inbox = client.new_inbox()
         subscription = await client.subscribe(
             inbox, cb=consumer.received, pending_msgs_limit=-1, pending_bytes_limit=MOST_PENDING
@@ -262,8 +262,8 @@ class Reader:
 class _Consumer:
     """What one consumer sends. `broken` is set when a message is missing. `read`: its messages so far."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader, self._loop = reader, asyncio.get_running_loop()
+    def __init__(self, reader: Reader, client: Client) -> None:
+        self._reader, self._client, self._loop = reader, client, asyncio.get_running_loop()
         self.broken, self.heard, self.read = asyncio.Event(), self._loop.time(), 0
 
     async def wait(self, seconds: float) -> None:
@@ -281,7 +281,7 @@ class _Consumer:
             return
         headers = message.headers or {}
         if reply := message.reply or headers.get("Nats-Consumer-Stalled"):
-            await message._client.publish(reply)  # noqa: SLF001 (flow control: everything before it is handled)
+            await self._client.publish(reply)  # flow control: everything before it is handled
         last = headers.get("Nats-Last-Consumer")
         if headers.get("Status") != "100" or (last is not None and int(last) != self.read):
             self.broken.set()

@@ -74,63 +74,65 @@ def stored(folder: Path) -> tuple[str, ...]:
     return "-js", "-sd", str(folder / "js")
 
 
+@asynccontextmanager
+async def made_stream(folder: Path, *subjects: str, **more: Any) -> AsyncIterator[tuple[int, Client]]:
+    """The port of a server that has the stream, and a client that publishes there."""
+    with nats_server(folder, None, *stored(folder)) as (_, port):
+        async with publisher(port) as client:
+            await make_stream(client, *subjects, **more)
+            yield port, client
+
+
 @on_each_loop
 async def test_new_messages_are_read_once_and_in_their_order(tmp_path: Path) -> None:
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client, "chat.*", "other")
-            await publish(client, 1, 2)
-            async with reading(port) as it:
-                await it.current()
-                await publish(client, 3)
-                await publish(client, 99, subject="other")
-                await publish(client, *range(4, 40))
-                await it.until(*range(3, 40))
-                assert it.positions == [3, *range(5, 41)]
+    async with made_stream(tmp_path, "chat.*", "other") as (port, client):
+        await publish(client, 1, 2)
+        async with reading(port) as it:
+            await it.current()
+            await publish(client, 3)
+            await publish(client, 99, subject="other")
+            await publish(client, *range(4, 40))
+            await it.until(*range(3, 40))
+            assert it.positions == [3, *range(5, 41)]
 
 
 @in_loop
 async def test_older_messages_are_read_from_the_given_time_on(tmp_path: Path) -> None:
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client)
-            await publish(client, 1, 2)
-            await asyncio.sleep(0.3)
-            await publish(client, 3)
-            async with reading(port, back=0.25) as late, reading(port, back=60) as early:
-                await late.until(3)
-                await early.until(1, 2, 3)
-                await late.current()
-                assert (late.reader.begun, early.reader.begun) == (2, 0)
-                assert late.reader.history == early.reader.history == 3
-                await publish(client, 4)
-                await late.until(3, 4)
+    async with made_stream(tmp_path) as (port, client):
+        await publish(client, 1, 2)
+        await asyncio.sleep(0.3)
+        await publish(client, 3)
+        async with reading(port, back=0.25) as late, reading(port, back=60) as early:
+            await late.until(3)
+            await early.until(1, 2, 3)
+            await late.current()
+            assert (late.reader.begun, early.reader.begun) == (2, 0)
+            assert late.reader.history == early.reader.history == 3
+            await publish(client, 4)
+            await late.until(3, 4)
 
 
 @in_loop
 async def test_several_subjects_and_messages_that_fit_more_than_one(tmp_path: Path) -> None:
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client, "chat.>", "room", "other")
-            async with reading(port, "chat.*", "room", "chat.>") as it:
-                await it.current()
-                await publish(client, 1, subject="room")
-                await publish(client, 2, subject="other")
-                await publish(client, 3, subject="chat.a.b")
-                await publish(client, 4, subject="chat.a")
-                await it.until(1, 3, 4, 4)
+    async with (
+        made_stream(tmp_path, "chat.>", "room", "other") as (port, client),
+        reading(port, "chat.*", "room", "chat.>") as it,
+    ):
+        await it.current()
+        await publish(client, 1, subject="room")
+        await publish(client, 2, subject="other")
+        await publish(client, 3, subject="chat.a.b")
+        await publish(client, 4, subject="chat.a")
+        await it.until(1, 3, 4, 4)
 
 
 @in_loop
 async def test_a_subject_that_the_stream_does_not_have_is_no_fault(tmp_path: Path) -> None:
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client)
-            async with reading(port, "elsewhere") as it:
-                await it.current()
-                await publish(client, 1)
-                await soon(lambda: it.reader.position == 1)
-                assert it.read == []
+    async with made_stream(tmp_path) as (port, client), reading(port, "elsewhere") as it:
+        await it.current()
+        await publish(client, 1)
+        await soon(lambda: it.reader.position == 1)
+        assert it.read == []
 
 
 @in_loop
@@ -159,17 +161,14 @@ async def test_a_server_that_is_killed_costs_no_message(tmp_path: Path) -> None:
 
 @in_loop
 async def test_a_consumer_that_is_deleted_is_made_again_where_it_was(tmp_path: Path) -> None:
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client)
-            async with reading(port) as it:
-                await it.current()
-                await publish(client, 1)
-                await it.until(1)
-                (name,) = await consumers(client)
-                await client.jsm().delete_consumer("S", name)
-                await publish(client, 2, 3)
-                await it.until(1, 2, 3)
+    async with made_stream(tmp_path) as (port, client), reading(port) as it:
+        await it.current()
+        await publish(client, 1)
+        await it.until(1)
+        (name,) = await consumers(client)
+        await client.jsm().delete_consumer("S", name)
+        await publish(client, 2, 3)
+        await it.until(1, 2, 3)
 
 
 @in_loop
@@ -196,19 +195,16 @@ async def test_a_stream_that_was_made_again_is_read_from_its_first_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "sse_keepalive_proxy.bridge")
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client)
-            async with reading(port) as it:
-                await it.current()
-                await publish(client, 1, 2)
-                await it.until(1, 2)
-                await client.jsm().delete_stream("S")
-                await make_stream(client)
-                await publish(client, 3, 4, 5)
-                await it.until(1, 2, 3, 4, 5)
-                assert it.positions == [1, 2, 1, 2, 3]
-                assert it.numbers.bridge_positions_lost == 1
+    async with made_stream(tmp_path) as (port, client), reading(port) as it:
+        await it.current()
+        await publish(client, 1, 2)
+        await it.until(1, 2)
+        await client.jsm().delete_stream("S")
+        await make_stream(client)
+        await publish(client, 3, 4, 5)
+        await it.until(1, 2, 3, 4, 5)
+        assert it.positions == [1, 2, 1, 2, 3]
+        assert it.numbers.bridge_positions_lost == 1
     assert [each.getMessage() for each in caplog.records] == [
         "the stream was made again, so it is read from its first message"
     ]
@@ -242,40 +238,30 @@ async def test_messages_that_were_removed_before_they_were_read_are_counted(tmp_
 
 @in_loop
 async def test_a_purged_stream_of_which_everything_was_read_has_lost_nothing(tmp_path: Path) -> None:
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client)
-            async with reading(port) as it:
-                await it.current()
-                await publish(client, 1, 2)
-                await it.until(1, 2)
-                await client.jsm().purge_stream("S")
-                (name,) = await consumers(client)
-                await client.jsm().delete_consumer("S", name)
-                await publish(client, 3)
-                await it.until(1, 2, 3)
-                assert it.numbers.bridge_positions_lost == 0
+    async with made_stream(tmp_path) as (port, client), reading(port) as it:
+        await it.current()
+        await publish(client, 1, 2)
+        await it.until(1, 2)
+        await client.jsm().purge_stream("S")
+        (name,) = await consumers(client)
+        await client.jsm().delete_consumer("S", name)
+        await publish(client, 3)
+        await it.until(1, 2, 3)
+        assert it.numbers.bridge_positions_lost == 0
 
 
 @in_loop
 async def test_a_missing_message_is_read_again(tmp_path: Path) -> None:
-    with nats_server(tmp_path, None, *stored(tmp_path)) as (_, port):
-        async with publisher(port) as client:
-            await make_stream(client)
-            async with reading(port) as it:
-                await it.current()
-                await publish(client, 1)
-                await it.until(1)
-                ((name, config),) = [
-                    (each.name, each.config) for each in await client.jsm().consumers_info("S")
-                ]
-                forged = (
-                    f"$JS.ACK.S.{name}.1.9.3.1700000000000000000.0"  # the third message, without a second
-                )
-                await client.publish(config.deliver_subject or "", b"9", reply=forged)
-                await publish(client, 2, 3)
-                await it.until(1, 2, 3)
-                assert it.positions == [1, 2, 3]
+    async with made_stream(tmp_path) as (port, client), reading(port) as it:
+        await it.current()
+        await publish(client, 1)
+        await it.until(1)
+        ((name, config),) = [(each.name, each.config) for each in await client.jsm().consumers_info("S")]
+        forged = f"$JS.ACK.S.{name}.1.9.3.1700000000000000000.0"  # the third message, without a second
+        await client.publish(config.deliver_subject or "", b"9", reply=forged)
+        await publish(client, 2, 3)
+        await it.until(1, 2, 3)
+        assert it.positions == [1, 2, 3]
 
 
 @in_loop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -427,8 +426,13 @@ async def test_a_burst_delays_no_ping(nats: int) -> None:
 async def test_a_stream_stalls_only_after_a_message_that_upstream_has_not_delivered(
     nats: int, mode: str
 ) -> None:
-    more = "stall: {after: 300ms, sign_of_life: bridge, action: reconnect}"
+    more = "stall: {after: 300ms, sign_of_life: bridge, action: reconnect}\nkeepalive: {interval: 250ms}"
     stream = bridged(nats, mode, grace="100ms", more=more)
+
+    async def long_after(page: RawClient) -> None:
+        pings = len(page.stream.comments) + 4
+        await page.wait_for(lambda page: len(page.stream.comments) >= pings)
+
     async with scene(nats, stream, [*SILENT, event(1), HOLD], [*SILENT, HOLD]) as (
         upstream,
         proxy,
@@ -440,11 +444,11 @@ async def test_a_stream_stalls_only_after_a_message_that_upstream_has_not_delive
         await send(client, "chat.1", message(1))
         await page.wait_for(lambda page: ids(page) == [1])
         await send(client, "chat.1", message(2, 8))  # for another user
-        await asyncio.sleep(1.0)
+        await long_after(page)
         assert len(upstream.connections) == 1
         assert proxy.metric("upstream_stalls_total") == 0
         await send(client, "chat.1", message(3))
         await proxy.until(lambda: len(upstream.connections) == 2)
         assert proxy.metric("upstream_stalls_total") == 1
-        await asyncio.sleep(1.0)
+        await long_after(page)
         assert len(upstream.connections) == 2  # the new stream has missed nothing

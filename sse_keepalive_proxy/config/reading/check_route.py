@@ -91,7 +91,8 @@ def valid(kind: TypeAdapter[_Value], entry: Entry | None) -> _Value | None:
 def _action_on_a_guess(route: Entry) -> Iterator[Finding]:
     way = ("stream", "stall", "sign_of_life")
     if text_at(route, "stream", "stall", "action") in _ACTING and entry_at(route, *way) is None:
-        yield way, Fault("is required for every action except observe", "write bytes, comments or events")
+        hint = "write bytes, comments, events or bridge"
+        yield way, Fault("is required for every action except observe", hint)
 
 
 def _sign_without_bridge(route: Entry) -> Iterator[Finding]:

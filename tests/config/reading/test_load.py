@@ -54,7 +54,7 @@ def test_seven_mistakes_are_seven_problems_each_with_its_line() -> None:
         ),
         (
             ":14: routes[0].stream.stall.sign_of_life: is required for every action except observe"
-            " (write bytes, comments or events)"
+            " (write bytes, comments, events or bridge)"
         ),
         (
             ":16: routes[1]: never reached: `events` matches all its requests"
