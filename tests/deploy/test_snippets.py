@@ -19,7 +19,7 @@ from tests.support.instance import EVENT_SOURCE
 from tests.support.looping import in_loop
 from tests.support.programs import free_port, require
 from tests.support.raw_client import RawClient
-from tests.support.stand_in import event_source, healing, new_user, said, say
+from tests.support.stand_in import event_source, healing, new_user, pings, said, say
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -68,7 +68,7 @@ async def test_in_front_a_stream_is_confirmed_kept_alive_known_by_its_client_and
     async with healing(tmp_path, interval="300ms") as (notify, proxy):
         with hop(tmp_path, file, proxy=proxy.url) as front:
             async with await event_source(front, notify) as client:
-                await client.wait_for(lambda client: client.body.count(b'"type":"ping"') >= 2)
+                await client.wait_for(lambda client: pings(client.body) >= 2)
                 (stream,) = proxy.streams()["streams"]
                 assert stream["client"] == "127.0.0.1"
                 say(notify, "hi")  # upstream ends its stream behind it

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support.hops import Tap, caddy
 from tests.support.looping import in_loop
 from tests.support.raw_client import RawClient
-from tests.support.stand_in import event_source, healing, said, say
+from tests.support.stand_in import event_source, healing, pings, said, say
 
 
 @in_loop
@@ -19,7 +19,7 @@ async def test_a_silent_stream_is_heard_at_once_and_goes_on(tmp_path: Path) -> N
                 await event_source(bare, notify) as unheard,
                 await event_source(healed, notify) as heard,
             ):
-                await heard.wait_for(lambda client: len(client.stream.comments) >= 3)
+                await heard.wait_for(lambda client: pings(client.body) >= 3)
                 assert [data["type"] for data in said(heard)] == ["connection_confirmed"]
                 assert unheard.body == b""
                 say(notify, "hi")
@@ -41,8 +41,8 @@ async def test_a_silent_stream_dies_of_a_read_timeout_and_outlives_it_through_th
                 await asyncio.gather(dying.wait_head(), living.wait_head())
                 await dying.wait_for(lambda client: client.ending or client.response.complete, within=10)
                 assert dying.body == b""
-                pings = len(living.stream.comments)
-                await living.wait_for(lambda client: len(client.stream.comments) > pings)
+                before = pings(living.body)
+                await living.wait_for(lambda client: pings(client.body) > before)
                 assert living.ending is None
 
 
@@ -64,9 +64,9 @@ async def test_one_connection_carries_all_plain_requests_and_each_stream_has_its
                     assert await ask("/demo/publish", "POST", b"no JSON") == 400
                 assert tap.connections == 1
                 async with await event_source(front, notify) as stream:
-                    await stream.wait_for(b":ping\n")
+                    await stream.wait_for(lambda stream: pings(stream.body) > 0)
                     assert await ask("/health") == 200
                 async with await event_source(front, notify) as stream:
-                    await stream.wait_for(b":ping\n")
+                    await stream.wait_for(lambda stream: pings(stream.body) > 0)
                     assert await ask("/health") == 200
                 assert tap.connections == 1 + 2

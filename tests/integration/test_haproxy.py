@@ -8,7 +8,7 @@ from pathlib import Path
 from sse_keepalive_proxy.demo.knobs import Knobs
 from tests.support.hops import haproxy
 from tests.support.looping import in_loop
-from tests.support.stand_in import event_source, healing, said, say
+from tests.support.stand_in import event_source, healing, pings, said, say
 
 
 @in_loop
@@ -26,8 +26,8 @@ async def test_a_silent_stream_dies_of_a_timeout_of_8_seconds_and_outlives_it_th
                 assert (dying.response.status, dying.body) == (200, b"")
                 assert not dying.response.complete
 
-                pings = len(living.stream.comments)
-                await living.wait_for(lambda client: len(client.stream.comments) > pings)
+                before = pings(living.body)
+                await living.wait_for(lambda client: pings(client.body) > before)
                 say(notify, "hi")
                 await living.wait_for(b"stream_recovered")
                 assert [data["type"] for data in said(living)] == ["connection_confirmed", "new_message"]

@@ -45,6 +45,7 @@ __all__ = [
     "healing",
     "listening",
     "new_user",
+    "pings",
     "restarted",
     "said",
     "say",
@@ -141,6 +142,11 @@ def said(client: RawClient) -> list[Any]:
     """
     heard = [json.loads(event.data) for event in client.events if event.type == "message"]
     return [data for data in heard if data["type"] != "ping"]
+
+
+def pings(body: bytes) -> int:
+    """How many pings a client has got, of the form in the example."""
+    return body.count(b'{"type":"ping",')
 
 
 class Killable:
