@@ -107,7 +107,9 @@ async def story(build: str, size: Size, folder: Path) -> Chat:
     async with AsyncExitStack() as stack:
         _, port = stack.enter_context(nats_server(folder))
         server = await stack.enter_async_context(Killable(users, build, nats=port))
-        written = example(server.url, servers=f"nats://127.0.0.1:{port}")
+        # At the end all leave at one instant, at full size more than the example holds.
+        held = str(2 * users)
+        written = example(server.url, servers=f"nats://127.0.0.1:{port}", max_held=held)
         proxy = stack.enter_context(running_proxy(folder, config=written))
         await asyncio.to_thread(proxy.wait_for_metric, "sse_proxy_bridge_connected", 1.0, 10, route="events")
         chat = Chat(server, proxy, await stack.enter_async_context(publisher(port)), size)
