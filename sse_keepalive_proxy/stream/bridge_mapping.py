@@ -108,6 +108,8 @@ def problem_of(expression: str) -> str | None:
         return str(error).partition("\n")[0]
     except RecursionError:
         return "it is nested too deeply"
+    except ValueError:
+        return "it has a number that is too long"
     return None
 
 

@@ -6,12 +6,13 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import jmespath.functions
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import InvalidMessage
-from sse_keepalive_proxy.stream.bridge_mapping import Mapping, identifier, problem_of
+from sse_keepalive_proxy.stream.bridge_mapping import FUNCTIONS, Mapping, evaluated, identifier, problem_of
 from sse_keepalive_proxy.stream.bridging import Message
 from sse_keepalive_proxy.stream.policy import BridgeFrame, BridgeSubject
 from sse_keepalive_proxy.wire.framing import Framer
@@ -113,12 +114,15 @@ def test_what_is_no_json_is_invalid(payload: bytes) -> None:
         Mapping([subject]).read(0, payload)
 
 
-def test_an_expression_that_cannot_be_evaluated_is_invalid() -> None:
+@pytest.mark.parametrize(
+    "expression", ["length(a)", "[a][::0]", "no_function(a)", "integer()", "ceil(to_number('inf'))", "&a"]
+)
+def test_an_expression_that_cannot_be_evaluated_is_invalid(expression: str) -> None:
     with pytest.raises(InvalidMessage):
-        read({"a": 1}, BridgeSubject("chat", "length(a)"))
+        read({"a": 1}, BridgeSubject("chat", "`1`", frames=(BridgeFrame("", expression),)))
 
 
-@pytest.mark.parametrize("expression", ["a.", "[", "a b", "("])
+@pytest.mark.parametrize("expression", ["a.", "[", "a b", "(", "[" * 100_000, f"[{'9' * 5000}]"])
 def test_a_broken_expression_has_a_problem(expression: str) -> None:
     assert problem_of(expression)
 
@@ -132,40 +136,123 @@ def test_the_functions_return_null_for_what_they_cannot_convert(value: object) -
     assert found is not None
 
 
+# Any expressions, for any messages.
+
+NAMES = ["id", "to", "text", "room", "at", "message", "x"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["id", "to", "text", "room", "at", "message", "x"]), inner, max_size=5
-        )
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner, max_size=5)
     ),
     max_leaves=12,
 )
-EXPRESSIONS = st.sampled_from(
-    ["id", "to", "to[]", "[id, text]", "message.id", "keys(@)", "length(to)", "iso8601(at)",
-     "integer(text)", "@",
-     "to[?id > `1`]", "sort(to)", "max_by(to, &id)", "join(',', to)", "*.id", "to[::0]", "merge(@, message)"]
-)  # fmt: skip
+ARGUMENTS = {
+    **{name: len(each["signature"]) for name, each in jmespath.functions.Functions.FUNCTION_TABLE.items()},
+    "iso8601": 1,
+    "integer": 1,
+    "members": 2,
+    "peers": 1,
+}
+NUMBERS = st.just("") | st.integers(-9, 9).map(str)
 
 
-@settings(deadline=None)
-@given(JSON, st.lists(EXPRESSIONS, min_size=5, max_size=5))
-def test_any_message_is_read_ignored_or_invalid(value: Any, expressions: list[str]) -> None:
-    when, recipients, key, upstream_key, data = expressions
-    subject = BridgeSubject("s", recipients, when, (key,), (upstream_key,), (BridgeFrame("e", data),))
-    mapping, payload = Mapping([subject]), json.dumps(value).encode()
-    assert isinstance(mapping.upstream_keys(b"data: %b\n\n" % payload), tuple)
+def calls(argument: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Calls of every function, half of them with one argument too many."""
+    argument |= argument.map("&{}".format)
+    return st.sampled_from(sorted(ARGUMENTS)).flatmap(
+        lambda name: st.lists(argument, min_size=ARGUMENTS[name], max_size=ARGUMENTS[name] + 1).map(
+            lambda given: f"{name}({', '.join(given)})"
+        )
+    )
+
+
+def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Expressions that contain others (https://jmespath.org/specification.html#grammar)."""
+    operators = st.sampled_from(["||", "&&", "|", "==", "!=", "<", "<=", ">", ">="])
+    return (
+        calls(inner)
+        | st.builds("({}) {} ({})".format, inner, operators, inner)
+        | st.builds("({})[?({}) {} ({})]".format, inner, inner, operators, inner)
+        | st.builds("({})[{}:{}:{}]".format, inner, NUMBERS, NUMBERS, NUMBERS)
+        | st.builds("({})[{}]".format, inner, st.integers(-9, 9))
+        | st.builds("({}){}".format, inner, st.sampled_from(["", "[]", "[*]", ".*", ".id", ".[id, to]"]))
+        | st.builds("[{}, {}]".format, inner, inner)
+        | st.builds("{{id: {}, text: {}}}".format, inner, inner)
+        | inner.map("!{}".format)
+    )
+
+
+EXPRESSIONS = st.recursive(
+    st.sampled_from([*NAMES, "@", "*", "[]", "'hi'", "'1e999'", "'nan'"])
+    | JSON.map(lambda value: "`{}`".format(json.dumps(value).replace("`", "\\u0060")))
+    | st.text(min_size=1).map(json.dumps),
+    larger,
+    max_leaves=8,
+)
+ANYTHING = st.text("`'\"\\@&|!<>=?*.,:()[]{} \naz_09-\u0663\ud800", max_size=20) | st.text(max_size=10)
+
+
+def test_the_functions_that_are_tried_are_all_there_are() -> None:
+    assert set(ARGUMENTS) == FUNCTIONS
+
+
+def outcome(mapping: Mapping, place: int, payload: bytes) -> None:
+    """The payload is a message, as a message must be, or ignored, or invalid. Nothing else is raised."""
     try:
-        found = mapping.read(0, payload)
+        found = mapping.read(place, payload)
     except InvalidMessage:
         return
     if found is not None:
-        assert Framer(1 << 20).feed(found.frames) == found.frames  # whole blocks
+        assert all(isinstance(each, str) for each in found.recipients)
+        assert all(isinstance(text, str) for _, _, text in found.keys)
+        framer = Framer(1 << 20)
+        assert framer.feed(found.frames) == found.frames  # whole blocks
+        assert found.frames.count(b"\n\n") == found.events
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(JSON, min_size=1, max_size=3), st.lists(EXPRESSIONS, min_size=6, max_size=6))
+def test_any_message_is_read_ignored_or_invalid_by_any_expressions(
+    values: list[Any], expressions: list[str]
+) -> None:
+    assert [problem_of(each) for each in expressions] == [None] * 6
+    when, recipients, learned, key, upstream_key, data = expressions
+    frames = (BridgeFrame("e", data), BridgeFrame("", recipients))
+    subject = BridgeSubject("s", recipients, when, (key, data), (upstream_key, when), frames, learned)
+    everyone = BridgeSubject("all", "[members(room, id), peers(id), to][][]", frames=(BridgeFrame("", data),))
+    mapping = Mapping([subject, everyone])
+    for value in values:  # one after the other: what a message teaches, the next ones are read by
+        payload = json.dumps(value).encode()
+        for keys in (mapping.upstream_keys(b"data: %b\n\n" % payload), mapping.upstream_keys(payload)):
+            assert all(isinstance(text, str) for _, _, text in keys)
+        outcome(mapping, 0, payload)
+        outcome(mapping, 1, payload)
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=60))
-def test_any_bytes_are_read_ignored_or_invalid(payload: bytes) -> None:
+@given(EXPRESSIONS | ANYTHING, JSON)
+def test_any_text_is_an_expression_or_has_a_problem(text: str, value: Any) -> None:
+    problem = problem_of(text)
+    if problem is not None:
+        assert "\n" not in problem
+        return
     with suppress(InvalidMessage):
-        Mapping([CHAT]).read(0, payload)
+        evaluated(text, value)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """JSON with some bytes in the place of others."""
+    whole = json.dumps(draw(JSON), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    at = draw(st.integers(0, len(whole)))
+    return whole[:at] + draw(st.binary(max_size=4)) + whole[at + draw(st.integers(0, 4)) :]
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | damaged(), EXPRESSIONS)
+def test_any_bytes_are_read_ignored_or_invalid(payload: bytes, expression: str) -> None:
+    mapping = Mapping([CHAT, BridgeSubject("s", expression, frames=(BridgeFrame("", expression),))])
+    outcome(mapping, 0, payload)
+    outcome(mapping, 1, payload)
+    mapping.upstream_keys(payload)
+    mapping.upstream_keys(b"data: %b\n\n" % payload)
