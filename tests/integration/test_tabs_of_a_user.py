@@ -43,22 +43,22 @@ PAGES = {"/demo/client": _page}
 class Page:
     """A page that reads the stream of a token, in a tab of its own."""
 
-    def __init__(self, tab: Tab, origin: str, token: str) -> None:
-        self._tab = tab
-        self._url = f"{origin}/demo/client?stream={quote(f'/events?access_token={token}')}"
+    def __init__(self, tab: Tab, origin: str, token: str, path: str = "/demo/client") -> None:
+        self.tab = tab
+        self._url = f"{origin}{path}?stream={quote(f'/events?access_token={token}')}"
 
-    async def open(self) -> None:
-        """Return when the stream is confirmed."""
-        await self._tab.call("Page.navigate", url=self._url)
-        await self.until("client.confirmed")
+    async def open(self, until: str = "client.confirmed") -> None:
+        """Return when the stream is confirmed, or when something else is true of the client."""
+        await self.tab.call("Page.navigate", url=self._url)
+        await self.until(until)
 
     async def until(self, expression: str, within: float = 15.0) -> None:
         """Wait until something is true of the client."""
-        await self._tab.until(self._url, f"typeof client === 'object' && ({expression})", within)
+        await self.tab.until(self._url, f"typeof client === 'object' && ({expression})", within)
 
     async def value(self, expression: str) -> object:
         """The value of an expression there."""
-        return await self._tab.ask(self._url, expression)
+        return await self.tab.ask(self._url, expression)
 
 
 async def talk(notify: NotifyServer, delivered: list[str], count: int) -> None:

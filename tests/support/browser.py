@@ -29,6 +29,7 @@ _FLAGS = (
     "--disable-dev-shm-usage",
     "--remote-debugging-port=0",
 )
+_CLOCK = Path(__file__).with_name("page_clock.js")
 _LISTENING = re.compile(r"DevTools listening on (ws://\S+)")
 
 
@@ -76,9 +77,10 @@ class Tab:
         await self._socket.send_json({"id": number, "method": method, "params": params, **session})
         return await self._waiting[number]
 
-    async def attach(self) -> None:
+    async def attach(self, *, apart: bool) -> None:
         """Make the tab, and be told of everything in it."""
-        target = await self.call("Target.createTarget", url="about:blank")
+        profile = await self.call("Target.createBrowserContext") if apart else {}
+        target = await self.call("Target.createTarget", url="about:blank", **profile)
         attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -119,6 +121,28 @@ class Tab:
             text = await self.ask(frame_url, "document.body?.innerText")
             raise TimeoutError(f"{expression} is {seen} in {frame_url}: {text}; {self.errors}") from None
 
+    async def stop_clock(self) -> None:
+        """Let timers of the pages to come run in `advance` only. What these pages receive is not held up."""
+        await self.call("Page.addScriptToEvaluateOnNewDocument", source=_CLOCK.read_text(encoding="utf-8"))
+
+    async def advance(self, seconds: float) -> None:
+        """Let so much time pass for the timers of the page."""
+        expression = f"clock.advance({seconds * 1000})"
+        answer = await self.call("Runtime.evaluate", expression=expression)
+        assert "exceptionDetails" not in answer, answer
+
+    async def hide(self) -> None:
+        """Have Chromium minimise the window. It then tells the page that it is hidden."""
+        await self._window("minimized")
+
+    async def show(self) -> None:
+        """Have Chromium restore the window of a hidden page."""
+        await self._window("normal")
+
+    async def _window(self, state: str) -> None:
+        window = (await self.call("Browser.getWindowForTarget"))["windowId"]
+        await self.call("Browser.setWindowBounds", windowId=window, bounds={"windowState": state})
+
     async def screenshot(self) -> bytes:
         """The whole page as PNG, for eyes."""
         shot = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
@@ -133,8 +157,12 @@ async def browsing(directory: Path, *flags: str) -> AsyncIterator[Tab]:
 
 
 @contextlib.asynccontextmanager
-async def tabs(directory: Path, count: int, *flags: str) -> AsyncIterator[list[Tab]]:
-    """So many empty tabs in one new browser, whose profile and log are in `directory`."""
+async def tabs(directory: Path, count: int, *flags: str, apart: bool = False) -> AsyncIterator[list[Tab]]:
+    """So many empty tabs in one new browser, whose profile and log are in `directory`.
+
+    They share one window, in which only the last one is not hidden, and its connections, six to one origin.
+    With `apart` each has a window and a profile of its own.
+    """
     command = [
         require("chromium", "google-chrome"),
         *_FLAGS,
@@ -145,16 +173,16 @@ async def tabs(directory: Path, count: int, *flags: str) -> AsyncIterator[list[T
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             url = await _devtools(program)
-            yield [await stack.enter_async_context(_tab(session, url)) for _ in range(count)]
+            yield [await stack.enter_async_context(_tab(session, url, apart)) for _ in range(count)]
 
 
 @contextlib.asynccontextmanager
-async def _tab(session: aiohttp.ClientSession, url: str) -> AsyncIterator[Tab]:
+async def _tab(session: aiohttp.ClientSession, url: str, apart: bool) -> AsyncIterator[Tab]:
     async with session.ws_connect(url, max_msg_size=0) as socket:
         tab = Tab(socket)
         listening = asyncio.get_running_loop().create_task(tab.listen())
         try:
-            await tab.attach()
+            await tab.attach(apart=apart)
             yield tab
         finally:
             await socket.close()
