@@ -21,9 +21,6 @@ _MAX_TARGET = 512
 _BARE = re.compile(r"[!#-~]+")
 """Text that needs no quotes: printable ASCII without a space or a quote."""
 
-_NUMBERS = frozenset({int, float, bool})
-"""Types of values that never need quotes."""
-
 _PLAIN = r"[A-Za-z0-9/_.~+-]*"
 """Characters of a path that are no part of `user:password@` and no value."""
 
@@ -85,15 +82,11 @@ def _second(unix: int) -> str:
 def text_line(level: str, message: str, fields: dict[str, Any]) -> str:
     """Return a line of text: the time, the level, the message, and each field as `name=value`."""
     line = f"{now_rfc3339()} {level:7} {one_line(message)}"
-    shown = " ".join([f"{key}={_plain(value)}" for key, value in fields.items()])
+    values = ["never" if value is None else str(value) for value in fields.values()]
+    if not _BARE.fullmatch("".join(values)) or "" in values:  # one look is enough for most lines
+        values = [value if _BARE.fullmatch(value) else json.dumps(value) for value in values]
+    shown = " ".join([f"{key}={value}" for key, value in zip(fields, values, strict=True)])
     return f"{line}  {shown}" if shown else line
-
-
-def _plain(value: object) -> str:
-    if type(value) in _NUMBERS:
-        return str(value)
-    text = "never" if value is None else str(value)
-    return text if _BARE.fullmatch(text) else json.dumps(text)
 
 
 def one_line(text: str) -> str:
