@@ -32,6 +32,7 @@ _RECONNECT_WAIT = 1
 _PING_INTERVAL = 10
 _FLUSH_TIMEOUT = 2
 _LAST_WORDS = 0.5
+_ENDS = 2.0
 MOST_PENDING = 64 << 20
 """Bytes of messages of one subject that wait to be handled. More are dropped by nats-py, which says so."""
 
@@ -154,9 +155,9 @@ class Connection:
         for publishing in tuple(self._publishing):
             publishing.cancel()
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        while task is not None and not task.done():
+            task.cancel()  # nats-py can lose it (facts.md#nats-py-cancel)
+            await asyncio.wait([task], timeout=_ENDS)
         for each in tuple(self._subscribing):
             each.cancel()
 

@@ -8,6 +8,9 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
+from sse_keepalive_proxy.bridge import connection as connection_module
 from sse_keepalive_proxy.bridge.connection import Connections
 from sse_keepalive_proxy.stream.policy import NatsServers
 from tests.support.nats import nats_server, publisher
@@ -43,6 +46,31 @@ async def test_the_event_loop_runs_between_slow_messages_of_a_burst(tmp_path: Pa
         ticking[0].cancel()
         await connections.close()
     assert max(seen.count(each) for each in set(seen)) < BURST / 10
+
+
+@pytest.mark.parametrize("turns", range(6))
+@on_each_loop
+async def test_it_closes_also_in_the_moment_in_which_an_attempt_to_connect_fails(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 then raises the failure in the place of the cancellation, in one of these turns."""
+    asked, fails = asyncio.Event(), asyncio.Event()
+
+    async def open_connection(**_: object) -> None:
+        asked.set()
+        await fails.wait()
+        raise OSError
+
+    monkeypatch.setattr(connection_module, "_ENDS", 0.05)
+    monkeypatch.setattr(asyncio, "open_connection", open_connection)
+    connections = Connections()
+    connections.to(NatsServers(("nats://nowhere:4222",))).receive("chat", lambda payload, position: None)
+    await asked.wait()
+    fails.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await connections.close()
 
 
 @on_each_loop

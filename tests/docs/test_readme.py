@@ -64,6 +64,9 @@ def test_with_its_extras_the_example_is_valid_and_serves_also_without_nats(tmp_p
         while serving.poll() is None and time.monotonic() < given_up and not is_ready(admin):
             time.sleep(0.05)
         serving.send_signal(signal.SIGTERM)
-        _, log = serving.communicate(timeout=20)
+        try:
+            _, log = serving.communicate(timeout=20)
+        finally:
+            serving.kill()
     assert serving.returncode == 0, log
     assert "no connection to NATS" in log
