@@ -143,7 +143,7 @@ def test_the_example_heals_notify_server_for_its_browser_client() -> None:
     assert policy.keepalive.interval == 15.0
     assert policy.stall is not None
     assert policy.stall.ignore_types == {"heartbeat", "connection_confirmed"}
-    assert policy.stall.sign_of_life is SignOfLife.EVENTS
+    assert policy.stall.sign_of_life is SignOfLife.BRIDGE
     assert policy.stall.action is StallAction.RECONNECT
     assert policy.stall.close_after is None
     assert policy.early_commit is not None

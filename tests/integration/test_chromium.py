@@ -168,8 +168,9 @@ def test_the_client_of_the_field_outlives_a_repaired_server_that_delivers_to_nob
 
     async def story() -> None:
         often = Knobs(ping_interval=1.0, heartbeat_interval=0.3)
+        times = {"stall_after": "2s", "stall_sign_of_life": "events"}
         async with (
-            healing(tmp_path, "fixed", often, PAGES, stall_after="2s") as (notify, proxy),
+            healing(tmp_path, "fixed", often, PAGES, **times) as (notify, proxy),
             browsing(tmp_path) as tab,
         ):
             clients = Clients(tab, notify)

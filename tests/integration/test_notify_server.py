@@ -85,6 +85,7 @@ async def test_every_message_arrives_although_upstream_ends_the_stream_after_eac
 
 
 ZOMBIE = Knobs(ping_interval=0.3, heartbeat_interval=0.2)
+WITHOUT_NATS = {"stall_sign_of_life": "events"}  # NATS would say what upstream has not delivered
 
 
 @in_loop
@@ -92,7 +93,7 @@ async def test_a_zombie_is_counted_as_stalled_and_a_new_connection_brings_the_ne
     tmp_path: Path,
 ) -> None:
     async with (
-        healing(tmp_path, "healthy", ZOMBIE, stall_after="3s") as (notify, proxy),
+        healing(tmp_path, "healthy", ZOMBIE, stall_after="3s", **WITHOUT_NATS) as (notify, proxy),
         await event_source(proxy.url, notify) as client,
     ):
         await tell(notify, client, "the last that this connection brings")
@@ -115,7 +116,7 @@ async def test_a_zombie_is_counted_as_stalled_and_a_new_connection_brings_the_ne
 @in_loop
 async def test_the_fixed_build_delivers_to_nobody_and_its_stalled_streams_stay_open(tmp_path: Path) -> None:
     async with (
-        healing(tmp_path, "fixed", ZOMBIE, stall_after="1s") as (notify, proxy),
+        healing(tmp_path, "fixed", ZOMBIE, stall_after="1s", **WITHOUT_NATS) as (notify, proxy),
         await event_source(proxy.url, notify) as client,
     ):
         for reopened in (0, 1, 2):

@@ -98,7 +98,7 @@ def test_prometheus_knows_as_many_silent_streams_as_upstream_has_and_none_once_t
         # Upstream's comments and heartbeats go on all the time: they are no sign of life here. Its streams
         # are only looked at, so that it has the same ones throughout.
         knobs = Knobs(ping_interval=0.4, heartbeat_interval=0.3)
-        times = {"interval": "500ms", "stall_after": "2s"}
+        times = {"interval": "500ms", "stall_after": "2s", "stall_sign_of_life": "events"}
         async with healing(tmp_path, "healthy", knobs, action="observe", **times) as (notify, proxy):
 
             def silent() -> int:
@@ -149,7 +149,7 @@ def test_prometheus_knows_as_many_silent_streams_as_upstream_has_and_none_once_t
 @in_loop
 async def test_promtool_has_no_complaint_about_any_metric(tmp_path: Path) -> None:
     require("promtool")
-    async with healing(tmp_path, interval="200ms", stall_after="1s") as (notify, proxy):
+    async with healing(tmp_path, interval="200ms") as (notify, proxy):
         async with await event_source(proxy.url, notify) as client:
             await client.wait_for(lambda client: pings(client.body) > 0)
             say(notify, "hi")  # upstream ends its stream behind it
@@ -210,7 +210,8 @@ def test_ten_thousand_different_paths_give_prometheus_nothing_more_to_store(tmp_
 @in_loop
 async def test_what_only_grows_never_shrinks_while_streams_come_and_go(tmp_path: Path) -> None:
     knobs = Knobs(ping_interval=0.1)
-    async with healing(tmp_path, knobs=knobs, interval="50ms", stall_after="200ms") as (notify, proxy):
+    times = {"interval": "50ms", "stall_after": "200ms", "stall_sign_of_life": "events"}
+    async with healing(tmp_path, knobs=knobs, **times) as (notify, proxy):
         over = threading.Event()
 
         def watch() -> int:
