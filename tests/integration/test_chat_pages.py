@@ -33,15 +33,13 @@ ANN, BO, CLEO = MEMBERS = (2, 3, 4)
 FIRST = 210  # the id of the first message
 OLD, REPORT = "/demo/old", "/demo/report"
 PINGS = "sse_proxy_pings_sent_total"
-INTERVAL, QUIET = (
-    15.0,
-    20 * 60.0,
-)  # seconds of the pages: `keepalive.interval` of the example, and a quiet time
+INTERVAL = 15  # seconds of a page: `keepalive.interval` of the example
+QUIET = 20 * 60  # seconds of a page
 FASTER = {"interval": "25ms", "stall_after": "200ms"}  # of the proxy: 15 s and two minutes, 600 times as fast
 
 # In a page: 15 s pass for it with each ping that it hears, and with nothing else.
 _TO_THE_PINGS = f"""new Promise(done => {{
-  let left = {QUIET / INTERVAL};
+  let left = {QUIET // INTERVAL};
   source.addEventListener("message", ({{data}}) => {{
     if (JSON.parse(data).type !== "ping" || left === 0) return;
     clock.advance({INTERVAL * 1000});
