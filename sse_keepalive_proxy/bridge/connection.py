@@ -23,7 +23,7 @@ from sse_keepalive_proxy.config.types.certificates import client_context
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.policy import NatsServers
 
-__all__ = ["MOST_PENDING", "Connection", "Connections", "Receive", "one_line", "unsubscribe"]
+__all__ = ["MOST_PENDING", "Connection", "Connections", "Receive", "flushed", "one_line", "unsubscribe"]
 
 logger = logging.getLogger("sse_keepalive_proxy.bridge")
 
@@ -142,7 +142,7 @@ class Connection:
         began = self._loop.time()
         try:
             await client.publish(subject, payload)
-            await _flushed(client)  # the server says what it refuses before it answers
+            await flushed(client)  # the server says what it refuses before it answers
         except Exception as error:  # noqa: BLE001 (it is logged)
             return one_line(error)
         refused = self._refused.get(subject.lower(), 0.0) >= began
@@ -218,7 +218,7 @@ class Connection:
         self._subscriptions.clear()
         for subject in list(self._receivers):
             await self._subscribe(client, subject)
-        await _flushed(client)
+        await flushed(client)
 
     async def _subscribe(self, client: Client, subject: str) -> None:
         if subject in self._subscriptions or subject not in self._receivers:
@@ -282,7 +282,7 @@ class Connection:
             logger.warning(text)
 
 
-async def _flushed(client: Client) -> None:
+async def flushed(client: Client) -> None:
     """Wait until the server has everything. A first ping may overtake it (facts.md#nats-py-flush)."""
     for _ in range(2):
         await client.flush(_FLUSH_TIMEOUT)

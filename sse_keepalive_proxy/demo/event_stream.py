@@ -33,7 +33,10 @@ async def respond(
     if _compressed(request, knobs().gzip):
         compressor = zlib.compressobj(wbits=31)
         response.headers["content-encoding"] = "gzip"
-    await response.prepare(request)
+    try:
+        await response.prepare(request)
+    except ConnectionResetError:
+        return response  # the client left before the head
     if request.method == "HEAD":
         return response  # as in notify-server, the handler has run, but no client reads the stream
     hub.begin(stream)

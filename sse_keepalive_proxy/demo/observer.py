@@ -21,11 +21,11 @@ from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.wire.block import parse, split
 from sse_keepalive_proxy.wire.framing import Framer
 
-__all__ = ["Arrival", "Figures", "Gap", "Life", "Observer"]
+__all__ = ["Arrival", "Figures", "Gap", "Life", "Observer", "until"]
 
 _PATIENCE = 10.0  # seconds for the connection, and the same for the response head, as in the page
 _MAX_EVENT = 1 << 20
-_KEPT = 200  # arrivals for the page to draw
+_KEPT = 200  # arrivals for the page to draw, and contents of messages
 _GAP = b"stream_recovered"
 
 
@@ -100,6 +100,7 @@ class Observer:
         self._confirm_after: float | None = None
         self._message_after: float | None = None
         self.last_id = b""  # the last event id, as an EventSource sends it when it comes back
+        self.contents: deque[str] = deque(maxlen=_KEPT)  # of the messages that `onmessage` would receive
         self._bytes = self._events = self._heard = self._messages = self._pings = self._gaps = 0
         self._gap: Gap | None = None
         self._longest = 0.0
@@ -210,6 +211,7 @@ class Observer:
         elif read.json_type == "new_message":
             self._messages += 1
             self._message_after = after
+            self.contents.append(_content(read.data))
 
     def _life(self) -> Life:
         if self._end is not None:
@@ -221,6 +223,27 @@ class Observer:
     def _over(self, why: str) -> None:
         self._ended_at, self._end = self._clock(), why
         self._changed()
+
+
+async def until(news: asyncio.Event, condition: Callable[[], bool], within: float) -> bool:
+    """Wait until `condition` is true, for at most `within` seconds. Return whether it became true.
+
+    It is checked whenever `news` is set.
+    """
+    try:
+        async with asyncio.timeout(within):
+            while not condition():
+                news.clear()
+                await news.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _content(data: bytes) -> str:
+    """Return the content of a message: of its own fields, or of the message inside."""
+    fields = json.loads(data)
+    return str(fields.get("message", fields).get("content"))
 
 
 def _gap(data: bytes) -> Gap:

@@ -17,9 +17,10 @@ from sse_keepalive_proxy.config import Overrides, Settings, load
 from sse_keepalive_proxy.demo import DEFAULT_PORT
 from sse_keepalive_proxy.demo.frames import rfc3339
 from sse_keepalive_proxy.demo.hub import Outcome
+from sse_keepalive_proxy.demo.incident import stop_at_once
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
-from sse_keepalive_proxy.demo.observer import Figures, Observer
+from sse_keepalive_proxy.demo.observer import Figures, Observer, until
 from sse_keepalive_proxy.demo.pages import pages
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.http.dialer import Dialer
@@ -107,9 +108,7 @@ class Stage:
         for observer in (self.direct, self.proxied, *self._others):
             observer.close()
         if self._server is not None:
-            hurry = asyncio.Event()
-            hurry.set()
-            await self._server.drain(hurry)
+            await stop_at_once(self._server)
         await self.notify.stop()
         self._poller.close()
 
@@ -159,14 +158,7 @@ class Stage:
 
         It is checked at every change of a figure.
         """
-        try:
-            async with asyncio.timeout(within):
-                while not condition():
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await until(self._news, condition, within)
 
     async def connected(self) -> bool:
         """Wait until every stream and every group of the proxy has its upstream. Return False if that takes

@@ -1,4 +1,5 @@
-"""The scenes of `demo --once`: silence, the first event, a restart of upstream, two tabs, a client offline.
+"""The scenes of `demo --once`: silence, the first event, a restart of upstream, two tabs, a client offline,
+and the incident, if there is a nats-server.
 
 Each scene shows the same directly and through the proxy. The last lines are the result.
 """
@@ -12,9 +13,22 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from sse_keepalive_proxy.demo import table, verdict
+from sse_keepalive_proxy.demo.incident import incident
+from sse_keepalive_proxy.demo.nats_server import Missing
 from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.stage import DOWN, ROUTE, SENDER, Stage, settings
-from sse_keepalive_proxy.demo.verdict import COUNTED, MISSED, SAID, SCENES, STALLED, Scene, Scenes, Tabs
+from sse_keepalive_proxy.demo.verdict import (
+    BRIDGED,
+    COUNTED,
+    MISSED,
+    SAID,
+    SCENES,
+    STALLED,
+    Scene,
+    Scenes,
+    Senders,
+    Tabs,
+)
 
 __all__ = ["tell"]
 
@@ -22,13 +36,16 @@ _WATCH = 8.0  # seconds: several keepalive intervals, and longer than `stall.aft
 _ARRIVES = 5.0  # seconds for a message or an end to arrive
 _RETURNS = 10.0  # seconds for the notice of a gap
 _OPENINGS = 4  # of tabs that take the place of the other one
+_TRIES = 100  # senders on each side
 _LOOK = 0.2  # seconds between two looks at the metrics
 
 Note = Callable[[str], None]
 
 
-async def tell(stage: Stage, say: Callable[[str], None], *, watch: float = _WATCH) -> bool:
-    """Run the scenes, for `watch` and about six more seconds. Return whether the stream is healed."""
+async def tell(
+    stage: Stage, say: Callable[[str], None], *, watch: float = _WATCH, tries: int = _TRIES
+) -> bool:
+    """Run the scenes, for `watch` and about ten more seconds. Return whether the stream is healed."""
     clock = asyncio.get_running_loop().time
     began_at = clock()
 
@@ -46,8 +63,10 @@ async def tell(stage: Stage, say: Callable[[str], None], *, watch: float = _WATC
     tabs = await _two_tabs(stage, note)
     say(f"\n5. {SCENES[4]}")
     offline = await _offline(stage, note)
+    say(f"\n6. {SCENES[5]}")
+    senders = await _incident(note, tries)
 
-    scenes = Scenes(silence, event, restart, tabs, offline, stalled, counted, _interval())
+    scenes = Scenes(silence, event, restart, tabs, offline, senders, stalled, counted, _interval())
     say("")
     for line in verdict.table(scenes):
         say(line)
@@ -62,7 +81,7 @@ async def _silence(stage: Stage, note: Note, watch: float) -> tuple[Scene, bool]
     ends_at, stalled = clock() + watch, False
     while clock() < ends_at:
         await asyncio.sleep(min(_LOOK, max(ends_at - clock(), 0)))
-        if not stalled and await _metric(stage, STALLED):
+        if not stalled and await _metric(stage.admin_url, STALLED):
             stalled = True
             note(f'upstream is silent, and the metrics show it: {STALLED}{{route="{ROUTE}"}} 1')
             note("the proxy opens upstream again, while its client stays connected")
@@ -92,7 +111,7 @@ async def _first_event(stage: Stage, note: Note) -> tuple[Scene, bool]:
     before = stage.proxied.figures()
     await _message(stage, note, "Still there?")
     await _gap(stage, note, before)  # upstream has ended this one, too
-    counted = bool(await _metric(stage, COUNTED))
+    counted = bool(await _metric(stage.admin_url, COUNTED))
     if counted:
         note(f'the metrics count such ends: {COUNTED}{{route="{ROUTE}"}}')
     return Scene(*stage.figures()), counted
@@ -162,6 +181,37 @@ async def _offline(stage: Stage, note: Note) -> Scene:
     return Scene(missed, figures)
 
 
+async def _incident(note: Note, tries: int) -> Senders | None:
+    """Run the scene with `tries` senders directly, and as many through the proxy. Return None if there is no
+    nats-server.
+    """
+    try:
+        async with incident() as parts:
+            note(f"a real nats-server runs. {tries} users sign in, open the stream, and send a message")
+            direct = await parts.confirmed(parts.direct_url, tries)
+            note(f"direct: {direct} of {tries} get their own message back; the others wait for ever")
+            proxied = await parts.confirmed(parts.proxy_url, tries)
+            note(f"through the proxy: {proxied} of {tries} get it back, from NATS")
+            filled, dropped = await _bridged(parts.admin_url, tries)
+    except Missing as reason:
+        note(f"this scene is not played: {reason}")
+        return None
+    note(f'the metrics show both: {BRIDGED}{{outcome="filled"}} {filled:.0f}, messages and answers')
+    note(f'{BRIDGED}{{outcome="dropped"}} {dropped:.0f}: upstream has delivered the answers only')
+    return Senders(tries, direct, proxied, filled, dropped)
+
+
+async def _bridged(admin_url: str, tries: int) -> tuple[float, float]:
+    """Return how many messages the bridge has delivered, and how many of them upstream has sent as well."""
+    dropped = 0.0
+    for _ in range(round(_ARRIVES / _LOOK)):
+        dropped = await _metric(admin_url, BRIDGED, outcome="dropped")
+        if dropped >= tries:
+            break
+        await asyncio.sleep(_LOOK)
+    return await _metric(admin_url, BRIDGED, outcome="filled"), dropped
+
+
 async def _ended(stage: Stage, client: Observer) -> bool:
     """Wait for the end of a stream. Return whether it came."""
     return await stage.until(lambda: client.figures().end is not None, _ARRIVES)
@@ -198,9 +248,10 @@ def _more(now: int, before: int, stage: Stage) -> bool:
 
 
 def _conclude(scenes: Scenes, say: Callable[[str], None]) -> bool:
+    judged = verdict.judge(scenes)
     lines = [
         f"  - {scene}, {side}: {line}"
-        for scene, found in zip(SCENES, verdict.judge(scenes), strict=True)
+        for scene, found in zip(SCENES, judged, strict=False)
         for side, against in (("direct", found.direct), ("through the proxy", found.proxied))
         for line in against
     ]
@@ -209,7 +260,7 @@ def _conclude(scenes: Scenes, say: Callable[[str], None]) -> bool:
         for line in lines:
             say(line)
         return False
-    say(f"healed: {len(SCENES)} times dead directly and alive through the proxy.")
+    say(f"healed: {len(judged)} times dead directly and alive through the proxy.")
     return True
 
 
@@ -221,12 +272,12 @@ def _interval() -> float:
     raise LookupError("demo.yaml has no keepalive")
 
 
-async def _metric(stage: Stage, name: str) -> float:
-    """One sample of the stream route, from /metrics of the admin listener."""
-    async with aiohttp.ClientSession() as session, session.get(f"{stage.admin_url}/metrics") as response:
+async def _metric(admin_url: str, name: str, **labels: str) -> float:
+    """One sample of the stream route, from /metrics of an admin listener."""
+    async with aiohttp.ClientSession() as session, session.get(f"{admin_url}/metrics") as response:
         text = await response.text()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == name and sample.labels.get("route") == ROUTE:
+            if sample.name == name and sample.labels == {"route": ROUTE, **labels}:
                 return float(sample.value)
     return 0.0

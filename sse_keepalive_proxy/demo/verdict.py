@@ -8,6 +8,7 @@ from sse_keepalive_proxy.demo.observer import Figures
 from sse_keepalive_proxy.demo.table import duration
 
 __all__ = [
+    "BRIDGED",
     "COUNTED",
     "MISSED",
     "SAID",
@@ -16,18 +17,20 @@ __all__ = [
     "Findings",
     "Scene",
     "Scenes",
+    "Senders",
     "Tabs",
     "judge",
     "table",
 ]
 
-SCENES = ("silence", "first event", "upstream restart", "two tabs", "offline")
+SCENES = ("silence", "first event", "upstream restart", "two tabs", "offline", "incident")
 SAID = 2
 """The messages for the two tabs."""
 MISSED = 2
 """The messages while a client is offline. Another one follows when it is back."""
 STALLED = "sse_proxy_upstream_stalled_streams"
 COUNTED = "sse_proxy_upstream_eof_after_first_event_total"
+BRIDGED = "sse_proxy_bridge_events_total"
 
 _PROMPT = 1.0  # seconds: the longest time for the first byte
 _SLACK = 0.5  # seconds: the 250 ms of behaviour.md#downstream-silence, and a busy machine
@@ -54,9 +57,23 @@ class Tabs:
 
 
 @dataclass(frozen=True, slots=True)
+class Senders:
+    """Users who send a message and wait for it to come back, `tries` on each side. `direct`, `proxied`: how
+    many got it. An answer followed each message. `filled`: the messages and answers that the bridge
+    delivered, by the metrics. `dropped`: those of them that upstream sent as well.
+    """
+
+    tries: int
+    direct: int
+    proxied: int
+    filled: float
+    dropped: float
+
+
+@dataclass(frozen=True, slots=True)
 class Scenes:
     """The scenes: silence; two messages with upstream's end between them; a restart and one message; two
-    tabs; a client that is offline and comes back.
+    tabs; a client that is offline and comes back; senders, None without a nats-server.
 
     The direct stream of `restart` is a new one, and both of `offline` are those after the return. `stalled`,
     `counted`: whether the metrics showed upstream's silence and its end after the first event. `interval`:
@@ -68,6 +85,7 @@ class Scenes:
     restart: Scene
     tabs: Tabs
     offline: Scene
+    senders: Senders | None
     stalled: bool
     counted: bool
     interval: float
@@ -82,13 +100,14 @@ class Findings:
 
 
 def judge(scenes: Scenes) -> tuple[Findings, ...]:
-    """Return the findings of each of `SCENES`. All are empty if the stream is healed."""
-    return _silence(scenes), _first_event(scenes), _restart(scenes), _two_tabs(scenes), _offline(scenes)
+    """Return the findings of each of `SCENES` that was played. All are empty if the stream is healed."""
+    found = (_silence(scenes), _first_event(scenes), _restart(scenes), _two_tabs(scenes), _offline(scenes))
+    return found if scenes.senders is None else (*found, _incident(scenes.senders))
 
 
 def table(scenes: Scenes) -> list[str]:
     """Return the scenes as a table: dead or not, alive or not, with the reason."""
-    seen = (
+    seen = [
         (_silent(scenes.silence.direct), _kept(scenes.silence.proxied)),
         (_unheard(scenes.event.direct), _heard(scenes.event.proxied, scenes.silence.proxied)),
         (_broken(scenes.restart.direct), _heard(scenes.restart.proxied, scenes.event.proxied)),
@@ -100,9 +119,12 @@ def table(scenes: Scenes) -> list[str]:
             f"{scenes.offline.direct.events} of {MISSED} missed received",
             f"{scenes.offline.proxied.messages} of {MISSED + 1} received",
         ),
-    )
+    ]
+    if (senders := scenes.senders) is not None:
+        direct, proxied = (f"{got} of {senders.tries} confirmed" for got in (senders.direct, senders.proxied))
+        seen.append((direct, proxied))
     rows = [("", "direct", "through the proxy")]
-    for name, found, (direct, proxied) in zip(SCENES, judge(scenes), seen, strict=True):
+    for name, found, (direct, proxied) in zip(SCENES, judge(scenes), seen, strict=False):
         dead = "not dead" if found.direct else "dead"
         alive = "not alive" if found.proxied else "alive"
         rows.append((name, f"{dead}: {direct}", f"{alive}: {proxied}"))
@@ -180,6 +202,18 @@ def _offline(scenes: Scenes) -> Findings:
     return Findings(
         ("the client received what it had missed",) if direct.events else (),
         (*against, *_not_alive(proxied, scenes.interval)),
+    )
+
+
+def _incident(senders: Senders) -> Findings:
+    against = []
+    if senders.proxied != senders.tries:
+        against.append(f"{senders.proxied} of {senders.tries} senders got their message back")
+    if (senders.filled, senders.dropped) != (2 * senders.tries, senders.tries):
+        against.append(f"the metrics did not show it ({BRIDGED})")
+    return Findings(
+        (f"{senders.direct} senders got their message back",) if senders.direct else (),
+        tuple(against),
     )
 
 

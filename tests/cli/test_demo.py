@@ -14,10 +14,13 @@ import pytest
 
 import sse_keepalive_proxy
 from sse_keepalive_proxy.cli import main
-from tests.support.programs import Program, running
+from tests.support.programs import Program, require, running
 
 DEMO = [sys.executable, "-X", "dev", "-W", "error", "-m", "sse_keepalive_proxy", "demo"]
-BARE = "import sys; sys.modules['jwt'] = None; from sse_keepalive_proxy.cli import main; sys.exit(main())"
+BARE = (
+    "import sys; sys.modules.update(dict.fromkeys(['jmespath', 'jwt', 'nats'])); "
+    "from sse_keepalive_proxy.cli import main; sys.exit(main())"
+)
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("SSE_KEEPALIVE_PROXY_")},
     "PYTHONPATH": str(Path(sse_keepalive_proxy.__file__).parents[1]),
@@ -26,7 +29,8 @@ ENVIRONMENT = {
 }
 
 
-def test_once_tells_the_story_and_exits_0_with_the_base_dependencies_alone(tmp_path: Path) -> None:
+def test_once_tells_the_story_and_exits_0_also_with_the_base_dependencies_alone(tmp_path: Path) -> None:
+    require("nats-server")
     commands = [
         [*DEMO, "--once", "--port", "0"],
         [sys.executable, "-c", BARE, "demo", "--once", "--port", "0"],
@@ -38,11 +42,12 @@ def test_once_tells_the_story_and_exits_0_with_the_base_dependencies_alone(tmp_p
         )
         for command in commands
     ]
-    for process in processes:
+    for process, scenes in zip(processes, (6, 5), strict=True):
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, ""), out
-        *_, silence, event, restart, tabs, offline, _, verdict = out.splitlines()
-        assert verdict == "healed: 5 times dead directly and alive through the proxy."
+        *_, verdict = lines = out.splitlines()
+        assert verdict == f"healed: {scenes} times dead directly and alive through the proxy."
+        silence, event, restart, tabs, offline, *incident = lines[-scenes - 2 : -2]
         dead = r"  silence +dead: no bytes in \d+\.\d s +alive: byte after \d+ ms, \d+ pings"
         assert re.fullmatch(dead, silence)
         gap = r"gap of \d+(?:\.\d s| ms)"
@@ -52,6 +57,14 @@ def test_once_tells_the_story_and_exits_0_with_the_base_dependencies_alone(tmp_p
         assert re.fullmatch(rf"  upstream restart +dead: broken off +alive: {gap}, 1 received", restart)
         assert re.fullmatch(r"  two tabs +dead: 4 of 4 ended the other +alive: 2 and 2 of 2 received", tabs)
         assert re.fullmatch(r"  offline +dead: 0 of 2 missed received +alive: 3 of 3 received", offline)
+        if scenes == 6:
+            assert incident == [
+                "  incident          dead: 0 of 100 confirmed         alive: 100 of 100 confirmed"
+            ]
+            for metric in ('outcome="filled"} 200', 'outcome="dropped"} 100'):
+                assert f"sse_proxy_bridge_events_total{{{metric}" in out
+        else:
+            assert "this scene is not played: it needs two extras: pip install '.[jwt,nats]'" in out
         for text in (
             'sse_proxy_upstream_stalled_streams{route="events"} 1',
             "named Generic, so onmessage does not receive it",

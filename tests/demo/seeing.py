@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sse_keepalive_proxy.demo.observer import Figures, Gap, Life
-from sse_keepalive_proxy.demo.verdict import MISSED, SAID, Scene, Scenes, Tabs
+from sse_keepalive_proxy.demo.verdict import MISSED, SAID, Scene, Scenes, Senders, Tabs
 
 __all__ = ["HEALED", "SILENT", "STORY", "TAB"]
 
@@ -62,6 +62,7 @@ STORY = Scenes(
     ),
     tabs=Tabs(evicted=4, openings=4, proxied=(TAB, TAB)),
     offline=Scene(SILENT, replace(HEALED, messages=MISSED + 1)),
+    senders=Senders(tries=100, direct=0, proxied=100, filled=200.0, dropped=100.0),
     stalled=True,
     counted=True,
     interval=2.0,

@@ -26,8 +26,20 @@ def tabs(scenes: Scenes, **values: object) -> Scenes:
     return replace(scenes, tabs=replace(scenes.tabs, **values))
 
 
+def senders(scenes: Scenes, **values: object) -> Scenes:
+    """The same with other values of those who send."""
+    assert scenes.senders is not None
+    return replace(scenes, senders=replace(scenes.senders, **values))
+
+
 def test_a_healed_story_has_no_objections() -> None:
-    assert [(found.direct, found.proxied) for found in judge(STORY)] == [((), ())] * 5
+    assert [(found.direct, found.proxied) for found in judge(STORY)] == [((), ())] * 6
+
+
+def test_a_story_without_a_nats_server_has_one_scene_less() -> None:
+    bare = replace(STORY, senders=None)
+    assert judge(bare) == judge(STORY)[:5]
+    assert table(bare) == table(STORY)[:6]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +67,9 @@ def test_a_healed_story_has_no_objections() -> None:
         (proxied(STORY, "offline", messages=1), 4, "received 1 messages, not 3"),
         (proxied(STORY, "offline", messages=5), 4, "received 5 messages, not 3"),
         (proxied(STORY, "offline", end="closed"), 4, "it ended: closed"),
+        (senders(STORY, proxied=99), 5, "99 of 100 senders got their message back"),
+        (senders(STORY, filled=199.0), 5, "the metrics did not show it"),
+        (senders(STORY, dropped=101.0), 5, "the metrics did not show it"),
     ],
 )
 def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(
@@ -63,7 +78,7 @@ def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(
     found = judge(scenes)
     (line,) = found[scene].proxied
     assert word in line
-    assert [len(other.proxied) for other in found].count(0) == 4
+    assert [len(other.proxied) for other in found].count(0) == 5
     assert all(other.direct == () for other in found)
 
 
@@ -76,13 +91,14 @@ def test_each_thing_that_is_not_healed_is_named_alone_in_its_scene(
         (direct(STORY, "restart", end=None), 2, "did not break it"),
         (tabs(STORY, evicted=0), 3, "did not take the other one's place"),
         (direct(STORY, "offline", events=2), 4, "received what it had missed"),
+        (senders(STORY, direct=1), 5, "1 senders got their message back"),
     ],
 )
 def test_a_direct_stream_that_is_not_dead_is_nothing_to_heal(scenes: Scenes, scene: int, word: str) -> None:
     found = judge(scenes)
     (line,) = found[scene].direct
     assert word in line
-    assert [len(other.direct) for other in found].count(0) == 4
+    assert [len(other.direct) for other in found].count(0) == 5
     assert all(other.proxied == () for other in found)
 
 
@@ -100,6 +116,7 @@ def test_the_table_says_dead_and_alive_and_by_what_one_sees_it() -> None:
         "  upstream restart  dead: broken off                 alive: gap of 2.6 s, 1 received",
         "  two tabs          dead: 4 of 4 ended the other     alive: 2 and 2 of 2 received",
         "  offline           dead: 0 of 2 missed received     alive: 3 of 3 received",
+        "  incident          dead: 0 of 100 confirmed         alive: 100 of 100 confirmed",
     ]
 
 
@@ -108,16 +125,19 @@ def test_the_table_says_what_is_neither_dead_nor_alive() -> None:
     scenes = direct(scenes, "event", messages=1, end=None)
     scenes = direct(proxied(scenes, "restart", gaps=3, messages=2), "restart", end=None)
     scenes = tabs(scenes, evicted=1, proxied=(TAB, HEALED))
-    scenes = direct(proxied(scenes, "offline", messages=1), "offline", events=2)
+    scenes = senders(
+        direct(proxied(scenes, "offline", messages=1), "offline", events=2), direct=7, proxied=93
+    )
     assert table(scenes)[1:] == [
         "  silence           not dead: 8 bytes in 9.0 s       not alive: no byte, 4 pings",
         "  first event       not dead: received, still open   alive: gap of 87 ms, 2 received",
         "  upstream restart  not dead: still open             not alive: no notice, 0 received",
         "  two tabs          not dead: 1 of 4 ended the other not alive: 2 and 0 of 2 received",
         "  offline           not dead: 2 of 2 missed received not alive: 1 of 3 received",
+        "  incident          not dead: 7 of 100 confirmed     not alive: 93 of 100 confirmed",
     ]
 
 
-def test_the_scenes_are_five_and_differ() -> None:
-    assert len(set(SCENES)) == len(judge(STORY)) == 5
+def test_the_scenes_are_six_and_differ() -> None:
+    assert len(set(SCENES)) == len(judge(STORY)) == 6
     assert (SILENT.life, HEALED.life) == (Life.SILENT, Life.ALIVE)
