@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from sse_keepalive_proxy.demo import frames
-from sse_keepalive_proxy.demo.hub import Hub, Mode, Signal, Stream
+from sse_keepalive_proxy.demo.hub import Event, Hub, Mode, Signal, Stream
 from sse_keepalive_proxy.demo.knobs import Gzip, Knobs
 
 __all__ = ["reset", "respond"]
@@ -85,6 +85,8 @@ async def _pump(stream: Stream, hub: Hub, knobs: Callable[[], Knobs], write: _Wr
         if isinstance(item, bytes):
             quiet_since = clock()
             await write(item)
+            if isinstance(item, Event):
+                hub.wrote(stream, item)
         elif item is Signal.FREEZE:
             await hub.unless_frozen()
         elif item is not Signal.LOOK:

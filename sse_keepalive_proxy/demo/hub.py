@@ -16,12 +16,22 @@ from typing import Any
 
 from sse_keepalive_proxy.demo import frames
 
-__all__ = ["DEFAULT_CHATS", "Aborted", "Hub", "Mode", "Outcome", "Signal", "Stream", "cuts_a_character"]
+__all__ = [
+    "DEFAULT_CHATS",
+    "Aborted",
+    "Event",
+    "Hub",
+    "Mode",
+    "Outcome",
+    "Signal",
+    "Stream",
+    "cuts_a_character",
+]
 
 DEFAULT_CHATS: Mapping[int, Collection[int]] = {2: (2, 3, 4)}
 
 _LOGGED = 50  # bytes of a message, or of a refused token, in a log line
-_REMEMBERED = 4096  # messages that the healthy mode remembers, to deliver each once
+_REMEMBERED = 4096  # messages of users that are remembered, to deliver or count each once
 
 
 class Aborted(Exception):
@@ -43,6 +53,28 @@ class Signal(Enum):
     RESET = auto()  # RST
     LOOK = auto()  # an interval was changed
     FREEZE = auto()  # nothing more, for ever
+
+
+class Event(bytes):
+    """The frame of an event. `message`: the id and the content of the chat's message that it is made of."""
+
+    message: tuple[str, str] | None = None
+
+
+class _Remembered:
+    """The newest keys."""
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[tuple[str, str, int], None] = OrderedDict()
+
+    def add(self, key: tuple[str, str, int]) -> bool:
+        """Remember `key`. Return whether it is new."""
+        if key in self._keys:
+            return False
+        self._keys[key] = None
+        if len(self._keys) > _REMEMBERED:
+            self._keys.popitem(last=False)
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -110,13 +142,15 @@ class Hub:
         self.delivered = 0
         self.lost = 0
         self.dropped = 0
+        self.written = 0
+        self.written_messages = 0
         self.changed = asyncio.Event()  # set whenever a stream opens or closes
         self.freezes = True  # whether a message for a user whose client has left freezes the server
         self.frozen = False
         self._deserted: set[int] = set()  # users that are registered although their client has left
         self._now = now
         self._wall_ns = wall_ns
-        self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
+        self._seen, self._written = _Remembered(), _Remembered()
 
     def open(self, user_id: int) -> Stream:
         """Register a stream of a user, before its response head. It takes the user's only place."""
@@ -141,6 +175,14 @@ class Hub:
             stream.queue.put_nowait(self._confirm(stream))
         if stream.registered and (self.mode is Mode.FIXED or (self.mode is Mode.SILENT and stream.events)):
             self._unregister(stream)
+
+    def wrote(self, stream: Stream, event: Event) -> None:
+        """Count an event that was written to an open stream: a message of the chat once for each user, even
+        if both of its frames were written.
+        """
+        self.written += 1
+        if event.message is not None:
+            self.written_messages += self._written.add((*event.message, stream.user_id))
 
     def close(self, stream: Stream) -> None:
         """Remove an ended stream. If it is still registered, its client has left, and its user stays so."""
@@ -220,6 +262,8 @@ class Hub:
             "delivered": self.delivered,
             "lost": self.lost,
             "dropped": self.dropped,
+            "written": self.written,
+            "written_messages": self.written_messages,
             "opened_total": self.opened_total,
             "closed_total": self.closed_total,
             "streams": [stream.describe(now) for stream in self.streams],
@@ -244,7 +288,7 @@ class Hub:
                 sender_id=int(payload["sender_id"]),
                 content=str(payload["content"]),
             )
-            return self._deliver(self._once(key, recipients), frame)
+            return self._deliver(self._once(key, recipients), frame, key)
         if subject == "fechatter.user.status":
             return self._status_changed(payload)
         if self.mode is Mode.SILENT or not subject.startswith("fechatter.realtime."):
@@ -258,7 +302,7 @@ class Hub:
             )
             if self.mode is Mode.FIXED and cuts_a_character(content):
                 raise Aborted
-            return self._deliver(self._once(key, [int(user) for user in received["recipients"]]), frame)
+            return self._deliver(self._once(key, [int(user) for user in received["recipients"]]), frame, key)
         if self.mode is Mode.HEALTHY:
             return self._presence(payload)
         return Outcome(dropped=True)
@@ -297,21 +341,20 @@ class Hub:
         users = list(recipients)
         if self.mode is not Mode.HEALTHY:
             return users
-        fresh = [user for user in users if (*key, user) not in self._seen]
-        self._seen.update(((*key, user), None) for user in fresh)
-        while len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
-        return fresh
+        return [user for user in users if self._seen.add((*key, user))]
 
-    def _deliver(self, recipients: Collection[int], frame: bytes) -> Outcome:
+    def _deliver(
+        self, recipients: Collection[int], frame: bytes, message: tuple[str, str] | None = None
+    ) -> Outcome:
         if self.freezes and not self._deserted.isdisjoint(recipients):
             self.frozen = True
             for stream in self.streams:
                 stream.queue.put_nowait(Signal.FREEZE)
             return Outcome(lost=len(set(recipients)))
-        reached = self.of_users(recipients)
+        reached, event = self.of_users(recipients), Event(frame)
+        event.message = message
         for stream in reached:
-            stream.queue.put_nowait(frame)
+            stream.queue.put_nowait(event)
             stream.events += 1
             stream.last_event_at = self._now()
             if stream.answered and self.mode is not Mode.HEALTHY:

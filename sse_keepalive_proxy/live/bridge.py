@@ -143,7 +143,7 @@ class RouteBridge:
         """Keep the messages for the subscriber that `claims` name until `flow` is served, which upstream is
         asked for now. Without it, upstream's copies of these messages would not be recognised.
         """
-        if self.fills and self.policy.durable is None:
+        if self.policy.durable is None:
             self._take(flow, claims, held=True)
 
     def serve(self, flow: Bridgeable, claims: Mapping[str, Any]) -> None:

@@ -73,10 +73,10 @@ class Place:
             self._flow.missed()
 
     def _write(self, due: Sequence[Message | bytes]) -> None:
-        if not self._bridge.fills:
-            self._bridge.count(Outcome.MISSED, len(due))
-            return
         self._unwritten.extend(due)
+        if not self._bridge.fills and not self.held:
+            self._bridge.count(Outcome.MISSED, len(self._unwritten))
+            self._unwritten.clear()
         self._flush()
         while len(self._unwritten) > MOST or (self._unwritten and self._flow.opaque):
             self._bridge.count(Outcome.MISSED, isinstance(self._unwritten.pop(0), Message))

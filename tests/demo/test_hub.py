@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sse_keepalive_proxy.demo.hub import Aborted, Hub, Mode, Outcome, Signal, Stream, cuts_a_character
+from sse_keepalive_proxy.demo.hub import Aborted, Event, Hub, Mode, Outcome, Signal, Stream, cuts_a_character
 
 AT = 1750992346_782538123
 CHATS = {2: (2, 3, 4)}
@@ -36,6 +36,18 @@ def received(content: str) -> Mapping[str, Any]:
 
 def queued(stream: Stream) -> list[bytes | Signal]:
     return [stream.queue.get_nowait() for _ in range(stream.queue.qsize())]
+
+
+def test_a_message_with_two_frames_is_written_once_for_each_user() -> None:
+    server = hub(Mode.FIXED)
+    streams = [server.open(2), server.open(3)]
+    server.handle("fechatter.message.new", {"chat_id": 2, "sender_id": 4, "message_id": 1, "content": "hi"})
+    server.handle("fechatter.realtime.chat.2", received("hi"))
+    for stream in streams:
+        for event in queued(stream):
+            assert isinstance(event, Event)
+            server.wrote(stream, event)
+    assert (server.state()["written"], server.state()["written_messages"]) == (4, 2)
 
 
 # Registration.

@@ -689,6 +689,8 @@ async def test_messages_come_in_and_the_state_is_read_over_http() -> None:
             "delivered": 1,
             "lost": 1,
             "dropped": 1,
+            "written": 1,
+            "written_messages": 1,
             "opened_total": 1,
             "closed_total": 1,
             "streams": [],
