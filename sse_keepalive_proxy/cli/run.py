@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-_NEW_OBJECTS = 20_000
+_NEW_OBJECTS = 10_000
 """The number of new objects after which Python's garbage collector runs."""
 
-_OLDER = (2, 50) if sys.version_info < (3, 14) else gc.get_threshold()[1:]
+_OLDER = (1, 130) if sys.version_info < (3, 14) else gc.get_threshold()[1:]
 """After how many of these runs the objects that were left are searched too, and after how many of those all
 objects are. Python's default is 10 and 10: one pause of 0.1 s for 200,000 objects. Now it is several short
 ones, and all objects are searched as rarely as before. Python 3.14 searches in small steps by itself.

@@ -82,7 +82,7 @@ class RouteBridge:
         self.now, self.call_later = self._loop.time, self._loop.call_later
         self.mapping = Expressions(policy.subjects)
         self._places: dict[str, dict[Place, None]] = {}
-        self._due: deque[tuple[float, Place]] = deque()  # in the order of time: all wait equally long
+        self._due: deque[tuple[float, list[Place]]] = deque()  # in the order of time: all wait equally long
         self._timer: asyncio.Handle | None = None
         self._logged: dict[str, float] = {}
         self._retired, self._publishing = False, 0
@@ -225,15 +225,16 @@ class RouteBridge:
 
     def received(self, index: int, payload: bytes, position: int) -> None:
         """Handle a message on the subject at `index`. It harms nothing, whatever it contains."""
+        now = self.now()
         try:
-            message = self.mapping.read(index, payload, position)
+            message = self.mapping.read(index, payload, position, now)
         except InvalidMessage as error:
             self._invalid(index, str(error))
             return
         if message is None:
             return
         if self._recent is not None:
-            self._recent.add(message, self.now())
+            self._recent.add(message, now)
         if position and position <= self._connection.history:
             return  # it is older than any stream here
         served = False
@@ -264,7 +265,11 @@ class RouteBridge:
 
     def wait(self, at: float, place: Place) -> None:
         """Call `place.write_due` at `at`, not earlier than any other that waits."""
-        self._due.append((at, place))
+        due = self._due
+        if due and due[-1][0] == at:  # streams of one message
+            due[-1][1].append(place)
+        else:
+            due.append((at, [place]))
         if self._timer is None:
             self._timer = self._loop.call_at(at, self._on_time)
 
@@ -272,7 +277,10 @@ class RouteBridge:
         self._timer, due = None, self._due
         now = began = self.now()
         while due and due[0][0] <= now and self.now() < began + _SLICE:
-            due.popleft()[1].write_due(now)
+            places = due[0][1]
+            places.pop().write_due(now)
+            if not places:
+                due.popleft()
         if due and self._timer is None:
             soon = due[0][0] <= now
             call = self._loop.call_soon(self._on_time) if soon else None

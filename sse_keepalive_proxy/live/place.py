@@ -46,17 +46,17 @@ class Place:
     def offer(self, message: Message) -> None:
         """Take a message for this stream."""
         bridge, matcher = self._bridge, self._matcher
-        now, overflows = bridge.now(), matcher.overflows
-        outcome, dropped = matcher.message(message, now, bridge.behind_since)
+        overflows = matcher.overflows
+        outcome, dropped = matcher.message(message, bridge.behind_since)
         bridge.count(Outcome.DROPPED, dropped)
         if outcome is None:
-            bridge.wait(now + bridge.policy.grace, self)
+            bridge.wait(message.at + bridge.policy.grace, self)
             if matcher.is_full:
-                self.write_due(now)
+                self.write_due(bridge.now())
         elif outcome is Outcome.FILLED:
             self._write([message])
             if bridge.policy.watched:
-                bridge.wait(now + bridge.policy.grace, self)
+                bridge.wait(message.at + bridge.policy.grace, self)
         else:
             bridge.count(outcome)
         if matcher.overflows != overflows:

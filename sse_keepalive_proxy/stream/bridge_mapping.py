@@ -171,7 +171,7 @@ class _Subject:
         self._upstream_keys = [_Expression(key, interpreter) for key in subject.upstream_keys]
         self._frames = [(frame.event, _Expression(frame.data, interpreter)) for frame in subject.frames]
 
-    def read(self, value: Any, position: int) -> Message | None:
+    def read(self, value: Any, position: int, now: float) -> Message | None:
         """Return the message in `value`, or None if it does not concern this subject."""
         if self._when is not None and self._when(value) is None:
             return None
@@ -188,7 +188,8 @@ class _Subject:
             for name, expression in self._frames
             if (data := expression(value)) is not None
         ]
-        return Message(known, self._named(self._keys, value), b"".join(frames), len(frames), position)
+        keys = self._named(self._keys, value)
+        return Message(known, keys, b"".join(frames), len(frames), position, now)
 
     def upstream_keys(self, value: Any) -> tuple[Key, ...]:
         """Return the keys of `value`, the JSON of an event of upstream."""
@@ -215,14 +216,14 @@ class Mapping:
         audiences = Audiences()
         self._subjects = [_Subject(place, subject, audiences) for place, subject in enumerate(subjects)]
 
-    def read(self, place: int, payload: bytes, position: int = 0) -> Message | None:
+    def read(self, place: int, payload: bytes, position: int = 0, now: float = 0.0) -> Message | None:
         """Return the message in `payload`, which came on the subject at `place`. None: it is to be ignored.
-        `position`: see `Message`.
+        `position`, and the time `now`: see `Message`.
 
         Raises `InvalidMessage` if it is not JSON, or an expression cannot be evaluated.
         """
         try:
-            return self._subjects[place].read(_decoded(payload), position)
+            return self._subjects[place].read(_decoded(payload), position, now)
         except EncodingError as error:
             raise InvalidMessage("a frame cannot be encoded") from error
         except jmespath.exceptions.JMESPathError as error:

@@ -7,7 +7,7 @@ caller writes and counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -46,10 +46,12 @@ class Fate(StrEnum):
     WAITS = "waits"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Message:
     """A message of NATS: for whom it is, what it is recognised by, and the `events` blocks of `frames`.
-    `position`: its place in the stream that it was read from, 0 without one.
+    `position`: its place in the stream that it was read from, 0 without one. `at`: when it was received.
+
+    All streams of its recipients share one object, so it is compared by identity.
     """
 
     recipients: frozenset[str]
@@ -57,10 +59,11 @@ class Message:
     frames: bytes
     events: int = 1
     position: int = 0
+    at: float = 0.0
 
 
-class _Known:
-    """A message or an event in the memory. `keys`: those that may still fit another one."""
+class _Event:
+    """An event of upstream, and when it came."""
 
     __slots__ = ("at", "keys")
 
@@ -68,116 +71,93 @@ class _Known:
         self.at, self.keys = at, keys
 
 
-class _Published(_Known):
-    """A message. `waits`: upstream may still deliver it. `came`: upstream has sent an event for it."""
-
-    __slots__ = ("came", "message", "waits")
-
-    def __init__(self, at: float, message: Message, keys: tuple[Key, ...], *, waits: bool) -> None:
-        super().__init__(at, keys)
-        self.message, self.waits = message, waits
-        self.came = False
-
-
-class _Event(_Known):
-    """An event of upstream. `block`: what waits for its message, or None if it has passed."""
-
-    __slots__ = ("block",)
-
-    def __init__(self, at: float, keys: tuple[Key, ...], block: bytes | None) -> None:
-        super().__init__(at, keys)
-        self.block = block
-
-
-_K = TypeVar("_K", bound=_Known)
+_K = TypeVar("_K", Message, _Event)
 
 
 class _Memory(Generic[_K]):
-    """What is known, in the order of its arrival and by its keys.
+    """What is known, in the order of its arrival and by its keys. Of each one, the keys by which it may still
+    fit are the bits of a number.
 
-    It is small, because each stream has two, and has few objects, because Python's garbage collector looks at
-    all of them: lists (an empty deque is ten times larger), and none for a key that only one has.
+    Each stream has two, and with every message each stream of its recipients knows one more. So no object is
+    made for this: Python's garbage collector looks at all of them.
     """
 
     __slots__ = ("_by_key", "_known")
 
     def __init__(self) -> None:
-        self._known: list[_K] = []
+        self._known: dict[_K, int] = {}
         self._by_key: dict[Key, _K | list[_K]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, known: _K) -> None:
-        """Remember `known`, the newest."""
-        self._known.append(known)
-        for key in known.keys:
+    def add(self, known: _K, but: tuple[Key, ...] = ()) -> None:
+        """Remember `known`, the newest. It does not fit by the keys `but`."""
+        fits = 0
+        for nth, key in enumerate(known.keys):
+            if key in but:
+                continue
+            fits |= 1 << nth
             found = self._by_key.setdefault(key, known)
             if isinstance(found, list):
                 found.append(known)
             elif found is not known:
                 self._by_key[key] = [found, known]
-
-    def _first(self, key: Key) -> _K | None:
-        found = self._by_key.get(key)
-        return found[0] if isinstance(found, list) else found
+        self._known[known] = fits
 
     def oldest(self, keys: tuple[Key, ...]) -> _K | None:
         """Return the oldest one that has the first of `keys` that any has, or None. It does not fit again by
         any of `keys`.
         """
         for key in keys:
-            known = self._first(key)
-            if known is not None:
-                for each in keys:
-                    if each in known.keys:
-                        self._close(each, known)
+            found = self._by_key.get(key)
+            if found is not None:
+                known = found[0] if isinstance(found, list) else found
+                self._close(known, keys)
                 return known
         return None
 
     def all_oldest(self, keys: tuple[Key, ...]) -> tuple[list[_K], tuple[Key, ...]]:
-        """Return the oldest one for each of `keys`, without repetition, and the keys that none has. They do
+        """Return the oldest one for each of `keys`, without repetition, and the keys that any has. They do
         not fit again by `keys`.
         """
         taken: list[_K] = []
-        without = keys
+        by: tuple[Key, ...] = ()
         for key in keys:
-            known = self._first(key)
-            if known is not None:
-                self._close(key, known)
-                without = _less(without, key)
+            if (known := self.oldest((key,))) is not None:
+                by = (*by, key)
                 if known not in taken:
                     taken.append(known)
-        return taken, without
+        return taken, by
 
     def forget(self, before: float, most: int) -> bool:
         """Forget what came before `before`, and the oldest of more than `most`. Return whether any of the
         latter was forgotten.
         """
-        known = self._known
-        while known and known[0].at < before:
-            self._drop(known.pop(0))
-        if len(known) <= most:
-            return False
-        while len(known) > most:
-            self._drop(known.pop(0))
-        return True
+        over = len(self._known) - most
+        gone: list[_K] = []
+        for known in self._known:
+            if known.at >= before and len(gone) >= over:
+                break
+            gone.append(known)
+        for known in gone:
+            self._close(known, known.keys)
+            del self._known[known]
+        return bool(gone) and gone[-1].at >= before
 
-    def _drop(self, known: _K) -> None:
-        for key in known.keys:
-            self._close(key, known)
-
-    def _close(self, key: Key, known: _K) -> None:
-        known.keys = _less(known.keys, key)
-        found = self._by_key[key]
-        if isinstance(found, list) and len(found) > 1:
-            found.remove(known)
-        else:
-            del self._by_key[key]
-
-
-def _less(keys: tuple[Key, ...], key: Key) -> tuple[Key, ...]:
-    return tuple(each for each in keys if each != key)
+    def _close(self, known: _K, keys: tuple[Key, ...]) -> None:
+        """Note that `known` does not fit by `keys` any more."""
+        fits = self._known[known]
+        for nth, key in enumerate(known.keys):
+            if not fits >> nth & 1 or key not in keys:
+                continue
+            fits ^= 1 << nth
+            found = self._by_key[key]
+            if isinstance(found, list) and len(found) > 1:
+                found.remove(known)
+            else:
+                del self._by_key[key]
+        self._known[known] = fits
 
 
 def remembered_for(grace: float) -> float:
@@ -202,39 +182,32 @@ class Matcher:
         self._mode, self._grace, self._most, self._watches = mode, grace, most, watches
         self.undelivered = 0
         self._memory = remembered_for(grace)
-        self._messages: _Memory[_Published] = _Memory()
+        self._messages: _Memory[Message] = _Memory()
         self._events: _Memory[_Event] = _Memory()
-        self._waiting: list[_Published | _Event] = []
+        self._waiting: dict[Message | _Event, Message | bytes | None] = {}  # and what is written in the end
         self.overflows = 0
 
-    def message(
-        self, message: Message, now: float, behind_since: float | None = None
-    ) -> tuple[Outcome | None, int]:
+    def message(self, message: Message, behind_since: float | None = None) -> tuple[Outcome | None, int]:
         """Take a message of NATS. Return what becomes of it, None if it waits for upstream, and the number of
         events that waited for it and are dropped. If it is `FILLED`, its frames are to be written now.
 
         `behind_since`: the time since which messages may come late, so that events are remembered from then
         on; None: they do not.
         """
-        self._forget(now, behind_since)
-        copies, keys = self._events.all_oldest(message.keys)
-        waits = not copies and self._mode is not BridgeMode.REPLACE
-        known = _Published(now, message, keys, waits=waits)
-        self._messages.add(known)
-        if waits:
-            self._waiting.append(known)
+        self._forget(message.at, behind_since)
+        copies, by = self._events.all_oldest(message.keys)
+        self._messages.add(message, by)
+        if not copies and self._mode is not BridgeMode.REPLACE:
+            self._waiting[message] = message
             return None, 0
         if self._watches and not copies:
-            self._waiting.append(known)
-        waited = [copy for copy in copies if copy.block is not None]
-        for copy in waited:
-            copy.block = None
-        outcome = Outcome.DELIVERED if len(waited) < len(copies) else Outcome.FILLED
-        return outcome, len(waited)
+            self._waiting[message] = None
+        waited = sum(self._waiting.pop(copy, None) is not None for copy in copies)
+        return Outcome.DELIVERED if waited < len(copies) else Outcome.FILLED, waited
 
     def known(self, message: Message, now: float) -> None:
         """Take a message that the client has already: a copy of upstream is dropped."""
-        self._messages.add(_Published(now, message, message.keys, waits=False))
+        self._messages.add(replace(message, at=now))
 
     def event(
         self,
@@ -251,42 +224,33 @@ class Matcher:
         if not keys:
             return Fate.PASSES
         self._forget(now, behind_since)
-        known = self._messages.oldest(keys)
-        if known is None:
-            waits = may_wait and self._mode is BridgeMode.REPLACE
-            event = _Event(now, keys, block if waits else None)
+        message = self._messages.oldest(keys)
+        if message is None:
+            event = _Event(now, keys)
             self._events.add(event)
-            if waits:
-                self._waiting.append(event)
-            return Fate.WAITS if waits else Fate.PASSES
-        known.came = True
-        if known.waits:
-            known.waits = False
+            if not may_wait or self._mode is not BridgeMode.REPLACE:
+                return Fate.PASSES
+            self._waiting[event] = block
+            return Fate.WAITS
+        if self._waiting.pop(message, None) is not None:
             return Fate.DELIVERS
         return Fate.PASSES if self._mode is BridgeMode.OBSERVE else Fate.DROPPED
 
     def awaits(self, message: Message) -> bool:
         """Whether `message` waits for upstream."""
-        return any(
-            each.waits and each.message == message for each in self._waiting if isinstance(each, _Published)
-        )
+        return self._waiting.get(message) is not None
 
     @property
     def waiting(self) -> list[int]:
         """The positions of the messages that wait for upstream, in the order of their arrival."""
-        return [
-            each.message.position for each in self._waiting if isinstance(each, _Published) and each.waits
-        ]
+        return [each.position for each in self._waiting.values() if isinstance(each, Message)]
 
     @property
     def first_waiting(self) -> int | None:
         """The position of the first message that waits for upstream, None if none does."""
-        waiting = self._waiting if self._mode is not BridgeMode.REPLACE else []
-        while waiting and isinstance(first := waiting[0], _Published):
-            if first.waits:
-                return first.message.position
-            waiting.pop(0)
-        return None
+        if self._mode is BridgeMode.REPLACE:
+            return None
+        return next((each.position for each in self._waiting.values() if isinstance(each, Message)), None)
 
     @property
     def is_full(self) -> bool:
@@ -297,19 +261,18 @@ class Matcher:
         """Return what has waited for `grace`, in the order of its arrival: messages that upstream has not
         delivered, and blocks of upstream that have no message.
         """
-        over: list[Message | bytes] = []
-        waiting, most = self._waiting, self._most
-        while waiting and (now >= waiting[0].at + self._grace or len(waiting) > most):
-            known = waiting.pop(0)
-            if isinstance(known, _Published):
-                self.undelivered += not known.came and bool(known.message.keys)
-                if known.waits:
-                    known.waits = False
-                    over.append(known.message)
-            elif known.block is not None:
-                over.append(known.block)
-                known.block = None
-        return over
+        waiting, over = self._waiting, len(self._waiting) - self._most
+        gone: list[Message | _Event] = []
+        for known in waiting:
+            if now < known.at + self._grace and len(gone) >= over:
+                break
+            gone.append(known)
+        due = []
+        for known in gone:
+            self.undelivered += isinstance(known, Message) and bool(known.keys)
+            if (each := waiting.pop(known)) is not None:
+                due.append(each)
+        return due
 
     def _forget(self, now: float, behind_since: float | None) -> None:
         before, most = now - self._memory, self._most
