@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import nats
@@ -40,8 +40,10 @@ _REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
 _SLICE = 0.005
 """Seconds: messages of a burst are handled for so long, then the event loop runs."""
 
-Receive = Callable[[bytes, int], None]
-"""Handles the payload of a message, and its position in a stream, 0 without one. It raises nothing."""
+Receive = Callable[[bytes, int], asyncio.Event | None]
+"""Handles the payload of a message, and its position in a stream, 0 without one. Returns what is set when the
+next message may come, None for at once. Raises nothing.
+"""
 
 
 class Reader(Protocol):
@@ -117,8 +119,14 @@ class Connection:
         """Tell `reader` no more."""
         self._readers.remove(reader)
 
-    async def breathe(self) -> None:
-        """Let the event loop run, if messages have been handled for long."""
+    async def give(self, payload: bytes, position: int, receivers: Iterable[Receive]) -> None:
+        """Give a message to `receivers`. Return when the next one may come. The event loop runs, if messages
+        have been handled for long.
+        """
+        busy = [receive(payload, position) for receive in tuple(receivers)]
+        for each in busy:
+            if each is not None:
+                await each.wait()
         if self._loop.time() >= self._slice_began + _SLICE:
             await asyncio.sleep(0)
             self._slice_began = self._loop.time()
@@ -225,9 +233,7 @@ class Connection:
             return
 
         async def received(message: Msg) -> None:
-            for receive in tuple(self._receivers.get(subject, ())):
-                receive(message.data, 0)
-            await self.breathe()
+            await self.give(message.data, 0, self._receivers.get(subject, ()))
 
         self._subscriptions[subject] = await client.subscribe(
             subject, cb=received, pending_msgs_limit=-1, pending_bytes_limit=MOST_PENDING

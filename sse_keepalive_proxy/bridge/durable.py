@@ -248,10 +248,8 @@ class Reader:
         if self.position is None:
             self._begin(position - 1)
         self.position = position
-        for subject, receive in tuple(self._receivers):
-            if matches(subject, message.subject):
-                receive(message.data, position)
-        await self._connection.breathe()
+        receivers = [each for subject, each in self._receivers if matches(subject, message.subject)]
+        await self._connection.give(message.data, position, receivers)
 
     def caught_up(self, position: int = 0) -> None:
         """Note that the stream has no further messages, and that there are none for it up to `position`."""

@@ -29,11 +29,15 @@ __all__ = ["RouteBridge", "Subscriptions"]
 logger = logging.getLogger("sse_keepalive_proxy.bridge")
 
 _QUIET = 60.0  # seconds between two lines of one kind
-_SLICE = 0.005  # seconds: due messages are written for so long, then the event loop runs
+_SLICE = 0.005  # seconds: messages are given to streams for so long, then the event loop runs
 _FIRST_WAIT, _LAST_WAIT = 0.02, 2.0
 """Seconds: a client that comes back waits for the messages that it has missed. Each wait is twice as long as
 the one before it, and shorter than the last one.
 """
+
+
+Receive = Callable[[bytes, int], asyncio.Event | None]
+"""As `bridge.connection` has it."""
 
 
 class Subscriptions(Protocol):
@@ -45,10 +49,10 @@ class Subscriptions(Protocol):
     begun: int
     history: int
 
-    def receive(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
+    def receive(self, subject: str, receive: Receive) -> None:
         """Call `receive` with each message on `subject` and its position, from now on."""
 
-    def ignore(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
+    def ignore(self, subject: str, receive: Receive) -> None:
         """Call `receive` no more."""
 
     @property
@@ -82,6 +86,8 @@ class RouteBridge:
         self.now, self.call_later = self._loop.time, self._loop.call_later
         self.mapping = Expressions(policy.subjects)
         self._places: dict[str, dict[Place, None]] = {}
+        self._handed_out = asyncio.Event()
+        self._outgoing: deque[tuple[Message, dict[Place, None]]] = deque()  # and the streams that wait for it
         self._due: deque[tuple[float, list[Place]]] = deque()  # in the order of time: all wait equally long
         self._timer: asyncio.Handle | None = None
         self._logged: dict[str, float] = {}
@@ -92,7 +98,7 @@ class RouteBridge:
         for subject, receive in self._receivers:
             connection.receive(subject, receive)
 
-    def _receiver(self, index: int) -> Callable[[bytes, int], None]:
+    def _receiver(self, index: int) -> Receive:
         return lambda payload, position: self.received(index, payload, position)
 
     @property
@@ -223,27 +229,58 @@ class RouteBridge:
 
     # Messages.
 
-    def received(self, index: int, payload: bytes, position: int) -> None:
-        """Handle a message on the subject at `index`. It harms nothing, whatever it contains."""
+    def received(self, index: int, payload: bytes, position: int) -> asyncio.Event | None:
+        """Handle a message on the subject at `index`. It harms nothing, whatever it contains. Return what is
+        set when the next one may come, None for at once.
+        """
         now = self.now()
         try:
             message = self.mapping.read(index, payload, position, now)
         except InvalidMessage as error:
             self._invalid(index, str(error))
-            return
+            return None
         if message is None:
-            return
+            return None
         if self._recent is not None:
             self._recent.add(message, now)
         if position and position <= self._connection.history:
-            return  # it is older than any stream here
-        served = False
-        for recipient in message.recipients:
-            for place in list(self._places.get(recipient, ())):
-                served = True
-                place.offer(message)
-        if not served:
+            return None  # it is older than any stream here
+        places = dict.fromkeys(each for to in message.recipients for each in self._places.get(to, ()))
+        if not places:
             self.count(Outcome.NO_SUBSCRIBER)
+            return None
+        self._outgoing.append((message, places))
+        if len(self._outgoing) == 1:
+            self._hand_out()
+        return self._handed_out if self._outgoing else None
+
+    def _hand_out(self) -> None:
+        """Give messages to their streams, one after the other: some now, the others in the next turns of the
+        event loop. Meanwhile `received` asks for no further ones.
+        """
+        outgoing, until = self._outgoing, self.now() + _SLICE
+        while outgoing:
+            message, places = outgoing[0]
+            while places:
+                place, _ = places.popitem()
+                place.offer(message)
+                if self.now() >= until and places:
+                    self._handed_out.clear()
+                    self._loop.call_soon(self._hand_out)
+                    return
+            outgoing.popleft()
+        self._handed_out.set()
+
+    def catch_up(self, place: Place) -> None:
+        """Give `place` at once what others of the same messages may still wait for."""
+        for message, places in self._outgoing:
+            if place in places:
+                del places[place]
+                place.offer(message)
+
+    def outgoing(self, place: Place) -> list[int]:
+        """Return the positions of the messages that `place` has still to be given."""
+        return [message.position for message, places in self._outgoing if place in places]
 
     def _invalid(self, index: int, why: str) -> None:
         self.count(Outcome.INVALID)

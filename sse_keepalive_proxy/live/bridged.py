@@ -27,6 +27,9 @@ class Bridgeable(Protocol):
     def missed(self) -> None:
         """Note that upstream has not delivered a message in time."""
 
+    def fail(self, error: BaseException) -> None:
+        """End the stream after an unexpected exception."""
+
 
 class Bridged(Protocol):
     """The place of a stream at the bridge of its route."""
@@ -51,6 +54,9 @@ class Bridged(Protocol):
 
     def move(self, flow: Bridgeable) -> None:
         """Serve the group of `flow` from now on, which the stream joins."""
+
+    def finish(self) -> None:
+        """Write all that waits: the stream ends, and upstream delivers nothing any more."""
 
     def close(self) -> None:
         """Leave the bridge: the stream has ended."""

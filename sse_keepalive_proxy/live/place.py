@@ -44,7 +44,14 @@ class Place:
     # Messages of NATS.
 
     def offer(self, message: Message) -> None:
-        """Take a message for this stream."""
+        """Take a message for this stream. An unexpected exception ends this stream, and no other."""
+        try:
+            if not self._closed:
+                self._take(message)
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            self._flow.fail(error)
+
+    def _take(self, message: Message) -> None:
         bridge, matcher = self._bridge, self._matcher
         overflows = matcher.overflows
         outcome, dropped = matcher.message(message, bridge.behind_since)
@@ -63,9 +70,14 @@ class Place:
             self._overflowed()
 
     def write_due(self, now: float) -> None:
-        """Write what upstream has not delivered in time."""
-        if self._closed:
-            return
+        """Write what upstream has not delivered in time. An unexpected exception ends this stream only."""
+        try:
+            if not self._closed:
+                self._write_due(now)
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            self._flow.fail(error)
+
+    def _write_due(self, now: float) -> None:
         matcher = self._matcher
         undelivered = matcher.undelivered
         self._write(matcher.due(now))
@@ -145,9 +157,14 @@ class Place:
         last = self._bridge.position
         if last is None or not self._bridge.fills:
             return None
-        unwritten = next((each.position for each in self._unwritten if isinstance(each, Message)), None)
-        lacks = [at for at in (self._matcher.first_waiting, unwritten) if at is not None]
-        return min(last, *(at - 1 for at in lacks)) if lacks else last
+        lacks = [*self._unwritten_positions, *self._bridge.outgoing(self)]
+        if (waiting := self._matcher.first_waiting) is not None:
+            lacks.append(waiting)
+        return min(last, min(lacks) - 1) if lacks else last
+
+    @property
+    def _unwritten_positions(self) -> list[int]:
+        return [each.position for each in self._unwritten if isinstance(each, Message)]
 
     def after(self, position: int, flow: Bridgeable) -> list[Message] | GapReason:
         """Return the messages behind `position` that a client of the group of `flow` has missed, and that the
@@ -168,8 +185,8 @@ class Place:
 
     def undelivered(self) -> frozenset[int]:
         """Return the positions of the messages that it will deliver, or that upstream may."""
-        unwritten = [each.position for each in self._unwritten if isinstance(each, Message)]
-        return frozenset((*self._matcher.waiting, *unwritten))
+        outgoing = self._bridge.outgoing(self)
+        return frozenset((*self._matcher.waiting, *self._unwritten_positions, *outgoing))
 
     def covers(self, gap: float) -> bool:
         """Whether the last `gap` seconds without upstream cost no message."""
@@ -188,6 +205,8 @@ class Place:
         if not isinstance(other, Place):
             self._flow, flow.bridge = flow, self
             return
+        for place in (self, other):
+            self._bridge.catch_up(place)
         if not self.held:
             due = self._matcher.due(inf)
             self._write([each for each in due if isinstance(each, bytes) or not other.awaits(each)])
@@ -196,6 +215,12 @@ class Place:
     def awaits(self, message: Message) -> bool:
         """Whether `message` waits for upstream."""
         return self._matcher.awaits(message)
+
+    def finish(self) -> None:
+        """Write all that waits: the stream ends, and upstream delivers nothing any more."""
+        if self._bridge.fills:
+            self._bridge.catch_up(self)
+            self._write(self._matcher.due(inf))
 
     def close(self) -> None:
         """Leave the bridge: the stream has ended."""

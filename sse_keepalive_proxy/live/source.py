@@ -27,6 +27,16 @@ from sse_keepalive_proxy.stream.states import ReconnectResult, State
 
 __all__ = ["Source"]
 
+_NOT_TO_BE_WRITTEN = frozenset(
+    {
+        CloseReason.CLIENT_GONE,
+        CloseReason.CLIENT_STALLED,
+        CloseReason.UNAUTHORIZED,
+        CloseReason.INTERNAL,
+    }
+)
+"""Ends after which a client gets no messages of NATS that still wait for upstream."""
+
 _LATE = frozenset(
     {
         CloseReason.UPSTREAM_RESET,
@@ -264,6 +274,8 @@ class Source:
         if exchange is not None:
             exchange.part(self.let_go)
         if self.flow.bridge is not None:
+            if reason not in _NOT_TO_BE_WRITTEN:
+                self.flow.bridge.finish()
             self.flow.bridge.close()  # after the notice, which may be the last thing that it publishes
         if self._reconnection is not None and self._reconnection.cancel() and reason is CloseReason.GIVE_UP:
             self.route.metrics.upstream_reconnects[ReconnectResult.ENDED] += 1

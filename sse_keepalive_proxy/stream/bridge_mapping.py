@@ -128,6 +128,8 @@ def identifier(value: Any) -> str | None:
     if value is None or (isinstance(value, list) and None in value):
         return None
     try:
+        if type(value) is int:  # there may be thousands, and JSON writes them like this
+            return str(value)
         return value if isinstance(value, str) else encode.json_line(value)
     except (ValueError, RecursionError):
         return None

@@ -74,6 +74,31 @@ async def test_it_closes_also_in_the_moment_in_which_an_attempt_to_connect_fails
 
 
 @on_each_loop
+async def test_the_next_message_waits_until_the_one_before_has_been_handled(tmp_path: Path) -> None:
+    seen, handled = list[bytes](), asyncio.Event()
+
+    def receive(payload: bytes, position: int) -> asyncio.Event:
+        seen.append(payload)
+        return handled
+
+    with nats_server(tmp_path) as (_, port):
+        connections = Connections()
+        connection = connections.to(NatsServers((f"nats://127.0.0.1:{port}",)))
+        connection.receive("chat", receive)
+        await soon(lambda: connection.connected_since is not None)
+        async with publisher(port) as client:
+            for number in range(3):
+                await client.publish("chat", b"%d" % number)
+            await client.flush()
+            await soon(lambda: seen)
+            await client.flush()
+            assert seen == [b"0"]
+            handled.set()
+            await soon(lambda: seen == [b"0", b"1", b"2"])
+        await connections.close()
+
+
+@on_each_loop
 async def test_equal_servers_have_one_connection_until_it_is_not_used(tmp_path: Path) -> None:
     def receive(payload: bytes, position: int) -> None:
         pass

@@ -14,6 +14,7 @@ import pytest
 from nats.aio.client import Client
 
 from sse_keepalive_proxy.demo.tokens import new_tokens
+from sse_keepalive_proxy.stream.messages import CloseReason
 from tests.support.instance import Instance, config
 from tests.support.nats import nats_server, publisher, send
 from tests.support.programs import free_port
@@ -379,6 +380,26 @@ async def test_a_server_that_goes_and_comes_back_harms_no_stream(tmp_path: Path)
                 await mine.wait_for(lambda each, last=number: ids(each)[-1:] == [last])
             await proxy.until(lambda: not proxy.metric("bridge_connected"))
         assert ids(mine) == [1, 2]
+
+
+@on_each_loop
+@pytest.mark.parametrize("mode", ["fill", "replace"])
+async def test_what_still_waits_is_written_before_a_drain_ends_the_stream(nats: int, mode: str) -> None:
+    """With `fill` a message waits for upstream, with `replace` an event of upstream waits for its message."""
+    async with scene(nats, bridged(nats, mode, "10m"), SILENT) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        if mode == "fill":
+            await send(client, "chat.1", message(1))
+        else:
+            await (await upstream.connection()).send(event(1))
+            await proxy.until(lambda: proxy.metric("upstream_events_total") == 1)
+        await send(client, "chat.1", message(2, 9))
+        await proxy.until(lambda: counted(proxy) == {"no_subscriber": 1})
+        assert ids(mine) == []
+        (stream,) = proxy.server.streams
+        stream.leave(0.0, CloseReason.DRAIN)
+        await mine.wait_for(lambda each: each.events[-1].type == "stream_closing")
+        assert ids(mine) == [1]
 
 
 @on_each_loop

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections import Counter
 
-from sse_keepalive_proxy.live.bridge import RouteBridge
+import pytest
+
+from sse_keepalive_proxy.live.bridge import Receive, RouteBridge
 from sse_keepalive_proxy.live.bridged import Bridged
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.bridging import MOST, Outcome
@@ -14,7 +17,7 @@ from tests.support.looping import in_loop, soon
 
 
 class Connection:
-    """No connection: it keeps the receivers."""
+    """No connection: it keeps the receivers. `busy`: what the last one has returned."""
 
     connected_since: float | None = None
     behind_since: float | None = None
@@ -22,12 +25,13 @@ class Connection:
     begun = history = 0
 
     def __init__(self) -> None:
-        self.receivers: dict[str, Callable[[bytes, int], None]] = {}
+        self.receivers: dict[str, Receive] = {}
+        self.busy: asyncio.Event | None = None
 
-    def receive(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
+    def receive(self, subject: str, receive: Receive) -> None:
         self.receivers[subject] = receive
 
-    def ignore(self, subject: str, receive: Callable[[bytes, int], None]) -> None:
+    def ignore(self, subject: str, receive: Receive) -> None:
         assert self.receivers.pop(subject) == receive
 
 
@@ -38,24 +42,83 @@ class Flow:
         self.bridge: Bridged | None = None
         self.opaque, self.writable = opaque, writable
         self.written = b""
+        self.failed: BaseException | None = None
 
     def fill(self, blocks: bytes, events: int, *, upstreams: bool) -> bool:
         if self.writable:
             self.written += blocks
         return self.writable
 
+    def missed(self) -> None:
+        pass
 
-def bridge() -> tuple[RouteBridge, Connection, list[str]]:
-    """A bridge that replaces, its connection, and what it has said when it was released."""
+    def fail(self, error: BaseException) -> None:
+        self.failed = error
+
+
+class Turns:
+    """The turns of the event loop, and how many messages are written in each. A write takes 1 ms on the clock
+    of the loop.
+    """
+
+    def __init__(self) -> None:
+        self.written: Counter[int] = Counter()
+        self._loop, self._number, self._worked = asyncio.get_running_loop(), 0, 0.0
+        time = self._loop.time
+        self._loop.time = lambda: time() + self._worked  # type: ignore[method-assign]
+        self._next()
+
+    def _next(self) -> None:
+        self._number += 1
+        self._loop.call_soon(self._next)
+
+    def write(self) -> None:
+        self.written[self._number] += 1
+        self._worked += 0.001
+
+    @property
+    def longest(self) -> int:
+        """The most writes in one turn."""
+        return max(self.written.values())
+
+
+class Slow(Flow):
+    """A relay whose writes take time."""
+
+    def __init__(self, turns: Turns) -> None:
+        super().__init__()
+        self._turns = turns
+
+    def fill(self, blocks: bytes, events: int, *, upstreams: bool) -> bool:
+        self._turns.write()
+        return super().fill(blocks, events, upstreams=upstreams)
+
+
+def bridge(
+    mode: BridgeMode = BridgeMode.REPLACE, grace: float = 1.0
+) -> tuple[RouteBridge, Connection, list[str]]:
+    """A bridge, its connection, and what it has said when it was released."""
     subject = BridgeSubject("chat", "to", frames=(BridgeFrame("", "n"),))
-    policy = Bridge(NatsServers(("nats://a",)), "sub", (subject,), BridgeMode.REPLACE)
+    policy = Bridge(NatsServers(("nats://a",)), "sub", (subject,), mode, grace)
     connection, released = Connection(), list[str]()
     metrics = RouteMetrics(lambda at: at)
     return RouteBridge("r", policy, metrics, connection, lambda: released.append("r")), connection, released
 
 
-def say(connection: Connection, number: int) -> None:
-    connection.receivers["chat"](json.dumps({"n": number, "to": ["a"]}).encode(), 0)
+def say(connection: Connection, number: int, position: int = 0) -> None:
+    message = json.dumps({"n": number, "to": ["a"]}).encode()
+    connection.busy = connection.receivers["chat"](message, position)
+
+
+def place(flow: Flow) -> Bridged:
+    assert flow.bridge is not None
+    return flow.bridge
+
+
+def served(route: RouteBridge, *flows: Flow) -> tuple[Flow, ...]:
+    for flow in flows:
+        route.serve(flow, {"sub": "a"})
+    return flows
 
 
 @in_loop
@@ -141,3 +204,104 @@ async def test_what_comes_while_upstream_is_asked_is_not_written_if_a_group_has_
     say(connection, 2)
     assert (group.written, flow.written) == (b"data: 1\n\ndata: 2\n\n", b"")
     assert flow.bridge is None
+
+
+# A message for many streams.
+
+
+@pytest.mark.parametrize("mode", [BridgeMode.FILL, BridgeMode.REPLACE])
+@in_loop
+async def test_a_message_for_thousands_of_streams_is_written_in_many_turns_of_the_loop(
+    mode: BridgeMode,
+) -> None:
+    turns, (route, connection, _) = Turns(), bridge(mode, grace=0.01)
+    flows = served(route, *(Slow(turns) for _ in range(5000)))
+    say(connection, 1)
+    say(connection, 2)
+    filled = route.metrics.bridge_events
+    await soon(lambda: filled[Outcome.FILLED] == 2 * len(flows), within=60.0)  # on the clock of the loop
+    assert turns.longest <= 6
+    assert {flow.written for flow in flows} == {b"data: 1\n\ndata: 2\n\n"}
+
+
+@in_loop
+async def test_no_further_message_is_asked_for_while_one_is_given_to_its_streams() -> None:
+    turns, (route, connection, _) = Turns(), bridge()
+    flows = served(route, *(Slow(turns) for _ in range(20)))
+    say(connection, 1)
+    assert connection.busy is not None
+    await connection.busy.wait()
+    assert all(flow.written for flow in flows)
+    for flow in flows[1:]:
+        place(flow).close()
+    say(connection, 2)
+    assert connection.busy is None
+
+
+@in_loop
+async def test_streams_may_come_and_go_while_a_message_is_given_to_the_others() -> None:
+    turns, (route, connection, _) = Turns(), bridge()
+    gone, ended, *others = served(route, *(Slow(turns) for _ in range(30)))
+    say(connection, 1)
+    place(gone).close()
+    place(ended).finish()
+    place(ended).close()
+    (new,) = served(route, Slow(turns))
+    say(connection, 2)
+    await soon(lambda: connection.busy is not None and connection.busy.is_set())
+    assert (gone.written, ended.written, new.written) == (b"", b"data: 1\n\n", b"data: 2\n\n")
+    assert {flow.written for flow in others} == {b"data: 1\n\ndata: 2\n\n"}
+
+
+@pytest.mark.parametrize("mode", [BridgeMode.FILL, BridgeMode.REPLACE])
+@pytest.mark.parametrize("group_first", [True, False])
+@in_loop
+async def test_a_stream_may_join_a_group_while_a_message_is_given_to_one_of_them(
+    mode: BridgeMode, group_first: bool
+) -> None:
+    """The last streams get a message first. What the group has written by then, the client has not got."""
+    turns, (route, connection, _) = Turns(), bridge(mode, grace=0.01)
+    group, client = Flow(), Flow()
+    many = [Slow(turns) for _ in range(30)]
+    served(route, *((client, *many, group) if group_first else (group, *many, client)))
+    say(connection, 1)
+    place(client).move(group)
+    say(connection, 2)
+    await soon(lambda: route.metrics.bridge_events[Outcome.FILLED] >= 2 * (len(many) + 1))
+    first = b"data: 1\n\n" if mode is BridgeMode.REPLACE else b""
+    assert (group.written, client.written) == (b"data: 1\n\ndata: 2\n\n", first)
+
+
+@in_loop
+async def test_a_position_is_reached_when_the_stream_has_been_given_the_message() -> None:
+    turns, (route, connection, _) = Turns(), bridge()
+    last, *_ = served(route, *(Slow(turns) for _ in range(30)))
+    connection.position = 4
+    say(connection, 1, position=4)
+    assert place(last).position == 3
+    await soon(lambda: place(last).position == 4)
+    assert last.written == b"data: 1\n\n"
+
+
+@in_loop
+async def test_an_error_of_one_stream_ends_this_stream_only() -> None:
+    class Broken(Flow):
+        def fill(self, blocks: bytes, events: int, *, upstreams: bool) -> bool:
+            raise ZeroDivisionError
+
+    (route, connection, _), broken, flow = bridge(), Broken(), Flow()
+    served(route, flow, broken)
+    say(connection, 1)
+    assert isinstance(broken.failed, ZeroDivisionError)
+    assert (flow.written, flow.failed) == (b"data: 1\n\n", None)
+
+
+@in_loop
+async def test_what_waits_for_upstream_is_written_when_the_stream_ends() -> None:
+    (route, connection, _), flow = bridge(BridgeMode.FILL), Flow()
+    served(route, flow)
+    say(connection, 1)
+    assert flow.written == b""
+    place(flow).finish()
+    place(flow).close()
+    assert flow.written == b"data: 1\n\n"
