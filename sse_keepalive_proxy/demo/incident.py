@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sse_keepalive_proxy.config import Overrides, load
 from sse_keepalive_proxy.demo.knobs import Knobs
 from sse_keepalive_proxy.demo.nats_server import Missing, nats_server, require_extras
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.observer import Observer, until
+from sse_keepalive_proxy.demo.pages import incident_pages
 from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.net.poller import open_poller
 from sse_keepalive_proxy.serve.server import Server
@@ -25,7 +26,10 @@ from sse_keepalive_proxy.serve.server import Server
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-__all__ = ["Incident", "incident", "stop_at_once"]
+__all__ = ["TRIES", "Incident", "incident", "stop_at_once"]
+
+TRIES = 100
+"""The senders on each side."""
 
 _CONFIG = Path(__file__).parent / "incident.yaml"
 _HOST = "127.0.0.1"
@@ -36,14 +40,38 @@ _MESSAGE, _ANSWER = "Can you hear me?", "Yes, I can."
 
 
 class Incident:
-    """The running parts. `direct_url`, `proxy_url`: where a user can open the stream."""
+    """The parts. `direct_url`, `proxy_url`: where a user can open the stream."""
 
-    def __init__(self, notify: NotifyServer, client: Client, server: Server, dialer: Dialer) -> None:
-        self._notify, self._client, self._dialer = notify, client, dialer
-        self.direct_url = notify.url
+    def __init__(self) -> None:
+        self._notify = NotifyServer(
+            knobs=Knobs(freezes=False),  # a user who gives up must not end the scene
+            pages=incident_pages(join=self._join, say=self._say),
+        )
+        self._client: Client
+        self._dialer: Dialer
+        self.direct_url = self.proxy_url = self.admin_url = ""
+        self._published = 0
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start all parts. `stack` ends them. Raises `Missing`."""
+        require_extras()
+        from sse_keepalive_proxy.demo.chat import listening_to_nats  # needs the extra `nats`
+
+        port = await stack.enter_async_context(nats_server())
+        await self._notify.start(_HOST)
+        stack.push_async_callback(self._notify.stop)
+        self._client = await stack.enter_async_context(listening_to_nats(port, self._notify.publish))
+        overrides = Overrides(listen=f"{_HOST}:0", upstream=self._notify.url)
+        server = Server(load(_CONFIG, environ={"NATS_PORT": str(port)}, overrides=overrides).settings)
+        await server.start()
+        stack.push_async_callback(stop_at_once, server)
+        await _connected(server)
+        poller = open_poller()
+        stack.callback(poller.close)
+        self._dialer = Dialer(poller)
+        self.direct_url = self._notify.url
         self.proxy_url = f"http://{server.addresses[0]}"
         self.admin_url = f"http://{server.admin_addresses[0]}"
-        self._published = 0
 
     async def confirmed(self, url: str, tries: int) -> int:
         """Try it `tries` times at `url`, each time as another user. Return how many messages came back."""
@@ -64,8 +92,8 @@ class Incident:
         news = asyncio.Event()
         observer = Observer(self._dialer, news.set)
         await observer.open(url, self._notify.token(user))
-        await self._say(chat, (user, other), user, _MESSAGE)
-        await self._say(chat, (user, other), other, _ANSWER)
+        await self._say(chat, user, _MESSAGE)
+        await self._say(chat, other, _ANSWER)
         await until(
             news, lambda: observer.figures().end is not None or _ANSWER in observer.contents, _ARRIVES
         )
@@ -78,35 +106,31 @@ class Incident:
         chat = max(hub.chats) + 1
         return chat, hub.join(chat), hub.join(chat)
 
-    async def _say(self, chat: int, members: tuple[int, int], sender: int, content: str) -> None:
+    async def _say(self, chat: int, sender: int, content: str) -> None:
+        """Publish a message, as the chat's server does."""
         from sse_keepalive_proxy.demo.chat import publish
 
         self._published += 1
+        members = self._notify.hub.chats[chat]
         await publish(
             self._client, self._published, chat=chat, members=members, sender=sender, content=content
         )
+
+    # What a pane asks for.
+
+    def _join(self) -> dict[str, Any]:
+        """Return a new user, alone in a chat with another one."""
+        chat, user, _ = self._new_chat()
+        return {"chat_id": chat, "user_id": user, "access_token": self._notify.token(user)}
 
 
 @contextlib.asynccontextmanager
 async def incident() -> AsyncIterator[Incident]:
     """Run all parts. Raises `Missing`."""
-    require_extras()
-    from sse_keepalive_proxy.demo.chat import listening_to_nats  # needs the extra `nats`
-
     async with contextlib.AsyncExitStack() as stack:
-        port = await stack.enter_async_context(nats_server())
-        notify = NotifyServer(knobs=Knobs(freezes=False))  # a user who gives up must not end the scene
-        await notify.start(_HOST)
-        stack.push_async_callback(notify.stop)
-        client = await stack.enter_async_context(listening_to_nats(port, notify.publish))
-        overrides = Overrides(listen=f"{_HOST}:0", upstream=notify.url)
-        server = Server(load(_CONFIG, environ={"NATS_PORT": str(port)}, overrides=overrides).settings)
-        await server.start()
-        stack.push_async_callback(stop_at_once, server)
-        await _connected(server)
-        poller = open_poller()
-        stack.callback(poller.close)
-        yield Incident(notify, client, server, Dialer(poller))
+        parts = Incident()
+        await parts.start(stack)
+        yield parts
 
 
 async def stop_at_once(server: Server) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from sse_keepalive_proxy.config import Overrides, Settings, load
 from sse_keepalive_proxy.demo import DEFAULT_PORT
 from sse_keepalive_proxy.demo.frames import rfc3339
 from sse_keepalive_proxy.demo.hub import Outcome
-from sse_keepalive_proxy.demo.incident import stop_at_once
+from sse_keepalive_proxy.demo.incident import TRIES, Incident, incident, stop_at_once
 from sse_keepalive_proxy.demo.knobs import Knobs
+from sse_keepalive_proxy.demo.nats_server import Missing
+from sse_keepalive_proxy.demo.network import Network
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.observer import Figures, Observer, until
 from sse_keepalive_proxy.demo.pages import pages
@@ -77,6 +79,9 @@ class Stage:
                 direct=self.direct_anew,
                 outage=self._outage,
                 say=self._say,
+                network=self._turn,
+                incident=self._incident,
+                tries=self._tries,
             ),
         )
         self.restarts = 0  # the restarts of upstream
@@ -87,6 +92,10 @@ class Stage:
         self._dialer = Dialer(self._poller)
         self._news = asyncio.Event()
         self._act: asyncio.Task[None] | None = None  # the last action of a page
+        self._networks = {"direct": Network(), "proxied": Network()}
+        self._played: Incident | None = None  # once a page has asked for it
+        self._playing = contextlib.AsyncExitStack()
+        self._starting = asyncio.Lock()
         self.direct = Observer(self._dialer, self._news.set)
         self.proxied = Observer(self._dialer, self._news.set)
         self._others: list[Observer] = []
@@ -98,6 +107,8 @@ class Stage:
         self._server = await self._serve(port)
         self.proxy_url = f"http://{self._server.addresses[0]}"
         self.admin_url = f"http://{self._server.admin_addresses[0]}"
+        await self._networks["direct"].start(self.notify.port)
+        await self._networks["proxied"].start(int(self._server.addresses[0].rpartition(":")[2]))
         await self._open()
 
     async def stop(self) -> None:
@@ -107,6 +118,9 @@ class Stage:
             await asyncio.gather(self._act, return_exceptions=True)
         for observer in (self.direct, self.proxied, *self._others):
             observer.close()
+        for network in self._networks.values():
+            network.stop()
+        await self._playing.aclose()
         if self._server is not None:
             await stop_at_once(self._server)
         await self.notify.stop()
@@ -225,6 +239,7 @@ class Stage:
             "restarts": self.restarts,
             "direct_url": self.direct_url,
             "proxy_url": self.proxy_url,
+            "networks": {side: network.url for side, network in self._networks.items()},
             "direct": dataclasses.asdict(direct),
             "proxied": dataclasses.asdict(proxied),
         }
@@ -245,9 +260,36 @@ class Stage:
             self._start(self.restart_upstream())
         return {}
 
-    async def _say(self, content: str) -> Outcome:
+    async def _say(self, content: str, users: Sequence[int]) -> Outcome:
         await self.connected()
+        for user_id in users:
+            await self.listening(user_id, _RETURNS)
         return self.send(content)
+
+    def _turn(self, up: bool) -> dict[str, Any]:
+        for network in self._networks.values():
+            network.turn(up=up)
+        return {}
+
+    async def _incident(self) -> dict[str, Any]:
+        """Start the parts of the incident, once. Return where they are, or what is missing."""
+        async with self._starting:
+            try:
+                if self._played is None:
+                    self._played = await self._playing.enter_async_context(incident())
+            except Missing as reason:
+                return {"missing": str(reason)}
+        return {"direct_url": self._played.direct_url, "proxy_url": self._played.proxy_url}
+
+    async def _tries(self) -> dict[str, Any]:
+        """Play the incident many times. Return how many messages came back."""
+        played = self._played
+        if played is None:
+            return {}
+        direct, proxied = [
+            await played.confirmed(url, TRIES) for url in (played.direct_url, played.proxy_url)
+        ]
+        return {"tries": TRIES, "direct": direct, "proxied": proxied}
 
     def _is_free(self) -> bool:
         return self._act is None or self._act.done()

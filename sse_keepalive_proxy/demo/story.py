@@ -13,7 +13,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from sse_keepalive_proxy.demo import table, verdict
-from sse_keepalive_proxy.demo.incident import incident
+from sse_keepalive_proxy.demo.incident import TRIES, incident
 from sse_keepalive_proxy.demo.nats_server import Missing
 from sse_keepalive_proxy.demo.observer import Figures, Observer
 from sse_keepalive_proxy.demo.stage import DOWN, ROUTE, SENDER, Stage, settings
@@ -36,14 +36,13 @@ _WATCH = 8.0  # seconds: several keepalive intervals, and longer than `stall.aft
 _ARRIVES = 5.0  # seconds for a message or an end to arrive
 _RETURNS = 10.0  # seconds for the notice of a gap
 _OPENINGS = 4  # of tabs that take the place of the other one
-_TRIES = 100  # senders on each side
 _LOOK = 0.2  # seconds between two looks at the metrics
 
 Note = Callable[[str], None]
 
 
 async def tell(
-    stage: Stage, say: Callable[[str], None], *, watch: float = _WATCH, tries: int = _TRIES
+    stage: Stage, say: Callable[[str], None], *, watch: float = _WATCH, tries: int = TRIES
 ) -> bool:
     """Run the scenes, for `watch` and about ten more seconds. Return whether the stream is healed."""
     clock = asyncio.get_running_loop().time

@@ -1,7 +1,11 @@
 """The page in a real browser: what its two panes see of the same stream."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from sse_keepalive_proxy.demo import nats_server as nats_module
 from sse_keepalive_proxy.demo.stage import Stage, staged
 from tests.support.browser import Tab, browsing
 from tests.support.looping import run
@@ -99,6 +103,109 @@ def test_a_restart_of_upstream_kills_a_new_direct_client_and_the_proxied_one_rec
             assert [error for error in tab.errors if not error.startswith("Failed to load resource")] == []
 
     run(story(), within=90)
+
+
+SAID = "document.getElementById('said').innerText"
+UNHEARD = "[...document.querySelectorAll('li.unheard')].map(line => line.innerText).join(' | ')"
+
+
+async def panes(tab: Tab, page: str, *ids: str) -> list[str]:
+    """The URLs that the page has given to its panes."""
+    return [await tab.ask(page, f"document.getElementById('{each}').src") for each in ids]
+
+
+def test_two_tabs_of_a_user_both_hear_every_message_and_direct_ones_take_each_other_s_place(
+    tmp_path: Path,
+) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            page, _, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            await click(tab, page, "tabs")
+            await tab.until(page, f"{SAID}.startsWith('Two tabs of one user')")
+            await click(tab, page, "send")
+            await tab.until(page, f"{SAID}.includes('Hello, are you there?')")
+            direct, *rest = await panes(tab, page, "direct", "direct2", "proxied", "proxied2")
+            second, *both = rest
+            assert "first tab" in await tab.ask(direct, "document.getElementById('title').innerText")
+            await tab.until(direct, f"{STATE} === 'dead'")
+            await tab.until(second, f"{STATE} === 'dead'")
+            assert await tab.ask(direct, UNHEARD) == ""
+            assert "new_message" not in await tab.ask(second, HEARD)
+            for each in both:
+                for content in ("Do both tabs hear this?", "Hello, are you there?"):
+                    await tab.until(each, f"{HEARD}.split('new_message: “{content}”').length === 2")
+                assert await tab.ask(each, STATE) == "alive"
+            assert tab.errors == []
+
+            await click(tab, page, "restart")
+            await tab.until(page, "document.getElementById('proxied2').offsetParent === null")
+
+    run(story(), within=90)
+
+
+def test_a_page_that_was_offline_gets_what_it_has_missed_through_the_proxy_only(tmp_path: Path) -> None:
+    require("chromium", "google-chrome")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            page, _, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            await click(tab, page, "offline")
+            await tab.until(page, f"{SAID}.startsWith('Both pages are offline')", within=30)
+            await tab.until(page, f"{SAID}.startsWith('Both pages are back')", within=30)
+            direct, proxied = await panes(tab, page, "direct", "proxied")
+            heard = (await tab.ask(proxied, HEARD)).split("new_message: ")[1:]
+            contents = ["See you later!", "You are away (1)", "You are away (2)", "You are back!"]
+            assert [each.partition("”")[0] for each in heard] == [f"“{each}" for each in contents]
+            await tab.until(direct, f"{UNHEARD}.includes('You are back!')")
+            assert "You are away" not in await tab.ask(direct, "document.body.innerText")
+            # The browser itself complains of every request while the network is away.
+            assert [error for error in tab.errors if not error.startswith("Failed to load resource")] == []
+
+    run(story(), within=90)
+
+
+def test_the_sender_of_the_incident_gets_its_own_message_through_the_proxy_only(tmp_path: Path) -> None:
+    require("chromium", "google-chrome")
+    require("nats-server")
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            page, _, plain = await opened(stage, tab)
+            await tab.until(plain, f"{STATE} === 'alive'")
+            await click(tab, page, "incident")
+            await tab.until(page, f"{SAID}.includes('direct, 0 of 100 messages came back')", within=30)
+            assert (await tab.ask(page, SAID)).endswith("takes them from NATS, 100 of 100.")
+            direct, proxied = await panes(tab, page, "direct", "proxied")
+            await tab.until(proxied, f"{HEARD}.includes('the message is confirmed')")
+            await tab.until(direct, "document.body.innerText.includes('it stays “sent” for ever')")
+            assert (await tab.ask(proxied, STATE), await tab.ask(direct, STATE)) == ("alive", "dead")
+            # The other buttons are about the chat of the other scenes.
+            await click(tab, page, "send")
+            await tab.until(plain, f"{HEARD}.includes('new_message: “Hello, are you there?”')")
+            assert tab.errors == []
+
+    run(story(), within=90)
+
+
+def test_without_a_nats_server_the_page_says_what_the_incident_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("chromium", "google-chrome")
+    monkeypatch.setattr(nats_module, "shutil", SimpleNamespace(which=lambda *_, **__: None))
+
+    async def story() -> None:
+        async with staged(0) as stage, browsing(tmp_path) as tab:
+            page, _, proxied = await opened(stage, tab)
+            await tab.until(proxied, f"{STATE} === 'alive'")
+            await click(tab, page, "incident")
+            await tab.until(page, f"{SAID}.startsWith('The incident is not played: it needs nats-server')")
+            assert await tab.ask(proxied, STATE) == "alive"
+
+    run(story(), within=60)
 
 
 def test_a_silent_stream_does_not_fill_the_log(tmp_path: Path) -> None:

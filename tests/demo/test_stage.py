@@ -12,6 +12,7 @@ from sse_keepalive_proxy.demo.observer import Life
 from sse_keepalive_proxy.demo.stage import settings, staged
 from sse_keepalive_proxy.errors import CannotListen
 from tests.support.looping import in_loop
+from tests.support.programs import require
 
 
 def test_the_configuration_is_valid_without_a_warning() -> None:
@@ -140,6 +141,49 @@ async def test_a_message_waits_for_a_proxied_stream_without_upstream(monkeypatch
         for body in ("", "[]", "{}"):
             async with session.post(f"{stage.direct_url}/demo/say", data=body) as answer:
                 assert answer.status == 400
+
+
+@in_loop
+async def test_a_message_waits_until_the_named_users_have_a_stream() -> None:
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+        user, token = stage.member()
+        asking = asyncio.ensure_future(
+            session.post(f"{stage.direct_url}/demo/say", json={"content": "hi", "user_ids": [user]})
+        )
+        observer = await stage.open(stage.direct_url, token)
+        async with await asking as answer:
+            assert answer.status == 200
+        assert await stage.until(lambda: observer.figures().events == 1, 5)
+        async with session.post(
+            f"{stage.direct_url}/demo/say", json={"content": "", "user_ids": 1}
+        ) as answer:
+            assert answer.status == 400
+
+
+@in_loop
+async def test_the_parts_of_the_incident_start_once_and_their_pane_is_a_user_that_sends() -> None:
+    require("nats-server")
+    async with staged(0) as stage, aiohttp.ClientSession() as session:
+
+        async def ask(url: str, **body: object) -> dict[str, object]:
+            async with session.post(url, json=body) as answer:
+                assert answer.status == 200
+                return dict(await answer.json())
+
+        assert await ask(f"{stage.proxy_url}/demo/incident/tries") == {}, "nothing is there yet"
+        parts, again = await asyncio.gather(*(ask(f"{stage.proxy_url}/demo/incident") for _ in range(2)))
+        assert parts == again
+        for side, heard in (("direct_url", []), ("proxy_url", ["hi"])):
+            me = await ask(f"{parts[side]}/demo/join")
+            observer = await stage.open(str(parts[side]), str(me["access_token"]))
+            await ask(f"{parts[side]}/demo/say", **me, content="hi")
+            if heard:
+                assert await stage.until(lambda observer=observer: observer.contents, 5)
+            assert list(observer.contents) == heard
+        async with session.post(f"{parts['direct_url']}/demo/say", json={"content": "hi"}) as answer:
+            assert answer.status == 400
+        tried = await ask(f"{stage.proxy_url}/demo/incident/tries")
+        assert tried == {"tries": 100, "direct": 0, "proxied": 100}
 
 
 @in_loop

