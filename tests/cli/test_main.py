@@ -18,7 +18,8 @@ from sse_keepalive_proxy.cli import configuration, main
 from tests.support.programs import free_port
 
 VERSION = f"sse-keepalive-proxy {__version__} ({BUILD})\n"
-EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "config.example.yaml"
 COMMANDS = ["run", "check", "routes", "healthcheck", "demo"]
 MODULE = [sys.executable, "-X", "dev", "-W", "error", "-m", "sse_keepalive_proxy"]
 
@@ -64,6 +65,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for command in COMMANDS:
         assert re.search(rf"^    {command}\s+\S", out, re.MULTILINE)
+
+
+def test_the_pages_name_no_other_command() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        named = re.findall(r"sse-keepalive-proxy ([a-z]+)", page.read_text(encoding="utf-8"))
+        assert set(named) <= set(COMMANDS), page.name
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -63,10 +63,12 @@ def test_with_its_extras_the_example_is_valid_and_serves_also_without_nats(tmp_p
         given_up = time.monotonic() + 20.0
         while serving.poll() is None and time.monotonic() < given_up and not is_ready(admin):
             time.sleep(0.05)
+        ready_without_nats = is_ready(admin)
         serving.send_signal(signal.SIGTERM)
         try:
             _, log = serving.communicate(timeout=20)
         finally:
             serving.kill()
     assert serving.returncode == 0, log
+    assert ready_without_nats
     assert "no connection to NATS" in log
