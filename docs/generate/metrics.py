@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sse_keepalive_proxy.http.unanswered import Unanswered
 from sse_keepalive_proxy.observe.metrics import NO_ROUTE, Metrics
 from sse_keepalive_proxy.observe.registry import Registry
@@ -55,6 +57,9 @@ def markdown() -> str:
 
 class _Connected:
     connected = True
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        return {"at": now}
 
 
 class _Waiting:

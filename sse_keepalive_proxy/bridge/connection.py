@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+from urllib.parse import ParseResult, SplitResult, urlsplit
 
 import nats
 from nats.aio.client import Client
@@ -27,6 +28,7 @@ __all__ = ["MOST_PENDING", "Connection", "Connections", "Receive", "flushed", "o
 
 logger = logging.getLogger("sse_keepalive_proxy.bridge")
 
+_PORT = 4222
 _CONNECT_TIMEOUT = 5  # seconds, as nats-py takes them
 _RECONNECT_WAIT = 1
 _PING_INTERVAL = 10
@@ -82,6 +84,8 @@ class Connection:
         self._slice_began = 0.0
         self.connected_since: float | None = None
         """The time since which every message has been received, None while there is no connection."""
+        self.changed_at = self._loop.time()
+        """The time at which the connection was made, or lost."""
 
     @property
     def is_used(self) -> bool:
@@ -130,6 +134,14 @@ class Connection:
         if self._loop.time() >= self._slice_began + _SLICE:
             await asyncio.sleep(0)
             self._slice_began = self._loop.time()
+
+    @property
+    def server(self) -> str:
+        """The server of the connection, or those that are tried: without credentials."""
+        client = self._client
+        if client is not None and client.connected_url is not None:
+            return _name(client.connected_url)
+        return ", ".join(_name(urlsplit(url)) for url in self._servers.urls)
 
     @property
     def can_publish(self) -> bool:
@@ -263,10 +275,9 @@ class Connection:
         self._closed.set()
 
     def _up(self) -> None:
-        self.connected_since, self._said = self._loop.time(), None
-        url = None if self._client is None else self._client.connected_url
-        fields = {"server": "" if url is None else f"{url.hostname}:{url.port}"}
-        logger.info("connected to NATS", extra={"fields": fields})
+        self.connected_since = self.changed_at = self._loop.time()
+        self._said = None
+        logger.info("connected to NATS", extra={"fields": {"server": self.server}})
         if self._client is not None:
             for reader in self._readers:
                 reader.up(self._client)
@@ -277,7 +288,8 @@ class Connection:
         self._say(f"no connection to NATS, so the bridge fills nothing until it is back: {why}")
 
     def _gone(self) -> None:
-        self.connected_since = None
+        if self.connected_since is not None:
+            self.connected_since, self.changed_at = None, self._loop.time()
         for reader in self._readers:
             reader.down()
 
@@ -286,6 +298,11 @@ class Connection:
         if self._said is None:
             self._said = text
             logger.warning(text)
+
+
+def _name(url: ParseResult | SplitResult) -> str:
+    host = url.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{url.port or _PORT}"
 
 
 async def flushed(client: Client) -> None:

@@ -56,9 +56,9 @@ class Reader:
     `position`: the place in the stream up to which every message has been handled, None before the first
     one is known. `begun`: the position after which it has read every message. `history`: messages up to this
     position were in the stream when it began. `connected_since`: the time since which every message has been
-    received or will be, None while it does not read. `behind_since`: the time from which on messages may not
-    have been read yet, None if all have been. `heartbeat`: the seconds between two signs of life of an idle
-    consumer, and until another attempt.
+    received or will be, None while it does not read. `changed_at`: when it began to read, or stopped.
+    `behind_since`: the time from which on messages may not have been read yet, None if all have been.
+    `heartbeat`: the seconds between two signs of life of an idle consumer, and until another attempt.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class Reader:
         self.position: int | None = None
         self.begun = self.history = 0
         self.connected_since: float | None = None
-        self.behind_since: float | None = self._loop.time()
+        self.changed_at = self._loop.time()
+        self.behind_since: float | None = self.changed_at
 
     def receive(self, subject: str, receive: Receive) -> None:
         """Call `receive` with each message on `subject`."""
@@ -95,6 +96,11 @@ class Reader:
         if not self._receivers:
             self._connection.detach(self)
             self.down()
+
+    @property
+    def server(self) -> str:
+        """The server of the connection, or those that are tried: without credentials."""
+        return self._connection.server
 
     @property
     def can_publish(self) -> bool:
@@ -120,7 +126,8 @@ class Reader:
         self._stopped()
 
     def _stopped(self) -> None:
-        self.connected_since = None
+        if self.connected_since is not None:
+            self.connected_since, self.changed_at = None, self._loop.time()
         if self.behind_since is None:
             self.behind_since = self._loop.time()
 
@@ -209,6 +216,8 @@ class Reader:
         self._said, self._metrics.bridge_stream_missing = None, 0
         if self._complete_since is None:
             self._complete_since = self._loop.time()
+        if self.connected_since is None:
+            self.changed_at = self._loop.time()
         self.connected_since = self._complete_since
         if caught_up:
             self.behind_since = None

@@ -44,6 +44,7 @@ class Subscriptions(Protocol):
     """The connection to NATS, or what reads a stream there (see `bridge.durable.Reader`)."""
 
     connected_since: float | None
+    changed_at: float
     behind_since: float | None
     position: int | None
     begun: int
@@ -54,6 +55,10 @@ class Subscriptions(Protocol):
 
     def ignore(self, subject: str, receive: Receive) -> None:
         """Call `receive` no more."""
+
+    @property
+    def server(self) -> str:
+        """The server of the connection, or those that are tried: without credentials."""
 
     @property
     def can_publish(self) -> bool:
@@ -110,6 +115,20 @@ class RouteBridge:
     def connected(self) -> bool:
         """Whether there is a connection to NATS."""
         return self._connection.connected_since is not None
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return the state of its connection, and its counts, for pages. No secrets."""
+        return {
+            "route": self.name,
+            "mode": self.policy.mode.value,
+            "state": "connected" if self.connected else "away",
+            "server": self._connection.server,
+            "since_s": round(now - self._connection.changed_at, 3),
+            "stream": self.policy.durable,
+            "position": self.position,
+            "streams": sum(map(len, self._places.values())),
+            **{outcome.value: count for outcome, count in self.metrics.bridge_events.items()},
+        }
 
     def connected_since(self, at: float) -> bool:
         """Whether no message was lost since `at` (loop time)."""

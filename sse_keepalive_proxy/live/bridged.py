@@ -34,6 +34,9 @@ class Bridgeable(Protocol):
 class Bridged(Protocol):
     """The place of a stream at the bridge of its route."""
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return its values for pages."""
+
     @property
     def position(self) -> int | None:
         """The position in the bridge's stream up to which this one has got every message, None without."""

@@ -146,6 +146,7 @@ class _Held:
         return {
             **self._known,
             "state": "held",
+            "bridge": None,
             "age_s": round(now - self._opened_at, 3),
             "held_s": round(now - self._since, 3),
             "since_upstream_byte_s": None if self._read_at is None else round(now - self._read_at, 3),

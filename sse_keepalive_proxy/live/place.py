@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sse_keepalive_proxy.live.bridged import Bridgeable
 from sse_keepalive_proxy.stream.bridging import MOST, Fate, Matcher, Message, Outcome
@@ -30,7 +30,8 @@ class Place:
     """
 
     __slots__ = (
-        "_begun", "_bridge", "_closed", "_flow", "_matcher", "_timer", "_unwritten", "held", "subscriber",
+        "_begun", "_bridge", "_closed", "_filled", "_flow", "_matcher", "_timer", "_unwritten", "held",
+        "subscriber",
     )  # fmt: skip
 
     def __init__(self, bridge: RouteBridge, flow: Bridgeable, subscriber: str, *, held: bool = False) -> None:
@@ -38,8 +39,13 @@ class Place:
         self._matcher = Matcher(bridge.policy.mode, bridge.policy.grace, watches=bridge.policy.watched)
         self._unwritten: list[Message | bytes] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closed, self._filled = False, 0
         self._begun = bridge.position or 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return its values for pages. `waiting`: messages and events of upstream that wait."""
+        waiting = self._matcher.waits + len(self._unwritten) + len(self._bridge.outgoing(self))
+        return {"mode": self._bridge.policy.mode.value, "waiting": waiting, "filled": self._filled}
 
     # Messages of NATS.
 
@@ -111,6 +117,7 @@ class Place:
                 unwritten.insert(0, each)
                 break
             if isinstance(each, Message):
+                self._filled += 1
                 self._bridge.count(Outcome.FILLED)
         if unwritten and not self._closed:
             self._timer = self._bridge.call_later(_ASIDE, self._flush)

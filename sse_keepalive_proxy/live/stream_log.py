@@ -61,7 +61,7 @@ def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStat
     age = now - stream.opened_at
     stream.route.metrics.closed(stream, reason, age)
     known = snapshot(stream, now)
-    del known["state"]
+    del known["state"], known["bridge"]
     if stream.group is None:
         del known["group"]
     why = {} if late is None else {"refusal": late[1]}

@@ -130,14 +130,16 @@ def admin_handler(
         return _text(now.value, 200 if now is Phase.READY else 503)
 
     def list_streams() -> _Page:
-        text = json.dumps({"streams": _snapshots(streams), "groups": _groups(streams)})
+        found = {"streams": _snapshots(streams), "groups": _groups(streams), "bridges": _bridges(metrics)}
+        text = json.dumps(found)
         return _Page(text.encode(), b"application/json; charset=utf-8")
 
     def show_config() -> _Page:
         return _text(config_yaml())
 
     def status() -> _Page:
-        html = render(_snapshots(streams), _groups(streams), phase().value, streams.limit)
+        tables = _snapshots(streams), _groups(streams), _bridges(metrics)
+        html = render(*tables, phase().value, streams.limit)
         return _Page(html.encode(), b"text/html; charset=utf-8", fields=(_NO_SNIFFING, _NO_SCRIPTS))
 
     for_all = {"/metrics": scrape, "/livez": livez, "/readyz": readyz}
@@ -186,6 +188,11 @@ def _snapshots(streams: Registry) -> list[dict[str, Any]]:
 def _groups(streams: Registry) -> list[dict[str, Any]]:
     now = asyncio.get_running_loop().time()
     return [group.snapshot(now) for group in streams.groups]
+
+
+def _bridges(metrics: Metrics) -> list[dict[str, Any]]:
+    now = asyncio.get_running_loop().time()
+    return [each.bridge.snapshot(now) for each in metrics.routes.values() if each.bridge is not None]
 
 
 def may_see(peer: str, host: bytes, pages: Pages) -> bool:

@@ -26,8 +26,15 @@ _LATECOMER = 1.0
 """The longest time, in seconds, of a stream that is added near the end of a drain."""
 
 
+class Bridged(Protocol):
+    """A stream's place at the bridge of its route."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return its values for pages."""
+
+
 class Flow(Protocol):
-    """The counts of bytes and blocks from upstream and to the client."""
+    """The counts of bytes and blocks from upstream and to the client. `bridge`: see `Bridged`."""
 
     event_at: float | None
     events: int
@@ -35,6 +42,10 @@ class Flow(Protocol):
     upstream_bytes: int
     sent_upstream: int
     sent_synthetic: int
+
+    @property
+    def bridge(self) -> Bridged | None:
+        """Its place at the bridge, or None."""
 
 
 class OpenGroup(Protocol):
@@ -139,6 +150,7 @@ def _of_upstream(each: OpenStream | OpenGroup, now: float) -> dict[str, Any]:
         "stalls": each.stalls,
         "reconnects": each.reconnects,
         "finished": each.life.finished_at is not None,
+        "bridge": None if flow.bridge is None else flow.bridge.snapshot(),
     }
 
 

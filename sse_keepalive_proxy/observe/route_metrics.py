@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sse_keepalive_proxy.errors import (
     UpstreamError,
@@ -96,6 +96,9 @@ class Bridge(Protocol):
     @property
     def connected(self) -> bool:
         """Whether there is a connection to NATS."""
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return its values for pages."""
 
 
 class RouteMetrics:

@@ -246,6 +246,11 @@ class Matcher:
         return [each.position for each in self._waiting.values() if isinstance(each, Message)]
 
     @property
+    def waits(self) -> int:
+        """The number of messages that wait for upstream, and of events that wait for their message."""
+        return sum(each is not None for each in self._waiting.values())
+
+    @property
     def first_waiting(self) -> int | None:
         """The position of the first message that waits for upstream, None if none does."""
         if self._mode is BridgeMode.REPLACE:

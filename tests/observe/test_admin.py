@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from sse_keepalive_proxy.config import Pages
+from sse_keepalive_proxy.demo.tokens import new_tokens
 from sse_keepalive_proxy.observe import admin as module
 from sse_keepalive_proxy.observe.admin import MOST_CONNECTIONS, Phase, admin_handler, may_see
 from sse_keepalive_proxy.observe.metrics import Metrics
@@ -18,6 +20,7 @@ from sse_keepalive_proxy.observe.registry import Registry
 from tests.http.serving import Serving
 from tests.support.http1 import request
 from tests.support.instance import EVENT_SOURCE, Instance, config
+from tests.support.nats import nats_server, publisher, send
 from tests.support.proxy_process import parse_metrics
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, stream_head
@@ -130,7 +133,64 @@ async def test_streams_are_json_with_every_open_stream() -> None:
 @on_each_loop
 async def test_without_streams_the_list_is_empty() -> None:
     async with Instance(config(NOWHERE, before=admin())) as proxy:
-        assert json.loads((await ask(proxy, "/streams")).body) == {"streams": [], "groups": []}
+        assert json.loads((await ask(proxy, "/streams")).body) == {"streams": [], "groups": [], "bridges": []}
+
+
+BRIDGE = """\
+identity: {{verify: upstream}}
+bridge:
+  servers: nats://127.0.0.1:{port}
+  user: me
+  password: s3cr3t
+  subscriber: claim:user.id
+  grace: 10m
+  subjects: [{{subject: chat, recipients: to, data: text}}]
+{more}
+"""
+
+
+@on_each_loop
+@pytest.mark.parametrize("shared", [True, False])
+async def test_what_a_stream_has_at_the_bridge_is_shown_and_the_connection_to_nats(
+    tmp_path: Path, shared: bool
+) -> None:
+    more = "share: {by: credential}" if shared else ""
+
+    async def shown(proxy: Instance) -> tuple[dict[str, Any], list[Any]]:
+        answer, page = await ask(proxy, "/streams"), await ask(proxy, "/")
+        assert "s3cr3t" not in f"{answer.body.decode()} {page.body.decode()}"
+        found = json.loads(answer.body)
+        assert f"<td>{found['bridges'][0]['server']}</td>".encode() in page.body
+        return found["bridges"][0], [each["bridge"] for each in found["groups" if shared else "streams"]]
+
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream(SILENT))
+        with nats_server(tmp_path, None, "--user", "me", "--pass", "s3cr3t") as (_, port):
+            text = config(upstream, BRIDGE.format(port=port, more=more), before=admin())
+            proxy = await stack.enter_async_context(Instance(text))
+            await proxy.until(lambda: proxy.metric("bridge_connected"))
+            target = f"/events?access_token={new_tokens().issue(7)}"
+            client = await stack.enter_async_context(await proxy.event_source(target))
+            await client.wait_for(b"connection_confirmed")
+            async with publisher(port, "me", "s3cr3t") as nats:
+                await send(nats, "chat", {"to": 7, "text": "hi"})
+                await send(nats, "chat", {"to": 8, "text": "hi"})
+            await proxy.until(lambda: proxy.metric("bridge_events_total", outcome="no_subscriber"))
+            bridge, streams = await shown(proxy)
+            known = {key: bridge[key] for key in ("route", "mode", "state", "server", "streams", "filled")}
+            assert known == {
+                "route": "events",
+                "mode": "fill",
+                "state": "connected",
+                "server": f"127.0.0.1:{port}",
+                "streams": 1,
+                "filled": 0,
+            }
+            assert streams == [{"mode": "fill", "waiting": 1, "filled": 0}]
+        await proxy.until(lambda: not proxy.metric("bridge_connected"))
+        bridge, _ = await shown(proxy)
+        assert (bridge["state"], bridge["server"]) == ("away", f"127.0.0.1:{port}")
+        assert 0 <= bridge["since_s"] < 60
 
 
 @on_each_loop

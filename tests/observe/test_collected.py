@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from sse_keepalive_proxy.observe.metrics import Metrics
-from sse_keepalive_proxy.observe.registry import Registry
+from sse_keepalive_proxy.observe.registry import Bridged, Registry
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Fault
 from sse_keepalive_proxy.stream.policy import Family, StreamPolicy
@@ -19,6 +19,7 @@ class Passed:
     def __init__(self) -> None:
         self.comments = self.events = self.upstream_bytes = self.sent_upstream = self.sent_synthetic = 0
         self.event_at: float | None = None
+        self.bridge: Bridged | None = None
 
 
 class Stream:

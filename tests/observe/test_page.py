@@ -55,14 +55,14 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_an_idle_proxy_says_that_no_stream_is_open() -> None:
-    page = Page(render([], [], "ready", 10000))
+    page = Page(render([], [], [], "ready", 10000))
     assert f"ready · {BUILD} · 0 of 10000 streams" in page.text
     assert "No stream is open." in page.text
     assert len(page.rows) == 1
 
 
 def test_a_stream_that_is_held_without_a_client_has_a_row_and_counts_as_no_stream() -> None:
-    page = Page(render([row(), row(state="held", held_s=1.0)], [], "ready", 10))
+    page = Page(render([row(), row(state="held", held_s=1.0)], [], [], "ready", 10))
     assert "1 of 10 streams" in page.text
     assert "1 held" in page.text
     assert [cells[0] for cells in page.rows[1:]].count("held") == 1
@@ -72,6 +72,7 @@ def test_each_stream_is_a_row_with_its_state_its_times_and_its_counts() -> None:
     page = Page(
         render(
             [row(state="idle", since_upstream_byte_s=12.34, pings=3, events=7, reconnects=2, bytes=99)],
+            [],
             [],
             "ready",
             10,
@@ -98,14 +99,14 @@ def test_each_stream_is_a_row_with_its_state_its_times_and_its_counts() -> None:
 
 def test_stalled_streams_come_first_and_states_are_counted() -> None:
     rows = [row(state="flowing", id="a"), row(state="stalled", id="b"), row(state="flowing", id="c")]
-    page = Page(render(rows, [], "ready", 10))
+    page = Page(render(rows, [], [], "ready", 10))
     assert [cells[2] for cells in page.rows[1:]] == ["b", "a", "c"]
     assert "2 flowing" in page.text
     assert "1 stalled" in page.text
 
 
 def test_a_page_of_thousands_is_cut_and_says_where_the_rest_is() -> None:
-    page = Page(render([row(id=str(index)) for index in range(1234)], [], "draining", 5000))
+    page = Page(render([row(id=str(index)) for index in range(1234)], [], [], "draining", 5000))
     assert len(page.rows) == 501
     assert "734 more: see /streams" in page.text
     assert f"draining · {BUILD} · 1234 of 5000 streams" in page.text
@@ -113,7 +114,7 @@ def test_a_page_of_thousands_is_cut_and_says_where_the_rest_is() -> None:
 
 @pytest.mark.parametrize("key", sorted(row()))
 def test_a_hostile_value_is_text_wherever_it_stands(key: str) -> None:
-    page = Page(render([row(**{key: EVIL})], [], EVIL, 10))
+    page = Page(render([row(**{key: EVIL})], [], [], EVIL, 10))
     tags = {tag for tag, _ in page.elements}
     assert tags.isdisjoint({"script", "img"})
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
@@ -121,7 +122,7 @@ def test_a_hostile_value_is_text_wherever_it_stands(key: str) -> None:
 
 
 def test_the_page_loads_nothing_and_runs_no_script() -> None:
-    html = render([row(), row(state="stalled")], [], "ready", 10)
+    html = render([row(), row(state="stalled")], [], [], "ready", 10)
     page = Page(html)
     assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "img", "iframe", "object", "form"})
     assert not any({"src", "action"} & set(attributes) for _, attributes in page.elements)
@@ -144,7 +145,25 @@ def test_a_shared_stream_of_upstream_is_a_row_of_its_own_table() -> None:
         "reconnects": 1,
         "log_bytes": 512,
     }
-    page = Page(render([row(group="8899aabbccddeeff")], [group], "ready", 10))
+    page = Page(render([row(group="8899aabbccddeeff")], [group], [], "ready", 10))
     assert "1 of 10 streams" in page.text
     assert page.rows[-1][:4] == ["flowing", "events", "8899aabbccddeeff", "3"]
     assert page.rows[-1][-1] == "512"
+
+
+def test_the_bridge_of_each_route_is_a_row_and_each_stream_says_what_it_has_there() -> None:
+    bridge = {
+        "route": "events",
+        "mode": "fill",
+        "state": "away",
+        "server": EVIL,
+        "since_s": 12.34,
+        "streams": 2,
+        **dict.fromkeys(("filled", "delivered", "dropped", "missed", "invalid"), 7),
+    }
+    at_bridge = {"mode": EVIL, "waiting": 2, "filled": 9}
+    page = Page(render([row(bridge=at_bridge), row()], [], [bridge], "ready", 10))
+    assert page.rows[0][-1] == "bridge"
+    assert [line[-1] for line in page.rows[1:3]] == [f"{EVIL}: 2 waiting, 9 filled", ""]
+    assert page.rows[-1][:6] == ["away", "events", "fill", EVIL, "12.3\u00a0s\u00a0ago", "2"]
+    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "img"})

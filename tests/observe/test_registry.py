@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from sse_keepalive_proxy.observe.registry import OpenStream, Registry, Spread, snapshot
+from sse_keepalive_proxy.observe.registry import Bridged, OpenStream, Registry, Spread, snapshot
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 from sse_keepalive_proxy.stream.messages import CloseReason, Opened
 from sse_keepalive_proxy.stream.policy import Family, StreamPolicy
@@ -16,6 +16,7 @@ class Passed:
 
     comments = events = upstream_bytes = sent_upstream = sent_synthetic = 0
     event_at: float | None = None
+    bridge: Bridged | None = None
 
 
 class Stream:
@@ -191,6 +192,7 @@ def test_a_stream_without_upstream_bytes_shows_never() -> None:
         "stalls": 0,
         "reconnects": 0,
         "finished": False,
+        "bridge": None,
         "bytes": 0,
     }
 

@@ -25,10 +25,11 @@ def nats_server(folder: Path, port: int | None = None, *more: str) -> Iterator[t
 
 
 @asynccontextmanager
-async def publisher(port: int) -> AsyncIterator[Client]:
-    """A connected client."""
+async def publisher(port: int, *credentials: str) -> AsyncIterator[Client]:
+    """A connected client. `credentials`: its user and password."""
     client = Client()
-    await client.connect(f"nats://127.0.0.1:{port}", allow_reconnect=False)
+    login = dict(zip(("user", "password"), credentials, strict=False))
+    await client.connect(f"nats://127.0.0.1:{port}", allow_reconnect=False, **login)
     try:
         yield client
     finally:
