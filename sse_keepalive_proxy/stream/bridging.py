@@ -281,6 +281,8 @@ class Matcher:
 
     def _forget(self, now: float, behind_since: float | None) -> None:
         before, most = now - self._memory, self._most
+        if self._waiting:  # after a time in which the process stood still, also what waits is old
+            before = min(before, next(iter(self._waiting)).at)
         events_before = before if behind_since is None else min(before, behind_since - self._memory)
         for full in (self._messages.forget(before, most), self._events.forget(events_before, most)):
             self.overflows += full

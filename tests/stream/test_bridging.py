@@ -154,6 +154,20 @@ def test_what_was_remembered_long_enough_is_forgotten() -> None:
     assert known.event([by_id(1)], b"", remembered_for(GRACE) + 0.1) is Fate.PASSES
 
 
+@pytest.mark.parametrize("mode", [FILL, REPLACE])
+def test_what_waits_is_known_after_a_time_in_which_the_process_stood_still(mode: BridgeMode) -> None:
+    known, later = matcher(mode), remembered_for(GRACE) + 5.0
+    if mode is FILL:
+        known.message(message(1))
+        assert known.event((by_id(1),), b"", later) is Fate.DELIVERS
+    else:
+        known.event((by_id(1),), b"", 0.0)
+        assert known.message(message(1, at=later)) == (Outcome.FILLED, 1)
+    assert known.due(later) == []
+    known.message(message(2, at=later))  # what waits no more is forgotten
+    assert known.event((by_id(1),), b"", later) is not Fate.DROPPED
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["nats", "upstream", "both", "upstream first", "twice", "late"]),
