@@ -16,13 +16,13 @@ from nats.aio.msg import Msg
 
 from sse_keepalive_proxy.bridge.connection import flushed
 
-__all__ = ["listening_to_nats", "publish"]
+__all__ = ["listening_to_nats", "publish", "spoken"]
 
 
-async def publish(
-    client: Client, number: int, *, chat: int, members: Sequence[int], sender: int, content: str
-) -> None:
-    """Publish a message twice, as the real application does. `number` is its id."""
+def spoken(
+    number: int, *, chat: int, members: Sequence[int], sender: int, content: str
+) -> dict[str, dict[str, Any]]:
+    """Return the two values that are published for a message, by their subjects. `number` is its id."""
     message = {
         "id": str(number),
         "chat_id": chat,
@@ -31,7 +31,6 @@ async def publish(
         "files": [],
         "timestamp": 1750852000,
     }
-    realtime = {"MessageReceived": {"message": message, "chat_id": chat, "recipients": list(members)}}
     new = {
         "event_type": "new_message",
         "chat_id": chat,
@@ -43,8 +42,20 @@ async def publish(
         "message_id": number,
         "workspace_id": 1,
     }
-    await client.publish(f"fechatter.realtime.chat.{chat}", json.dumps(realtime).encode())
-    await client.publish("fechatter.message.new", json.dumps(new).encode())
+    received = {"message": message, "chat_id": chat, "recipients": list(members)}
+    return {
+        f"fechatter.realtime.chat.{chat}": {"MessageReceived": received},
+        "fechatter.message.new": new,
+    }
+
+
+async def publish(
+    client: Client, number: int, *, chat: int, members: Sequence[int], sender: int, content: str
+) -> None:
+    """Publish a message twice, as the real application does. `number` is its id."""
+    values = spoken(number, chat=chat, members=members, sender=sender, content=content)
+    for subject, value in values.items():
+        await client.publish(subject, json.dumps(value).encode())
 
 
 @asynccontextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sse_keepalive_proxy.demo.chat import listening_to_nats, publish
+from sse_keepalive_proxy.demo.chat import listening_to_nats, publish, spoken
 from tests.support.raw_client import RawClient
 
-__all__ = ["listening_to_nats", "messages", "publish"]
+__all__ = ["listening_to_nats", "messages", "publish", "spoken"]
 
 
 def messages(client: RawClient) -> list[str]:
