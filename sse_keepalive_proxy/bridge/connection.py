@@ -261,6 +261,7 @@ class Connection:
             self._say(f"messages were lost, because they came faster than they are handled: {error.subject}")
         elif self.connected_since is None:
             self._down(error)
+            _abandon_attempt(self._client)
         elif (refused := _REFUSED.search(str(error).lower())) is not None:
             self._refused[refused[1]] = self._loop.time()
 
@@ -309,6 +310,12 @@ async def flushed(client: Client) -> None:
     """Wait until the server has everything. A first ping may overtake it (facts.md#nats-py-flush)."""
     for _ in range(2):
         await client.flush(_FLUSH_TIMEOUT)
+
+
+def _abandon_attempt(client: Client | None) -> None:
+    """Close the socket of a failed attempt to connect again (facts.md#nats-py-attempts)."""
+    if client is not None and not client.is_connected and client._transport is not None:  # noqa: SLF001
+        client._transport.close()  # type: ignore[no-untyped-call]  # noqa: SLF001
 
 
 async def _close(client: Client) -> None:

@@ -1,20 +1,27 @@
-"""NATS servers with a password, with TLS, and in a cluster: what the bridge does with each."""
+"""NATS servers with a password, with TLS, in a cluster, slow, and away: what the bridge does with each."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, ExitStack
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
 
+from sse_keepalive_proxy.bridge import connection
 from sse_keepalive_proxy.demo.tokens import new_tokens
 from tests.support.authority import Authority
-from tests.support.instance import Instance, config
+from tests.support.instance import EVENT_SOURCE, Instance, config
+from tests.support.looping import in_loop, soon
 from tests.support.nats import nats_server, publisher, send
-from tests.support.programs import free_port
+from tests.support.programs import Program, free_port
+from tests.support.proxy_process import running_proxy
+from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, stream_head
 from tests.support.running import on_each_loop
 
@@ -124,3 +131,114 @@ async def test_a_cluster_of_which_a_server_dies_serves_on(tmp_path: Path) -> Non
         client = await stack.enter_async_context(publisher(ports[1]))
         await proxy.until(lambda: proxy.metric("bridge_connected"))
         await fills(stack, proxy, client)
+
+
+def lines(text: str, what: str) -> int:
+    """How many lines of a log say `what`."""
+    return sum(what in line for line in text.splitlines())
+
+
+@in_loop
+async def test_a_proxy_is_ready_without_nats_and_says_once_each_time_that_it_is_lost(tmp_path: Path) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream(SILENT))
+        text = config(upstream, stream(f"nats://127.0.0.1:{port}", more="keepalive: {interval: 200ms}"))
+        proxy = stack.enter_context(running_proxy(tmp_path, config=text))
+        page = await stack.enter_async_context(await RawClient.connect(proxy.url))
+        page.request(f"/events?access_token={TOKENS.issue(7)}", EVENT_SOURCE)
+        await page.wait_for(b"connection_confirmed")  # NATS was never there
+
+        async def without_nats(lost: int) -> None:
+            await soon(lambda: lines(proxy.log, "no connection to NATS") == lost, within=15.0)
+            assert proxy.metric("sse_proxy_bridge_connected", route="events") == 0
+            assert await asyncio.to_thread(proxy.admin, "/readyz") == (200, "ready\n")
+            pings = page.body.count(b":ping")
+            await page.wait_for(lambda page: page.body.count(b":ping") >= pings + 3)
+
+        await without_nats(1)
+        for life in (1, 2):
+            with nats_server(tmp_path, port):
+                await asyncio.to_thread(
+                    proxy.wait_for_metric, "sse_proxy_bridge_connected", 1, within=15, route="events"
+                )
+                async with publisher(port) as client:
+                    await send(client, "chat", {"to": 7, "text": f"life {life}"})
+                await page.wait_for(f"life {life}".encode())
+            await without_nats(life + 1)
+        assert lines(proxy.log, "connected to NATS") == 2
+        assert page.ending is None
+
+
+@contextmanager
+def frozen(program: Program) -> Iterator[None]:
+    """A program that does nothing until the block ends. The kernel still accepts connections for it."""
+    os.kill(program.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED)  # each of its threads stands still
+    try:
+        yield
+    finally:
+        os.kill(program.pid, signal.SIGCONT)
+
+
+async def pinged(page: RawClient) -> None:
+    """Wait for some more pings."""
+    pings = page.body.count(b":ping")
+    await page.wait_for(lambda page: page.body.count(b":ping") >= pings + 5)
+
+
+@in_loop
+async def test_what_a_slow_server_has_comes_late_and_once(tmp_path: Path) -> None:
+    with nats_server(tmp_path) as (program, port):
+        async with AsyncExitStack() as stack:
+            upstream = await stack.enter_async_context(RawUpstream(SILENT))
+            text = stream(f"nats://127.0.0.1:{port}", more="keepalive: {interval: 50ms}")
+            proxy = await stack.enter_async_context(Instance(config(upstream, text)))
+            clients = await stack.enter_async_context(AsyncExitStack())
+            await proxy.until(lambda: proxy.metric("bridge_connected"))
+            page = await clients.enter_async_context(
+                await proxy.event_source(f"/events?access_token={TOKENS.issue(7)}")
+            )
+            await page.wait_for(b"connection_confirmed")
+            client = await stack.enter_async_context(publisher(port))
+            for number in range(3):
+                with frozen(program):
+                    await client.publish("chat", b'{"to": 7, "text": %d}' % number)
+                    await pinged(page)
+                    assert b"data: %d\n" % number not in page.body
+                await page.wait_for(b"data: %d\n" % number)
+            assert [event.data for event in page.events][1:] == ["0", "1", "2"]
+            assert proxy.metric("bridge_connected") == 1
+
+
+@on_each_loop
+async def test_a_frozen_server_is_lost_like_one_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, seconds in (("_PING_INTERVAL", 0.1), ("_CONNECT_TIMEOUT", 0.3), ("_RECONNECT_WAIT", 0.1)):
+        monkeypatch.setattr(connection, name, seconds)
+    caplog.set_level(logging.WARNING, "sse_keepalive_proxy.bridge")
+    with nats_server(tmp_path) as (program, port):
+        async with AsyncExitStack() as stack:
+            upstream = await stack.enter_async_context(RawUpstream(SILENT))
+            text = stream(f"nats://127.0.0.1:{port}", more="keepalive: {interval: 50ms}")
+            clients = await stack.enter_async_context(AsyncExitStack())
+            with frozen(program):  # at the start
+                proxy = await stack.enter_async_context(Instance(config(upstream, text)))
+                page = await clients.enter_async_context(
+                    await proxy.event_source(f"/events?access_token={TOKENS.issue(7)}")
+                )
+                await page.wait_for(b"connection_confirmed")
+                await soon(lambda: lines(caplog.text, "no connection to NATS") == 1)
+                await pinged(page)
+            client = await stack.enter_async_context(publisher(port))
+            for lost in (2, 3):
+                await proxy.until(lambda: proxy.metric("bridge_connected"))
+                await send(client, "chat", {"to": 7, "text": lost})
+                await page.wait_for(b"data: %d\n" % lost)
+                with frozen(program):
+                    await proxy.until(lambda: not proxy.metric("bridge_connected"))
+                    await pinged(page)
+                    assert lines(caplog.text, "no connection to NATS") == lost
+            await proxy.until(lambda: proxy.metric("bridge_connected"))
+            assert page.ending is None
