@@ -263,20 +263,6 @@ async def test_nothing_is_written_into_a_block_of_upstream(nats: int) -> None:
 
 
 @on_each_loop
-async def test_what_cannot_be_read_is_counted_and_harms_nothing(nats: int) -> None:
-    async with scene(nats, bridged(nats), SILENT) as (_, proxy, client, stack):
-        mine = await joined(stack, proxy)
-        for bad in (b"", b"no json", b"\xff", b"[" * 5000, b'{"text": NaN}', b"{" + b"x" * 900_000):
-            await send(client, "chat.1", bad)
-        await send(client, "chat.1", {"id": 1, "to": [7]})  # `when` is null
-        await send(client, "chat.1", {"id": 1, "text": "x", "to": {"a": 1}})
-        await send(client, "chat.1", message(3, 99))
-        await send(client, "chat.1", message(4))
-        await mine.wait_for(lambda each: ids(each) == [4])
-        assert counted(proxy) == {"filled": 1, "invalid": 6, "no_subscriber": 2}
-
-
-@on_each_loop
 async def test_a_server_that_goes_and_comes_back_harms_no_stream(tmp_path: Path) -> None:
     port = free_port()
     async with AsyncExitStack() as stack:
@@ -338,20 +324,6 @@ def _connections(monitor: int) -> tuple[int, int]:
     with urllib.request.urlopen(f"http://127.0.0.1:{monitor}/connz") as answer:
         found = json.loads(answer.read())["connections"]
     return len(found), sum(each["subscriptions"] for each in found)
-
-
-@on_each_loop
-async def test_a_burst_delays_no_ping(nats: int) -> None:
-    stream = bridged(nats, more="keepalive: {interval: 20ms}")
-    async with scene(nats, stream, SILENT, SILENT) as (_, proxy, client, stack):
-        mine, quiet = await joined(stack, proxy, 7), await joined(stack, proxy, 8)
-        for number in range(10_000):
-            await client.publish("chat.1", json.dumps(message(number)).encode())
-        await mine.wait_for(lambda each: each.body.count(b"message ") == 10_000, within=25.0)
-        assert ids(mine) == list(range(10_000))
-        filled = [each.at for each in mine.body_arrivals if b"message " in each.data]
-        pings = [each.at for each in quiet.body_arrivals if b":ping" in each.data]
-        assert any(filled[0] < at < filled[-1] for at in pings)
 
 
 @on_each_loop
