@@ -89,6 +89,28 @@ async def test_a_server_that_refuses_the_password_harms_no_stream_and_is_logged_
     assert "wrong-one" not in caplog.text
 
 
+@in_loop
+async def test_a_server_that_refuses_the_password_for_a_time_is_asked_until_it_accepts_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream(SILENT))
+        text = stream(f"nats://127.0.0.1:{port}", more="  user: me\n  password: secret")
+        proxy = await stack.enter_async_context(Instance(config(upstream, text)))
+        for password in ("secret", "changed", "secret"):
+            with nats_server(tmp_path, port, "--user", "me", "--pass", password) as (server, _):
+                if password == "secret":
+                    await proxy.until(lambda: proxy.metric("bridge_connected"))
+                else:
+                    await soon(
+                        lambda server=server: lines(server.log, "authentication error") >= 3, within=15.0
+                    )
+                    assert not proxy.metric("bridge_connected")
+            await proxy.until(lambda: not proxy.metric("bridge_connected"))
+    assert lines(caplog.text, "no connection to NATS") == 2  # lost, and lost again
+
+
 @on_each_loop
 async def test_a_server_with_tls_is_verified_by_the_given_authority(tmp_path: Path) -> None:
     authority = Authority(tmp_path)

@@ -95,10 +95,10 @@ class Slow(Flow):
 
 
 def bridge(
-    mode: BridgeMode = BridgeMode.REPLACE, grace: float = 1.0
+    mode: BridgeMode = BridgeMode.REPLACE, grace: float = 1.0, data: str = "n"
 ) -> tuple[RouteBridge, Connection, list[str]]:
     """A bridge, its connection, and what it has said when it was released."""
-    subject = BridgeSubject("chat", "to", frames=(BridgeFrame("", "n"),))
+    subject = BridgeSubject("chat", "to", frames=(BridgeFrame("", data),))
     policy = Bridge(NatsServers(("nats://a",)), "sub", (subject,), mode, grace)
     connection, released = Connection(), list[str]()
     metrics = RouteMetrics(lambda at: at)
@@ -305,3 +305,22 @@ async def test_what_waits_for_upstream_is_written_when_the_stream_ends() -> None
     place(flow).finish()
     place(flow).close()
     assert flow.written == b"data: 1\n\n"
+
+
+# Messages that cannot be read.
+
+
+@in_loop
+async def test_what_cannot_be_read_is_logged_once_in_a_minute_for_each_kind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (route, connection, _), clock = bridge(data="sum(n)"), [0.0]
+    route.now = lambda: clock[0]
+    receive = connection.receivers["chat"]
+    for at, lines in ((0.0, 2), (59.9, 2), (60.0, 4), (119.9, 4), (1000.0, 6)):
+        clock[0] = at
+        for _ in range(3):
+            receive(b"no json", 0)
+            receive(b'{"to": "a", "n": [[1]]}', 0)  # `sum` of an array of arrays
+        assert len([each for each in caplog.records if "cannot be read" in each.getMessage()]) == lines
+    assert route.metrics.bridge_events[Outcome.INVALID] == 30
