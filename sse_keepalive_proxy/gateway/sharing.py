@@ -20,6 +20,7 @@ from sse_keepalive_proxy.gateway.passthrough import first_line
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target
 from sse_keepalive_proxy.http.cursors import find_cursors
+from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import encode_head
 from sse_keepalive_proxy.http.request import ClientRequest
 from sse_keepalive_proxy.http.response import ResponseHead
@@ -69,9 +70,9 @@ class Groups:
 
     def accept(self, group: Group, credential: Credential) -> None:
         """Note that upstream has accepted `credential` for `group`."""
-        for unused in group.forget_unused(self.share.trust):
+        for unused in group.credentials.forget_unused(group.route.now() - self.share.trust):
             self._forget(group, unused)
-        group.accept(credential)
+        group.credentials.accept(credential)
         self._accepted[credential.fingerprint] = group, credential
 
     def remove(self, group: Group) -> None:
@@ -205,11 +206,17 @@ class SharedOpening:
         if self.known and (group is None or not self._in_log(group)):
             answer = await ask(attempt)  # only upstream may know what came after this id
             return replace(answer, gap=GapReason.UNKNOWN) if answer.head.is_event_stream else answer
-        asked_at = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time
+        asked_at = now()
+
+        def sent(_: Exchange) -> None:
+            nonlocal asked_at
+            asked_at = now()  # of several attempts, the last one counts
+
         head = self.bare if group is None or group.is_full else group.request(self.bare)
         answered = None if group is None else group.ask()
         try:
-            answer = await ask(replace(attempt, head=head + b"\r\n"))
+            answer = await ask(replace(attempt, head=head + b"\r\n", sent=sent))
             if answer.head.is_encoded or not answer.head.is_event_stream:
                 return answer
             if begins_event_stream(answer.exchange.early) is False:

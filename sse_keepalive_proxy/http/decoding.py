@@ -14,6 +14,9 @@ from sse_keepalive_proxy.wire.codings import Decoder
 
 __all__ = ["DecodedBody"]
 
+_LAST = 256 * 1024
+"""Bytes: about the most that is decoded at once when another body takes the place of this one."""
+
 
 class DecodedBody:
     """The body of `exchange` without its content coding: an exchange for its sink, and the exchange's sink.
@@ -81,6 +84,24 @@ class DecodedBody:
         self._sink = None
         self.pause()
         self._exchange.part(let_go)
+
+    def read_out(self) -> tuple[bytes, bool]:
+        """Return the decoded bytes that have come and that the sink has not got, about 256 KiB at most, and
+        whether the body is over. The sink does not get that end any more.
+        """
+        data, over = self._exchange.read_out()
+        self._coded += data
+        found, decoder = b"", self._decoder
+        try:
+            while (self._coded or decoder.more) and len(found) < _LAST:
+                data = b""
+                if not decoder.more:
+                    data, self._coded = self._coded, b""
+                found += decoder.decode(data)
+        except decoder.error:
+            self._exchange.close()
+            return found, True
+        return found, over or self._is_over
 
     # For the exchange, as its sink.
 

@@ -32,6 +32,9 @@ __all__ = ["Body", "Exchange", "Sink"]
 _READ_SIZE = 64 * 1024
 _MAX_CODING: Final = 64 * 1024
 _MAX_EARLY = 64 * 1024
+_LAST_READS = 4
+"""The most reads of what a connection has brought when another one takes its place."""
+
 _FIRST = 128
 
 
@@ -71,6 +74,11 @@ class Body(Protocol):
 
     def part(self, let_go: Callable[[Exchange], None]) -> None:
         """Give the exchange to `let_go`. The sink gets no more calls."""
+
+    def read_out(self) -> tuple[bytes, bool]:
+        """Return what upstream has sent and the sink has not got, and whether the body is over. The sink
+        does not get that end any more.
+        """
 
 
 class Exchange:
@@ -198,6 +206,36 @@ class Exchange:
         """
         self._sink = None
         let_go(self)
+
+    def read_out(self) -> tuple[bytes, bool]:
+        """Return the bytes that have come and that the sink has not got, about 256 KiB at most, and whether
+        the body is over. The sink does not get that end any more.
+
+        Of an encrypted connection, only what the event loop has read can be returned.
+        """
+        sink, self._sink = self._sink, None  # so the bytes are kept as those before `attach`
+        self._read_now()
+        early, self._early = self._early, None
+        over = self._complete or self._lost is not None
+        if sink is not None and not over:
+            self._sink = sink
+            if early is not None and len(early) > _MAX_EARLY:
+                self.resume()
+        return bytes(early or b""), over
+
+    def _read_now(self) -> None:
+        read_now = getattr(self._transport, "read_now", None)
+        if read_now is not None:
+            read_now(_LAST_READS)
+
+    def answered(self) -> ResponseHead | None:
+        """Return the response head if it has come and `response` has not returned it yet, otherwise None."""
+        if self._sink is None:
+            self._read_now()
+        head = self._head
+        if head is None or not head.done() or head.cancelled() or head.exception() is not None:
+            return None
+        return head.result()
 
     def splice(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to `protocol` after a 101. Return its transport. `surplus` holds the bytes

@@ -8,7 +8,6 @@ upstream ends it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +17,8 @@ from sse_keepalive_proxy.http.chunked import chunk
 from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.live import stream_log
-from sse_keepalive_proxy.live.held import part
-from sse_keepalive_proxy.live.membership import Credential, Membership
+from sse_keepalive_proxy.live.held import can_say_so, part
+from sse_keepalive_proxy.live.membership import Credential, Credentials, Member, Membership
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.relay import Relay
 from sse_keepalive_proxy.live.returning import missed_by
@@ -81,10 +80,10 @@ class Group(Source):
         self._asks = 0  # the clients that ask upstream for their own streams now
         self._has_ended = False  # upstream's stream; another one may take its place
         self._waits = False  # whether the last member wanted upstream to be opened again after an end
-        self.credentials: list[Credential] = []
+        self.credentials = Credentials()
         self._asked_with: Credential | None = None  # in the latest attempt to open upstream again
-        self._asked_at = 0.0  # when it began
-        self._is_overtaken = False  # by an answer to a client that had asked before it
+        self._asked_at = 0.0  # when the stream that is read was asked for
+        self._is_overtaken = False  # an attempt goes on, and another stream is read meanwhile
         reconnect = route.policy.reconnect
         if reconnect is not None and reconnect.on_refusal is OnRefusal.KEEP:
             self.life.handle(messages.KeepUntil(_NEVER), self.opened_at)
@@ -114,20 +113,6 @@ class Group(Source):
         lost = self.life.state is State.RECONNECTING
         return self._reconnection.resuming(bare) if lost and self._reconnection is not None else bare
 
-    def accept(self, credential: Credential) -> None:
-        """Note that upstream has accepted `credential`, which is the newest now."""
-        if credential in self.credentials:
-            self.credentials.remove(credential)
-        self.credentials.append(credential)
-
-    def forget_unused(self, trust: float) -> list[Credential]:
-        """Forget and return credentials without a member that were accepted over `trust` seconds ago."""
-        until = self.route.now() - trust
-        gone = [known for known in self.credentials if not known.members and known.accepted_at < until]
-        for unused in gone:
-            self.credentials.remove(unused)
-        return gone
-
     def _adopt(self, body: Body, of: Membership) -> None:
         """Read upstream's stream from `body`, which upstream has accepted for a client. The older one is
         closed. A server with one place for each user has ended it already, or ends this one for an attempt
@@ -136,44 +121,73 @@ class Group(Source):
         if self.life.close_reason is not None or self.flow.in_part:
             body.part(self.let_go)
             return
-        if self._reconnection is not None:
-            if self._exchange is None or self._is_overtaken:
-                self._is_overtaken = self._reconnection.busy and self._asked_at >= of.asked_at
-                if not self._is_overtaken:
-                    self._reconnection.cancel()
-            self._reconnection.ask_with(of.credential.bare)
-        self._replace(body, of.asked_at, resumed=of.resumes)
+        present = self._exchange
+        if present is not None and (of.resumes or of.asked_at < self._asked_at):
+            data, over = present.read_out()
+            if not over:  # it stays; a server with one place for each user has ended the other one
+                if not of.resumes:  # otherwise the present one has brought the same events
+                    self.flow.insert(body.read_out()[0])
+                body.part(self.let_go)
+            if data:
+                self.flow.data(data)
+            if not over:
+                return
+        attempts, came = self._reconnection, b""
+        if attempts is not None:
+            sent_at = attempts.sent_at if attempts.busy else None
+            self._is_overtaken = sent_at is not None and sent_at >= of.asked_at
+            if not self._is_overtaken:
+                came = b"" if of.resumes else attempts.read_out()
+                attempts.cancel()
+            attempts.ask_with(of.credential.bare)
+        self._replace(body, of.asked_at, resumed=of.resumes, came=came)
 
-    def _replace(self, body: Body, asked_at: float, *, resumed: bool) -> None:
+    def _replace(self, body: Body, asked_at: float, *, resumed: bool, came: bytes = b"") -> None:
+        """Read `body`, after what the present stream has brought and what `came` on another one since."""
+        self._read_out()
+        if self.life.close_reason is not None:
+            body.part(self.let_go)
+            return
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.part(self.let_go)
         if exchange is not None or self._has_ended:
             self.flow.start_over()
-        self._has_ended = False
+        self._has_ended, self._asked_at = False, asked_at
         if self.life.opened_at is None:
             self._open(body)
             return
         self._exchange, self._events_before = body, self.flow.events
         self._handle(messages.Replaced(asked_at, resumed))
-        body.attach(self.flow)
+        if came:
+            self.flow.insert(came)
+        if self.life.close_reason is None:
+            body.attach(self.flow)
 
-    @property
-    def _newest(self) -> Credential | None:
-        """The credential with which upstream is asked again: the newest accepted of the members."""
-        usable = [known for known in self.credentials if not known.refused]
-        known = [each for each in usable if each.members] or usable
-        return known[-1] if known else None
+    def _read_out(self) -> None:
+        """Deliver what the present stream has brought and was not read yet."""
+        if self._exchange is not None and (data := self._exchange.read_out()[0]):
+            self.flow.data(data)
 
     def _reopen(self) -> None:
-        self._asked_with, self._asked_at = self._newest, self.route.now()
-        if self._reconnection is not None:
-            if self._is_overtaken:
-                self._is_overtaken = False
-                self._reconnection.cancel()
-            if self._asked_with is not None:
-                self._reconnection.ask_with(self._asked_with.bare)
+        if self._is_overtaken:  # an attempt is under way already
+            self._is_overtaken = False
+            self._end_if_due()
+            return
+        self._asked_with = self.credentials.newest
+        if self._reconnection is not None and self._asked_with is not None:
+            self._reconnection.ask_with(self._asked_with.bare)
         super()._reopen()
+
+    def _abandon(self) -> None:
+        """End the attempt, unless it has brought a stream: the old one may have ended for that."""
+        attempts = self._reconnection
+        if attempts is None or self._is_overtaken:
+            return
+        may_replace = self.life.reopens and not attempts.resumes and not self.flow.unfinished
+        self._is_overtaken = may_replace and attempts.is_answered
+        if not self._is_overtaken:
+            attempts.cancel()
 
     def _accepted(self) -> None:
         if self._asked_with is not None:
@@ -181,7 +195,12 @@ class Group(Source):
 
     def reopened(self, answer: Answer) -> None:
         """Handle a stream from upstream. If the attempt was overtaken, this one is still the newest."""
-        if not self._is_overtaken:
+        if (attempts := self._reconnection) is not None:
+            if not attempts.resumes:
+                self._read_out()  # a stalled stream may have spoken
+            self._asked_at = attempts.sent_at or 0.0
+        if not self._is_overtaken and self.life.state not in (State.FLOWING, State.DRAINING):
+            self._has_ended = False
             super().reopened(answer)
             return
         self._is_overtaken = False
@@ -196,35 +215,38 @@ class Group(Source):
     def not_reopened(
         self, failed: messages.NotOpened, late: LateStatus, cause: UpstreamError | ResponseHead
     ) -> None:
-        """Handle an error of upstream, or an answer without a stream. While upstream is lost, a refusal
-        concerns the clients of one credential; upstream is asked again with another one, if there is any. The
-        failure of an attempt that was overtaken ends no stream.
+        """Handle an error of upstream, or an answer without a stream. A refusal concerns the clients of one
+        credential; upstream is asked again with another one, if there is any. It ends no stream while
+        another one of upstream is read.
         """
         if self._is_overtaken:
             self._is_overtaken = False
             self.route.metrics.upstream_reconnects[ReconnectResult.FAILED] += 1
             self._end_if_due()
             return
-        asked, lost = self._asked_with, self._exchange is None
-        if failed.reason is CloseReason.UNAUTHORIZED and not failed.again and asked is not None and lost:
-            asked.refused = True
-            self._dismiss_refused(asked, late)
-            if self._newest is not None:
-                failed = messages.NotOpened(failed.reason, again=True, at_least=failed.at_least)
+        asked = self._asked_with
+        if failed.reason is CloseReason.UNAUTHORIZED and not failed.again and asked is not None:
+            if self._exchange is not None:
+                self.credentials.put_back(asked)
+            else:
+                asked.refused = True
+                self._dismiss_refused(asked, late)
+                if self.credentials.newest is not None:
+                    failed = messages.NotOpened(failed.reason, again=True, at_least=failed.at_least)
         super().not_reopened(failed, late, cause)
 
     def _dismiss_refused(self, refused: Credential, late: LateStatus) -> None:
         """End the clients of a credential that upstream has refused, or let them wait until it expires."""
         policy = self.route.policy.reconnect
-        keeps = policy is not None and policy.on_refusal is OnRefusal.KEEP
-        for each in (*self._members, *self._arriving):
-            if each.credential is not refused or each.member is None:
-                continue
-            if not keeps:
-                each.member.group_over(CloseReason.UNAUTHORIZED, late)
-            elif refused.expires_at is not None:
-                lives = refused.expires_at - time.time()
-                each.member.leave(self.route.now() + lives, CloseReason.UNAUTHORIZED)
+        if policy is not None and policy.on_refusal is OnRefusal.KEEP:
+            refused.keep_until_expiry(self.route.now())
+            return
+        for member in self._members_of(refused):
+            member.group_over(CloseReason.UNAUTHORIZED, late)
+
+    def _members_of(self, credential: Credential) -> list[Member]:
+        places = (*self._members, *self._arriving)
+        return [each.member for each in places if each.credential is credential and each.member is not None]
 
     def ask(self) -> Callable[[], None]:
         """Note that a client asks upstream for the same stream. Return what is to be called when upstream has
@@ -347,17 +369,12 @@ class Group(Source):
         flow.id_seen = self.flow.id_seen
         if self.flow.opaque:
             flow.become_opaque()
-        gap, missed = membership.gap, b""
-        if membership.last_id and gap is None:
-            found = missed_by(membership, self.log, self.flow)
-            if isinstance(found, GapReason):
-                gap = found
-            else:
-                missed = b"".join(found)
-                self.route.metrics.replayed_events += len(found)
-        if gap is not None:
-            member.missed(gap)
-        if missed:
+        found = missed_by(membership, self.log, self.flow)
+        if isinstance(found, GapReason):
+            member.missed(found)
+        elif found:
+            missed = b"".join(found)
+            self.route.metrics.replayed_events += len(found)
             flow.share(self.flow, missed, chunk(missed), len(found), True, self.route.now())
         flow.join(self.flow)
         if over is not None:
@@ -394,27 +411,14 @@ class Group(Source):
     def _linger_over(self) -> None:
         """Decide about upstream's stream, which no client reads: it may be held for longer."""
         hold = self.route.policy.hold
-        if self._is_held or hold is None or hold <= self._share.linger:
-            self._is_held = True
-            self._handle(messages.Fault(CloseReason.CLIENT_GONE))
-            return
-        if self._exchange is None or self._can_say_so():  # an attempt that is under way may be held
+        self._is_held = self._is_held or hold is None or hold <= self._share.linger
+        if self._is_held or hold is None or self._exchange is None or can_say_so(self):
+            # an attempt that is under way may be held
             self._handle(messages.Fault(CloseReason.CLIENT_GONE))
             return
         self._is_held = True
         self._until = self._empty_since + hold
         self._arm()
-
-    def _can_say_so(self) -> bool:
-        """Whether it can be published that the last client has gone. If it should be, and cannot, this is
-        counted.
-        """
-        if self.route.policy.publish is None:
-            return False
-        if self.notice is not None and self.notice.can_be_published:
-            return True
-        self.route.metrics.leave_publishes["failed"] += 1
-        return False
 
     def let_go(self, exchange: Exchange) -> None:
         """Take `exchange`, to be closed, or held as the policy says if that has not been done."""
@@ -453,12 +457,13 @@ class Group(Source):
     def _due(self) -> float | None:
         if self.life.close_reason is not None:
             return None
-        due = None if self._is_held else self.life.next_deadline()
-        if self._until is None or (due is not None and due < self._until):
-            return due
-        return self._until
+        due = [None if self._is_held else self.life.next_deadline(), self._until, self.credentials.leaves_at]
+        return min((at for at in due if at is not None), default=None)
 
     def _handle_timer(self, now: float) -> None:
+        for refused in self.credentials.expired(now):
+            for member in self._members_of(refused):
+                member.leave(now, CloseReason.UNAUTHORIZED)
         if self._until is not None and now >= self._until:
             self._linger_over()
         elif self._is_held:

@@ -20,7 +20,7 @@ from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.observe.log import log_line
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
 
-__all__ = ["Departed", "part"]
+__all__ = ["Departed", "can_say_so", "part"]
 
 _ENDS_ITSELF = 2.0
 """Seconds that upstream has to end its stream itself, after what `leave.publish` has said."""
@@ -57,6 +57,18 @@ def part(stream: Departed, exchange: Exchange, hold: float | None, *, at_once: b
         held.drop()
     elif not held.is_over:
         route.registry.held.add(held)
+
+
+def can_say_so(stream: Departed) -> bool:
+    """Return whether it can be published that the client of `stream` has gone. If it should be, and cannot,
+    this is counted.
+    """
+    if stream.route.policy.publish is None:
+        return False
+    if stream.notice is not None and stream.notice.can_be_published:
+        return True
+    stream.route.metrics.leave_publishes["failed"] += 1
+    return False
 
 
 class _Held:

@@ -1,8 +1,9 @@
-"""A client's place in a group: for its stream, the body of upstream's answer."""
+"""A client's place in a group: for its stream, the body of upstream's answer. The credentials of a group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from sse_keepalive_proxy.http.exchange import Body, Exchange, Sink
@@ -14,7 +15,7 @@ from sse_keepalive_proxy.stream.messages import Announce, CloseReason
 from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.stream.states import State
 
-__all__ = ["Credential", "Member", "Membership", "Sharing"]
+__all__ = ["Credential", "Credentials", "Member", "Membership", "Sharing"]
 
 
 class Member(Protocol):
@@ -67,12 +68,15 @@ class Credential:
     takes it. `head`: that of upstream's answer, for clients that join without asking, as bytes: a
     `ResponseHead` takes ten times the memory. `selected`: a fingerprint of the request fields by which
     upstream has chosen this answer, those of `varies`; None: every client must ask. `accepted_at` is on the
-    loop's clock, `expires_at` in Unix seconds. `members`: how many clients came with it.
+    loop's clock, `expires_at` in Unix seconds. `members`: how many clients came with it. `leaves_at`: when
+    they leave, on the loop's clock, because upstream has refused it; None: not for this reason.
     """
 
+    leaves_at: float | None
+
     __slots__ = (
-        "accepted_at", "bare", "expires_at", "fingerprint", "head", "members", "refused", "selected",
-        "varies",
+        "accepted_at", "bare", "expires_at", "fingerprint", "head", "leaves_at", "members", "refused",
+        "selected", "varies",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +97,63 @@ class Credential:
     def accepted(self, head: bytes, varies: tuple[bytes, ...], selected: bytes | None, now: float) -> None:
         """Note that upstream has accepted it at `now`, and the answer."""
         self.head, self.varies, self.selected, self.accepted_at = head, varies, selected, now
-        self.refused = False
+        self.refused, self.leaves_at = False, None
+
+    def keep_until_expiry(self, now: float) -> None:
+        """Let its clients leave when it expires, if upstream does not accept it again before."""
+        if self.expires_at is not None:
+            self.leaves_at = now + self.expires_at - time.time()
+
+
+class Credentials:
+    """The credentials of a group, the newest accepted last."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: list[Credential] = []
+
+    def __iter__(self) -> Iterator[Credential]:
+        return iter(self._known)
+
+    def accept(self, credential: Credential) -> None:
+        """Note that upstream has accepted `credential`, which is the newest now."""
+        if credential in self._known:
+            self._known.remove(credential)
+        self._known.append(credential)
+
+    def forget_unused(self, until: float) -> list[Credential]:
+        """Forget and return those without a client that were accepted before `until` (loop time)."""
+        gone = [known for known in self._known if not known.members and known.accepted_at < until]
+        for unused in gone:
+            self._known.remove(unused)
+        return gone
+
+    @property
+    def newest(self) -> Credential | None:
+        """That with which upstream is asked again: the newest accepted of the clients, not refused since."""
+        usable = [known for known in self._known if not known.refused]
+        known = [each for each in usable if each.members] or usable
+        return known[-1] if known else None
+
+    def put_back(self, credential: Credential) -> None:
+        """Ask upstream with each other one before `credential`."""
+        if credential in self._known:
+            self._known.remove(credential)
+            self._known.insert(0, credential)
+
+    @property
+    def leaves_at(self) -> float | None:
+        """The next time at which clients leave because upstream has refused their credential, or None."""
+        times = [known.leaves_at for known in self._known if known.leaves_at is not None and known.members]
+        return min(times, default=None)
+
+    def expired(self, now: float) -> list[Credential]:
+        """Return those whose clients must leave at `now`. Each is returned once."""
+        due = [known for known in self._known if known.leaves_at is not None and now >= known.leaves_at]
+        for known in due:
+            known.leaves_at = None
+        return due
 
 
 class Membership:
@@ -150,6 +210,10 @@ class Membership:
     def close(self) -> None:
         """Leave the group. The member gets no more calls."""
         self.group.exit(self)
+
+    def read_out(self) -> tuple[bytes, bool]:
+        """Return nothing: the group reads upstream."""
+        return b"", False
 
     def part(self, let_go: Callable[[Exchange], None]) -> None:  # noqa: ARG002 (upstream is the group's)
         """Leave the group, which looks after upstream."""

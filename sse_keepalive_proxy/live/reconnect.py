@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sse_keepalive_proxy.errors import UpstreamError, UpstreamReset
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target, abandon, status_of
 from sse_keepalive_proxy.http.cursors import Cursors
-from sse_keepalive_proxy.http.exchange import Exchange
+from sse_keepalive_proxy.http.exchange import Body, Exchange
 from sse_keepalive_proxy.http.response import ResponseHead
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.late_error import LateStatus
@@ -66,8 +66,8 @@ class Reconnection:
     """
 
     __slots__ = (
-        "_always", "_asked", "_bare", "_callbacks", "_cursors", "_fresh", "_in_vain", "_known", "_make",
-        "_named", "_policy", "_target", "_task", "wait",
+        "_always", "_asked", "_bare", "_callbacks", "_cursors", "_exchange", "_fresh", "_in_vain", "_known",
+        "_make", "_named", "_policy", "_target", "_task", "sent_at", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +90,8 @@ class Reconnection:
         self._in_vain = 0
         self._task: asyncio.Task[Answer] | None = None
         self._callbacks: AttemptCallbacks | None = None
+        self._exchange: Exchange | None = None  # that of the current attempt, when its request was sent
+        self.sent_at: float | None = None  # when the latest attempt has sent its request, if it has
         self.wait = 0.0  # seconds, from the last `retry` of upstream
 
     @property
@@ -143,8 +145,12 @@ class Reconnection:
             bare = self._cursors.renewed(self._known)
         self._asked, self._named = self._known, False
         head = self.resuming(bare) + b"\r\n"
-        attempt = Attempt(self._target, head, let_go=callbacks.let_go, in_turn=True)
+        self.sent_at = None
+        attempt = Attempt(self._target, head, sent=self._sent, let_go=callbacks.let_go, in_turn=True)
         self.await_answer(spawn(attempt.make() if self._make is None else self._make(attempt)), callbacks)
+
+    def _sent(self, exchange: Exchange) -> None:
+        self._exchange, self.sent_at = exchange, asyncio.get_running_loop().time()
 
     def resuming(self, bare: bytes) -> bytes:
         """Return `bare` with the id of the last event, if there is one, and without the final blank line."""
@@ -168,7 +174,7 @@ class Reconnection:
     def cancel(self) -> bool:
         """Cancel the current attempt. Return whether there was one."""
         attempt, callbacks = self._task, self._callbacks
-        self._task = self._callbacks = None
+        self._task = self._callbacks = self._exchange = None
         if callbacks is not None:
             self._target.openings.forget(callbacks)
         if attempt is None:
@@ -176,10 +182,36 @@ class Reconnection:
         abandon(attempt)
         return True
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether upstream has answered the current attempt with a stream, which is not handled yet."""
+        return self._accepted() is not None
+
+    def read_out(self) -> bytes:
+        """Return the bytes that have come of the stream with which upstream has answered the current attempt.
+        It must then be cancelled.
+        """
+        body = self._accepted()
+        return b"" if body is None else body.read_out()[0]
+
+    def _accepted(self) -> Body | None:
+        attempt, exchange = self._task, self._exchange
+        if attempt is None or exchange is None:
+            return None
+        body: Body = exchange
+        if not attempt.done():
+            head = exchange.answered()
+        elif attempt.cancelled() or attempt.exception() is not None:
+            return None
+        else:
+            head, body = attempt.result().head, attempt.result().body
+        is_stream = head is not None and no_stream(head, self._policy, 0.0, opened=True) is None
+        return body if is_stream else None
+
     def _over(self, attempt: asyncio.Task[Answer]) -> None:
         if attempt is not self._task:
             return  # it was cancelled
-        callbacks, self._callbacks, self._task = self._callbacks, None, None
+        callbacks, self._callbacks, self._task, self._exchange = self._callbacks, None, None, None
         if callbacks is None or attempt.cancelled():
             return
         error = attempt.exception()

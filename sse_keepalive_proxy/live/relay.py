@@ -149,6 +149,18 @@ class Relay:
         except Exception as error:  # noqa: BLE001 (it is logged)
             self._control.fail(error)
 
+    def insert(self, data: bytes) -> None:
+        """Relay the whole blocks in `data`, which came on another connection to upstream than the one that is
+        read.
+        """
+        try:
+            if blocks := Framer(self._route.policy.max_event, sure=True).feed(data):
+                self._forward(blocks)
+        except EventTooLarge:
+            pass  # of a connection that is not read any more
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            self._control.fail(error)
+
     def _forward(self, data: bytes, read: tuple[int, bool] | None = None) -> None:
         """Write whole blocks, or bytes that were `read` before: how many events begin in them, and whether
         they are a sign of life.

@@ -10,9 +10,14 @@ __all__ = ["missed_by"]
 
 
 def missed_by(membership: Membership, log: ReplayLog | None, flow: Relay) -> list[bytes] | GapReason:
-    """Return the blocks after the client's last id: from the group's log, or by the position in the id from
-    the memory of the bridge. Return the reason if neither has them all. `flow`: the relay of the group.
+    """Return the blocks after the client's last id, if it has one: from the group's log, or by the position
+    in the id from the memory of the bridge. Return the reason if neither has them all. `flow`: the relay of
+    the group.
     """
+    if membership.gap is not None:
+        return membership.gap
+    if not membership.last_id:
+        return []
     bridge, membership.bridge = membership.bridge, None
     position = position_in(membership.last_id)
     if log is None:

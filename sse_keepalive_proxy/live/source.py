@@ -237,8 +237,7 @@ class Source:
                 case messages.Reopen():
                     self._reopen()
                 case messages.Abandon():
-                    if self._reconnection is not None:
-                        self._reconnection.cancel()
+                    self._abandon()
                 case messages.Release():
                     self.flow.release()
                 case messages.Announce(gap=gap):
@@ -263,6 +262,11 @@ class Source:
         """Ask upstream again."""
         if self._reconnection is not None:
             self._reconnection.start(self)
+
+    def _abandon(self) -> None:
+        """End the attempt to replace upstream's stream."""
+        if self._reconnection is not None:
+            self._reconnection.cancel()
 
     def fail(self, error: BaseException) -> None:
         """End this stream, and no other, after an unexpected exception."""

@@ -74,23 +74,26 @@ class SocketTransport:
         if self._buffer is not None and events != READ:
             self._write_ready()
 
-    def _read_ready(self) -> None:
+    def _read_ready(self) -> bool:
+        """Read once. Return whether there were bytes."""
         try:
             data = self._recv(_READ_SIZE)
         except _AGAIN:
-            return
+            return False
         except OSError as error:
             self._force_close(error)
-            return
+            return False
         if data:
             try:
                 self._protocol.data_received(data)
             except Exception as error:  # noqa: BLE001 (reported to the loop's handler)
                 self._fatal_error(error, "data_received")
-        elif not self._end_of_input():
+            return True
+        if not self._end_of_input():
             self.close()
         elif not self._closing:
             self._want(self._events & ~READ)
+        return False
 
     def _end_of_input(self) -> bool:
         """Report the peer's EOF to the protocol. Return whether the protocol keeps the connection open."""
@@ -181,6 +184,11 @@ class SocketTransport:
         """Call `data_received` again."""
         if self._reads and not self._closing:
             self._want(self._events | READ)
+
+    def read_now(self, reads: int) -> None:
+        """Read what the kernel has, in at most so many reads, also while reading is paused."""
+        while reads > 0 and self._reads and not self._closing and self._read_ready():
+            reads -= 1
 
     def close(self) -> None:
         """Stop reading, send the bytes in the buffer, then close."""

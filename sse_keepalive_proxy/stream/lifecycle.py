@@ -227,12 +227,12 @@ class Lifecycle:
         with one place for each user ends the old stream for it: that is no gap.
         """
         outage = self._outage
-        if self.state is State.RECONNECTING and outage is not None:
+        if outage is not None and (self._replacing or self.state is State.RECONNECTING):
             if outage.reason is not CloseReason.UPSTREAM_END or outage.began_at < asked_at:
                 return self._opened(0.0, resumed, now)
             self._enter(State.WAITING if self.stalled_since is None else State.STALLED)
         self.opened_at, self.finished_at = self._upstream_time(now), None
-        return self._keep()
+        return _NOTHING
 
     def _lost(self, reason: CloseReason, at_least: float, now: float) -> tuple[Command, ...]:
         """Upstream is lost: schedule a reconnect, or end the stream with `reason`."""

@@ -40,7 +40,7 @@ def test_an_accepted_request_is_known_until_its_group_is_removed() -> None:
     for credential in (a, b, a):
         stage.groups.accept(stage.group, credential)
     assert stage.groups.accepted(b"a") == (stage.group, a)
-    assert stage.group.credentials == [b, a]  # the newest is last
+    assert list(stage.group.credentials) == [b, a]  # the newest is last
     stage.groups.remove(stage.group)
     assert stage.groups.accepted(b"a") is None
     assert stage.groups.accepted(b"b") is None

@@ -112,3 +112,23 @@ async def test_a_closed_body_says_nothing_more() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert (len(sink.pieces), sink.ends, sink.errors) == (1, 0, [])
+
+
+@in_loop
+async def test_what_has_come_is_read_out_decoded_and_the_rest_comes_later() -> None:
+    sink = Heard()
+    exchange, body = begun(sink)
+    exchange.data_received(chunk(BOMB))
+    decoded, over = body.read_out()
+    assert 4 * STEP <= len(decoded) <= 5 * STEP
+    assert not over
+    exchange.data_received(LAST_CHUNK)
+    await sink.over()
+    assert sink.size + len(decoded) == SIZE
+
+
+@in_loop
+async def test_a_coding_that_is_broken_is_over_when_it_is_read_out() -> None:
+    exchange = Exchange(head_only=False)
+    exchange.data_received(CHUNKED + chunk(b"not gzip"))
+    assert DecodedBody(exchange, decoder_of((b"gzip",))).read_out() == (b"", True)

@@ -539,6 +539,74 @@ async def test_a_sender_that_waits_learns_that_the_connection_is_closed() -> Non
         it.upstream.transport.resume_reading()
 
 
+# What has come when another connection takes the place of this one.
+
+
+@on_each_loop
+async def test_bytes_that_have_come_are_read_out_in_the_same_turn_and_the_sink_goes_on() -> None:
+    async with asked([CHUNKED, HOLD]) as it:
+        await it.exchange.response(5.0)
+        assert it.exchange.read_out() == (b"", False)
+        it.upstream.put(chunk(b"1"))
+        assert it.exchange.read_out() == (b"1", False)
+        it.upstream.put(chunk(b"2"))
+        await asyncio.sleep(0)
+        sink = Heard()
+        it.exchange.attach(sink)
+        await sink.until(lambda: sink.body == b"2")
+        it.upstream.put(chunk(b"3"))
+        assert it.exchange.read_out() == (b"3", False)
+        it.upstream.put(chunk(b"4") + LAST_CHUNK)
+        await sink.over()
+        assert (sink.body, sink.ends) == (b"24", 1)
+
+
+@on_each_loop
+@pytest.mark.parametrize("end", [LAST_CHUNK, b"no chunk"])
+async def test_an_end_that_was_read_out_is_no_news_for_the_sink(end: bytes) -> None:
+    async with asked([CHUNKED, HOLD]) as it:
+        await it.exchange.response(5.0)
+        sink = Heard()
+        it.exchange.attach(sink)
+        it.upstream.put(chunk(b"1") + end)
+        assert it.exchange.read_out() == (b"1", True)
+        assert it.exchange.read_out() == (b"", True)
+        it.exchange.part(Exchange.close)
+        await soon(lambda: not it.dialer.open_connections)
+        assert (sink.body, sink.ends, sink.errors) == (b"", 0, [])
+
+
+@on_each_loop
+async def test_more_bytes_than_can_be_read_out_at_once_come_later() -> None:
+    async with asked([CHUNKED, HOLD]) as it:
+        await it.exchange.response(5.0)
+        sink = Heard()
+        it.exchange.attach(sink)
+        much = chunk(bytes(1 << 20))
+        sending = asyncio.ensure_future(it.upstream.send(much))
+        await sink.until(lambda: sink.size)
+        data, over = it.exchange.read_out()
+        assert len(data) <= 4 * 65536
+        assert not over
+        await sink.until(lambda: sink.size + len(data) == 1 << 20)
+        await sending
+
+
+@on_each_loop
+async def test_an_answer_can_be_looked_at_before_it_is_returned() -> None:
+    async with asked([HOLD]) as it:
+        answer = asyncio.ensure_future(it.exchange.response(5.0))
+        await asyncio.sleep(0)
+        assert it.exchange.answered() is None
+        await it.upstream.request()
+        it.upstream.put(CHUNKED + chunk(b"1"))
+        head = it.exchange.answered()
+        assert head is not None
+        assert it.exchange.read_out() == (b"1", False)
+        assert await answer is head
+        assert it.exchange.answered() is None
+
+
 # Endings from this side, and the switch.
 
 

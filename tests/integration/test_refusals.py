@@ -132,3 +132,22 @@ async def test_refused_clients_of_a_group_go_on_when_a_client_with_a_new_token_c
         assert any(event.type == "stream_recovered" for event in old.events)
         assert proxy.closed() == {}
         assert proxy.metric("share_groups") == 1
+
+
+@on_each_loop
+async def test_a_refused_client_of_a_group_stays_if_its_token_is_accepted_again(tmp_path: Path) -> None:
+    scripts: list[Script] = [SILENT, SILENT, SILENT, REFUSES, REFUSES, SILENT, SILENT]
+    async with route(tmp_path, *scripts, stream=SHARED + KEEPS) as (upstream, proxy, stack):
+        other = await opened(proxy, stack, token())
+        refused = await opened(proxy, stack, token(n=1, lives=2.0))
+        given = token(n=2, lives=1.5)
+        accepted = await opened(proxy, stack, given)
+        await (await upstream.connection(2)).send(LAST_CHUNK)
+        await proxy.until(lambda: proxy.metric("upstream_reconnects_total", result="reopened") == 1)
+        await opened(proxy, stack, given)
+        server = await upstream.connection(6)
+        await ended(refused)  # after the other one has expired
+        await server.send(chunk(b"data: 1\n\n"))
+        for client in (other, accepted):
+            await client.wait_for(b"data: 1\n\n")
+        assert proxy.closed() == {"unauthorized": 1}

@@ -9,6 +9,7 @@ assert a.data == ["1"]
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,13 +28,17 @@ from sse_keepalive_proxy.stream.policy import (
     Confirm,
     Family,
     Keepalive,
+    OnRefusal,
     Reconnect,
     ReconnectWhen,
     Share,
+    SignOfLife,
+    Stall,
+    StallAction,
     StreamPolicy,
     Terminator,
 )
-from tests.live.stage import HEAD, INTERVAL, Attempts, ClientSide, UpstreamSide, running
+from tests.live.stage import HEAD, INTERVAL, STALLED_AFTER, Attempts, ClientSide, UpstreamSide, running
 from tests.support import sse_reference
 from tests.support.clock import ManualClock
 from tests.support.http1 import Dechunker
@@ -68,28 +73,38 @@ class JoinedClient:
     @property
     def data(self) -> list[str]:
         """The data of upstream's events that it got."""
+        return [event.data for event in self.events if event.type == "message"]
+
+    @property
+    def events(self) -> list[sse_reference.Event]:
+        """All events that it got."""
         raw = b"".join(write.data for write in self.side.writes).removeprefix(HEAD)
-        events = sse_reference.parse(Dechunker().feed(raw)).events
-        return [event.data for event in events if event.type == "message"]
+        return sse_reference.parse(Dechunker().feed(raw)).events
+
+    @property
+    def gaps(self) -> int:
+        """How often it was told that upstream was away."""
+        return sum(event.type == "stream_recovered" for event in self.events)
 
 
 class GroupStage:
     """One group, `upstream` being the stream that was accepted last. `reconnects`: whether the group asks
-    upstream again.
+    upstream again, also in the place of a stream that is stalled for `STALLED_AFTER`.
     """
 
     fed = b""
 
-    def __init__(self, *, reconnects: bool = True) -> None:
+    def __init__(self, *, reconnects: bool = True, on_refusal: OnRefusal = OnRefusal.END) -> None:
         self.clock = ManualClock()
         self.share = Share("user.id")
-        again = Reconnect(when=ReconnectWhen.ALWAYS, delay=0.25, give_up_after=600.0)
+        again = Reconnect(when=ReconnectWhen.ALWAYS, delay=0.25, give_up_after=600.0, on_refusal=on_refusal)
         policy = StreamPolicy(
             confirm=Confirm(),
             keepalive=Keepalive(interval=INTERVAL),
-            stall=None,
+            stall=Stall(STALLED_AFTER, SignOfLife.EVENTS, action=StallAction.RECONNECT),
             reconnect=again if reconnects else None,
             share=self.share,
+            max_event=1000,
         )
         self.streams = Registry(100, None, held=10)
         self.metrics = Metrics(self.streams, self.clock)
@@ -117,20 +132,32 @@ class GroupStage:
         self.groups.add(group)
         return group
 
-    def credential(self, name: str) -> Credential:
-        """A credential that upstream has just accepted."""
-        fingerprint = name.encode()
+    def credential(self, name: str, lives: float | None = None) -> Credential:
+        """A credential that upstream has accepted just now. It lives so many seconds from its first use."""
+        fingerprint, known = name.encode(), self.groups.accepted(name.encode())
+        if known is not None:
+            known[1].accepted(b"", (), b"", self.clock())
+            return known[1]
+        expires_at = None if lives is None else time.time() + lives
         return Credential(
-            fingerprint, fingerprint, b"", varies=(), selected=b"", expires_at=None, now=self.clock()
+            fingerprint, fingerprint, b"", varies=(), selected=b"", expires_at=expires_at, now=self.clock()
         )
 
-    def join(self, name: str) -> JoinedClient:
-        """A client whose request upstream has accepted, with the credential of this name."""
-        known = self.groups.accepted(name.encode())
-        credential = self.credential(name) if known is None else known[1]
+    def join(
+        self,
+        name: str,
+        *,
+        asked_at: float | None = None,
+        early: bytes = b"",
+        lives: float | None = None,
+    ) -> JoinedClient:
+        """A client whose request upstream has accepted, with the credential of this name (see there).
+        `asked_at`: when it was sent. `early`: what came with the answer.
+        """
+        credential = self.credential(name, lives)
         self.groups.accept(self.group, credential)
         with running(self.clock):
-            self.upstream = UpstreamSide()
+            self.upstream = UpstreamSide(early)
             route = self.routes.for_client(Family.BROWSER, Terminator.AUTO)
             stream = Stream(route, stream_id=name, client="127.0.0.1", target="/events")
             self.streams.add(stream)
@@ -142,7 +169,8 @@ class GroupStage:
 
             assert stream.begin(take_over, chunked=True)
         self.streams.begun(stream)
-        place = Membership(self.group, credential, accepted=self.upstream.exchange, asked_at=self.clock())
+        asked_at = self.clock() if asked_at is None else asked_at
+        place = Membership(self.group, credential, accepted=self.upstream.exchange, asked_at=asked_at)
         stream.commit(HEAD, place)
         return JoinedClient(stream, side, credential)
 
@@ -151,8 +179,16 @@ class GroupStage:
         self.upstream.end()
         self.next_attempt()
 
+    def stall(self) -> None:
+        """Upstream gives no sign of life, and is asked for another stream."""
+        self.clock.advance(STALLED_AFTER)
+        self.next_attempt()
+
     def next_attempt(self) -> None:
-        self.clock.advance(5.0)
+        started = self.attempts.started
+        for _ in range(400):
+            if self.attempts.started == started:
+                self.clock.advance(0.25)
         assert self.attempts.under_way
 
     def leave(self, client: JoinedClient) -> None:
@@ -161,14 +197,20 @@ class GroupStage:
 
     def refuse(self) -> None:
         """Upstream answers the attempt with 401."""
-        self.attempts.under_way = False
+        self.attempts.answered()
         failed = NotOpened(CloseReason.UNAUTHORIZED, again=False)
         self.group.not_reopened(failed, (401, "no"), REFUSAL)
         self.clock.advance(0)
 
-    def reopen(self) -> None:
-        """Upstream answers the attempt with a stream."""
-        self.attempts.under_way = False
+    def fail(self) -> None:
+        """Upstream answers the attempt with 503."""
+        self.attempts.answered()
+        failed = NotOpened(CloseReason.UPSTREAM_STATUS, again=True)
+        self.group.not_reopened(failed, (503, "no"), REFUSAL)
+
+    def reopen(self, early: bytes = b"") -> None:
+        """Upstream answers the attempt with a stream, which brings `early` at once."""
+        self.attempts.answered()
         with running(self.clock):
-            self.upstream = UpstreamSide()
+            self.upstream = UpstreamSide(early)
         self.group.reopened(Answer(self.upstream.exchange, ANSWER))

@@ -170,11 +170,13 @@ class UpstreamSide:
     the head. `over`: it has ended by itself; `closed`: it was let go before.
     """
 
-    def __init__(self, early: bytes = b"") -> None:
+    def __init__(self, early: bytes = b"", *, status: int = 200) -> None:
         self.paused = self.over = self.closed = False
+        self.unread: list[bytes] = []
         self.exchange = Exchange(head_only=False)
         self.exchange.connection_made(cast(Any, self))
-        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        head = b"HTTP/1.1 %d OK\r\ncontent-type: text/event-stream\r\n" % status
+        head += b"transfer-encoding: chunked\r\n\r\n"
         self.exchange.data_received(head + (chunk(early) if early else b""))
 
     @property
@@ -184,15 +186,21 @@ class UpstreamSide:
 
     def send(self, data: bytes) -> None:
         """Some bytes of the body, in one read."""
+        self.read_now()
         self.exchange.data_received(chunk(data))
+
+    def write(self, data: bytes) -> None:
+        """Some bytes of the body, `b""` its end, which nothing has read yet."""
+        self.unread.append(chunk(data) if data else LAST_CHUNK)
 
     def end(self) -> None:
         """The body is whole."""
-        self.over = True
-        self.exchange.data_received(LAST_CHUNK)
+        self.write(b"")
+        self.read_now()
 
     def breaks(self) -> None:
         """The connection is gone."""
+        self.read_now()
         self.over = True
         self.exchange.connection_lost(ConnectionResetError())
 
@@ -213,6 +221,12 @@ class UpstreamSide:
     def resume_reading(self) -> None:
         self.paused = False
 
+    def read_now(self, reads: int = 100) -> None:
+        while self.unread and reads and not self.is_closing():
+            data, reads = self.unread.pop(0), reads - 1
+            self.over = data == LAST_CHUNK
+            self.exchange.data_received(data)
+
     def abort(self) -> None:
         self.closed = not self.over
 
@@ -225,6 +239,8 @@ class Attempts:
         self.real = Reconnection(nobody, policy.reconnect, b"GET / HTTP/1.1\r\n", known, always=always)
         self.under_way = False
         self.started = 0
+        self.sent_at: float | None = None
+        self.came = b""  # what the stream has brought that is the answer, before that was handled
 
     @property
     def allowed(self) -> bool:
@@ -251,6 +267,7 @@ class Attempts:
         assert not self.under_way
         self.under_way = True
         self.started += 1
+        self.sent_at = listener.route.now()
 
     def expect(self, listener: Stream) -> None:
         """Upstream never comes back by itself here."""
@@ -258,6 +275,19 @@ class Attempts:
     @property
     def busy(self) -> bool:
         return self.under_way
+
+    def answered(self) -> None:
+        """Upstream has answered."""
+        assert self.under_way
+        self.under_way = False
+
+    @property
+    def is_answered(self) -> bool:
+        return self.under_way and bool(self.came)
+
+    def read_out(self) -> bytes:
+        came, self.came = self.came, b""
+        return came if self.under_way else b""
 
     def cancel(self) -> bool:
         was, self.under_way = self.under_way, False
@@ -391,8 +421,7 @@ class Stage:
     def answered(self) -> None:
         """An attempt is over."""
         assert self.attempts is not None
-        assert self.attempts.under_way
-        self.attempts.under_way = False
+        self.attempts.answered()
 
     @property
     def closed(self) -> dict[str, float]:

@@ -383,6 +383,34 @@ async def test_an_answer_in_the_moment_of_a_cancellation_is_closed() -> None:
     assert upstream.closed
 
 
+@in_loop
+@pytest.mark.parametrize("status", [200, 401])
+@pytest.mark.parametrize("handled", ["done", "arrived", "failed", "cancelled"])
+async def test_what_an_attempt_has_brought_can_be_read_before_it_is_cancelled(
+    handled: str, status: int
+) -> None:
+    attempts = Reconnection(cast(Target, None), Reconnect(), b"GET / HTTP/1.1\r\n", always=True)
+    assert not attempts.is_answered
+    assert attempts.read_out() == b""
+    upstream, attempt = (
+        UpstreamSide(b"data: 1\n\n", status=status),
+        asyncio.get_running_loop().create_future(),
+    )
+    attempts.await_answer(cast(Any, attempt), cast(Any, None))
+    attempts._sent(upstream.exchange)
+    match handled:
+        case "done":
+            attempt.set_result(Answer(upstream.exchange, await upstream.exchange.response(None)))
+        case "failed":
+            attempt.set_exception(UpstreamReset("it broke"))
+        case "cancelled":
+            attempt.cancel()
+    is_stream = status == 200 and handled in ("done", "arrived")
+    assert attempts.is_answered == is_stream
+    assert attempts.read_out() == (b"data: 1\n\n" if is_stream else b"")
+    assert attempts.cancel()
+
+
 # Slow clients.
 
 

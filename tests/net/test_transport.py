@@ -170,3 +170,23 @@ async def test_a_connection_that_cannot_be_watched_any_more_ends_with_the_kernel
             assert isinstance(heard.error, OSError)
             assert heard.error.errno == errno.ENOSPC
             await soon(lambda: mine.fileno() == -1)
+
+
+@either_poller
+@on_each_loop
+async def test_what_the_kernel_has_can_be_read_at_once_also_in_a_pause(epoll: bool) -> None:
+    with wired(epoll) as (transport, heard, peer):
+        transport.read_now(4)
+        assert heard.data == b""
+        transport.pause_reading()
+        peer.sendall(b"x" * 100_000)
+        transport.read_now(1)
+        assert 0 < len(heard.data) <= 65536
+        peer.close()
+        transport.read_now(4)
+        assert heard.data == b"x" * 100_000
+        assert heard.told == ["made", "eof"]
+        transport.read_now(4)
+        await gone(heard)
+        transport.read_now(4)
+        assert heard.told == ["made", "eof", "lost"]

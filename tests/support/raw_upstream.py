@@ -120,6 +120,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.write(data)
         await self._writable.wait()
 
+    def put(self, data: bytes) -> None:
+        """Send `data`, which is in the peer's kernel when this returns: no loop's transport promises that."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        assert os.write(descriptor, data) == len(data)
+
     async def wait_blocked(self, within: float = 5.0) -> None:
         """Wait until the peer takes no more: bytes stay in this process."""
         await self._changes.until(
