@@ -181,7 +181,7 @@ class SharedOpening:
         """
         position = position_in(self.last_id)
         if position is not None and self.bridge is not None:
-            await self.bridge.reached(position)
+            await self.bridge.reached(position.last)
         async with self.groups.opening(self.fingerprint):
             return self._joined() or await self._asked(attempt, ask)
 

@@ -21,6 +21,7 @@ from sse_keepalive_proxy.stream.bridge_mapping import identifier
 from sse_keepalive_proxy.stream.bridging import Message, Outcome
 from sse_keepalive_proxy.stream.claims import claim
 from sse_keepalive_proxy.stream.policy import Bridge, BridgeMode, LeavePublish
+from sse_keepalive_proxy.stream.position import Position
 from sse_keepalive_proxy.stream.recent import Recent
 from sse_keepalive_proxy.stream.replay_log import GapReason
 
@@ -154,13 +155,15 @@ class RouteBridge:
             await asyncio.sleep(wait)
             wait *= 2
 
-    def after(self, subscriber: str, position: int) -> list[Message] | GapReason:
-        """Return the messages for `subscriber` behind `position`, or the reason if they are not known."""
-        recent, last = self._recent, self._connection.position
-        if recent is None or last is None or position > last:
+    def after(self, subscriber: str, position: Position) -> list[Message] | GapReason:
+        """Return the messages for `subscriber` behind the first one that `position` lacks, or the reason if
+        they are not known.
+        """
+        recent, last, first = self._recent, self._connection.position, position.first
+        if recent is None or last is None or position.last > last:
             return GapReason.UNKNOWN
-        found = recent.after(subscriber, position, self.now())
-        return found if position >= max(recent.floor, self._connection.begun) else GapReason.TOO_OLD
+        found = recent.after(subscriber, first, self.now())
+        return found if first >= max(recent.floor, self._connection.begun) else GapReason.TOO_OLD
 
     # Streams.
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from sse_keepalive_proxy.live.leave_notice import LeaveNotice
 from sse_keepalive_proxy.stream.bridging import Message
 from sse_keepalive_proxy.stream.policy import LeavePublish
+from sse_keepalive_proxy.stream.position import Position
 from sse_keepalive_proxy.stream.replay_log import GapReason
 
 __all__ = ["Bridgeable", "Bridged", "StreamBridge"]
@@ -38,12 +39,12 @@ class Bridged(Protocol):
         """Return its values for pages."""
 
     @property
-    def position(self) -> int | None:
-        """The position in the bridge's stream up to which this one has got every message, None without."""
+    def position(self) -> Position | None:
+        """What this one has got of the bridge's stream, None without."""
 
-    def after(self, position: int, flow: Bridgeable) -> list[Message] | GapReason:
-        """Return the messages behind `position` that a client of the group of `flow` has missed, and that the
-        group will not deliver. Return the reason if they are not known.
+    def after(self, position: Position, flow: Bridgeable) -> list[tuple[Message, Position]] | GapReason:
+        """Return the messages that a client of the group of `flow` with `position` has missed, and that the
+        group will not deliver, each with its position then. Return the reason if they are not known.
         """
 
     def look(self, blocks: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sse_keepalive_proxy.live.bridged import Bridgeable
 from sse_keepalive_proxy.stream.bridging import MOST, Fate, Matcher, Message, Outcome
+from sse_keepalive_proxy.stream.position import Position, mark
 from sse_keepalive_proxy.stream.replay_log import GapReason
 from sse_keepalive_proxy.wire.block import split
 
@@ -159,41 +160,35 @@ class Place:
     # Positions in a JetStream stream.
 
     @property
-    def position(self) -> int | None:
-        """The position up to which the stream has got every message, None without one."""
+    def position(self) -> Position | None:
+        """What the stream has got, None without one."""
         last = self._bridge.position
         if last is None or not self._bridge.fills:
             return None
-        lacks = [*self._unwritten_positions, *self._bridge.outgoing(self)]
-        if (waiting := self._matcher.first_waiting) is not None:
-            lacks.append(waiting)
-        return min(last, min(lacks) - 1) if lacks else last
+        unwritten = any(isinstance(each, bytes) for each in self._unwritten)  # not all are ahead yet
+        ahead = [] if unwritten else self._matcher.ahead
+        return Position.of(last, self.undelivered(), [mark(key) for key in ahead])
 
-    @property
-    def _unwritten_positions(self) -> list[int]:
-        return [each.position for each in self._unwritten if isinstance(each, Message)]
-
-    def after(self, position: int, flow: Bridgeable) -> list[Message] | GapReason:
-        """Return the messages behind `position` that a client of the group of `flow` has missed, and that the
-        group will not deliver. Return the reason if they are not known.
+    def after(self, position: Position, flow: Bridgeable) -> list[tuple[Message, Position]] | GapReason:
+        """Return the messages that a client of the group of `flow` with `position` has missed, and that the
+        group will not deliver, each with its position then. Return the reason if they are not known.
         """
         found = self._bridge.after(self.subscriber, position)
         if isinstance(found, GapReason):
             return found
         group = flow.bridge
         later = group.undelivered() if isinstance(group, Place) else frozenset[int]()
-        known = [each for each in found if each.position <= self._begun and each.position not in later]
-        missed = [each for each in known if each.frames]
+        missed = position.missed([each for each in found if each.position <= self._begun], later)
         if group is self:
             now = self._bridge.now()
-            for each in missed:
+            for each, _ in missed:
                 self._matcher.known(each, now)
         return missed
 
     def undelivered(self) -> frozenset[int]:
         """Return the positions of the messages that it will deliver, or that upstream may."""
-        outgoing = self._bridge.outgoing(self)
-        return frozenset((*self._matcher.waiting, *self._unwritten_positions, *outgoing))
+        unwritten = [each.position for each in self._unwritten if isinstance(each, Message)]
+        return frozenset((*self._matcher.waiting, *unwritten, *self._bridge.outgoing(self)))
 
     def covers(self, gap: float) -> bool:
         """Whether the last `gap` seconds without upstream cost no message."""

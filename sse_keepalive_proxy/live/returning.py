@@ -28,10 +28,9 @@ def missed_by(membership: Membership, log: ReplayLog | None, flow: Relay) -> lis
     messages = bridge.after(position, flow)
     if isinstance(messages, GapReason):
         return messages
-    delivered = 0 if flow.bridge is None else flow.bridge.position or 0
     blocks = []
-    for each in messages:
-        before, position = position, max(position, min(each.position, delivered))
-        blocks.append(log.name(each.frames, before, position))
+    for each, then in messages:
+        blocks.append(log.name(each.frames, position, then))
+        position = then
     flow.id_seen = flow.id_seen or bool(blocks)
     return blocks

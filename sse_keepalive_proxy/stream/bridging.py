@@ -13,13 +13,16 @@ from typing import Generic, TypeVar
 
 from sse_keepalive_proxy.stream.policy import BridgeMode
 
-__all__ = ["MOST", "Fate", "Key", "Matcher", "Message", "Outcome", "remembered_for"]
+__all__ = ["MOST", "MOST_AHEAD", "Fate", "Key", "Matcher", "Message", "Outcome", "remembered_for"]
 
 Key = tuple[int, int, str]
 """The place of the subject in the configuration, that of the key in the subject, and the value."""
 
 MOST = 4096
 """Messages, and events, that are remembered for one stream."""
+
+MOST_AHEAD = 32
+"""Events among them that `Matcher.ahead` names."""
 
 _LEAST_MEMORY = 10.0  # seconds
 
@@ -174,8 +177,8 @@ class Matcher:
     """
 
     __slots__ = (
-        "_events", "_grace", "_memory", "_messages", "_mode", "_most", "_waiting", "_watches", "overflows",
-        "undelivered",
+        "_ahead", "_events", "_grace", "_memory", "_messages", "_mode", "_most", "_waiting", "_watches",
+        "overflows", "undelivered",
     )  # fmt: skip
 
     def __init__(self, mode: BridgeMode, grace: float, most: int = MOST, *, watches: bool = False) -> None:
@@ -185,6 +188,7 @@ class Matcher:
         self._messages: _Memory[Message] = _Memory()
         self._events: _Memory[_Event] = _Memory()
         self._waiting: dict[Message | _Event, Message | bytes | None] = {}  # and what is written in the end
+        self._ahead: tuple[_Event, ...] = ()
         self.overflows = 0
 
     def message(self, message: Message, behind_since: float | None = None) -> tuple[Outcome | None, int]:
@@ -196,6 +200,8 @@ class Matcher:
         """
         self._forget(message.at, behind_since)
         copies, by = self._events.all_oldest(message.keys)
+        if copies and self._ahead:
+            self._ahead = tuple(each for each in self._ahead if each not in copies)
         self._messages.add(message, by)
         if not copies and self._mode is not BridgeMode.REPLACE:
             self._waiting[message] = message
@@ -229,6 +235,7 @@ class Matcher:
             event = _Event(now, keys)
             self._events.add(event)
             if not may_wait or self._mode is not BridgeMode.REPLACE:
+                self._passes(event)
                 return Fate.PASSES
             self._waiting[event] = block
             return Fate.WAITS
@@ -251,11 +258,9 @@ class Matcher:
         return sum(each is not None for each in self._waiting.values())
 
     @property
-    def first_waiting(self) -> int | None:
-        """The position of the first message that waits for upstream, None if none does."""
-        if self._mode is BridgeMode.REPLACE:
-            return None
-        return next((each.position for each in self._waiting.values() if isinstance(each, Message)), None)
+    def ahead(self) -> list[Key]:
+        """A key of each event that has passed, and that no message has come for yet, the oldest first."""
+        return [each.keys[0] for each in self._ahead]
 
     @property
     def is_full(self) -> bool:
@@ -277,12 +282,19 @@ class Matcher:
             self.undelivered += isinstance(known, Message) and bool(known.keys)
             if (each := waiting.pop(known)) is not None:
                 due.append(each)
+                if isinstance(known, _Event):
+                    self._passes(known)
         return due
+
+    def _passes(self, event: _Event) -> None:
+        self._ahead = (*self._ahead[1 - MOST_AHEAD :], event)
 
     def _forget(self, now: float, behind_since: float | None) -> None:
         before, most = now - self._memory, self._most
         if self._waiting:  # after a time in which the process stood still, also what waits is old
             before = min(before, next(iter(self._waiting)).at)
         events_before = before if behind_since is None else min(before, behind_since - self._memory)
+        if self._ahead and self._ahead[0].at < events_before:
+            self._ahead = tuple(each for each in self._ahead if each.at >= events_before)
         for full in (self._messages.forget(before, most), self._events.forget(events_before, most)):
             self.overflows += full

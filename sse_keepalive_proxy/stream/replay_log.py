@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from sse_keepalive_proxy.stream.policy import Replay, ReplayIds
+from sse_keepalive_proxy.stream.position import PATTERN, Position
 from sse_keepalive_proxy.wire.block import last_id, split, tally
 
 __all__ = ["OVERHEAD", "GapReason", "ReplayLog", "ReplayLogs", "is_ours", "position_in"]
@@ -24,7 +25,7 @@ _CR: Final = 0x0D
 _COLON: Final = 0x3A
 _COMMENTS = re.compile(rb"(?::[^\r\n]*+(?:\r\n?+|\n))*+")
 _NOT_KEPT = frozenset({b"", b"\n", b"\r", b"\r\n"})
-_OURS = re.compile(rb"skp-[0-9a-f]{8}-[0-9]{1,18}(?:-([0-9]{1,18}))?")
+_OURS = re.compile(rb"skp-[0-9a-f]{8}-[0-9]{1,18}(?:-%b)?" % PATTERN)
 
 
 class GapReason(StrEnum):
@@ -42,12 +43,12 @@ def is_ours(id_: bytes) -> bool:
     return _OURS.fullmatch(id_) is not None
 
 
-def position_in(id_: bytes) -> int | None:
-    """Return the position in a JetStream stream that an id of a proxy carries, or None: every message up to
-    it was delivered before the event with this id, or with it. Anybody can write such an id.
+def position_in(id_: bytes) -> Position | None:
+    """Return the position in a JetStream stream that an id of a proxy carries, or None: what was delivered
+    before the event with this id, or with it. Anybody can write such an id.
     """
     found = _OURS.fullmatch(id_)
-    return None if found is None or found[1] is None else int(found[1])
+    return None if found is None or found[1] is None else Position.read(*found.groups())
 
 
 class ReplayLog:
@@ -66,13 +67,13 @@ class ReplayLog:
         self.adds = policy.ids is ReplayIds.ADD
         self._prefix = b"skp-%b-" % nonce.encode()
         self._given = 0
-        self._position: int | None = None  # in the stream of a bridge, with the last block
+        self._position: Position | None = None  # in the stream of a bridge, with the last block
         self._blocks: deque[bytes] = deque()
         # The id of a client that has all blocks before the first one of the log, and nothing after them.
         self._before: bytes | None = None
         self.size = 0
 
-    def add(self, blocks: bytes, position: int | None = None) -> bytes:
+    def add(self, blocks: bytes, position: Position | None = None) -> bytes:
         """Take the next blocks, as `framing.Framer` returns them. Return them as the clients are to get them.
 
         With `ids: add`, an event without an id gets one of ours in front of its first field. Nothing else
@@ -87,7 +88,7 @@ class ReplayLog:
             return self._add(blocks, position)
         return b"".join(self._add(each, at) for each, at in _with_positions(blocks, before, position))
 
-    def name(self, blocks: bytes, before: int, position: int) -> bytes:
+    def name(self, blocks: bytes, before: Position, position: Position) -> bytes:
         """Return `blocks`, which are for one client only and are not kept, with ids. `before`: the position
         that this client has without them, `position` the one with all of them.
         """
@@ -126,14 +127,14 @@ class ReplayLog:
         self._blocks.clear()
         self.size = 0
 
-    def _add(self, block: bytes, position: int | None) -> bytes:
+    def _add(self, block: bytes, position: Position | None) -> bytes:
         """Keep one block, from its first field on. Return it as the clients are to get it."""
         comments, fields = self._named(block, position)
         if fields not in _NOT_KEPT:
             self._keep(fields)
         return comments + fields
 
-    def _named(self, block: bytes, position: int | None) -> tuple[bytes, bytes]:
+    def _named(self, block: bytes, position: Position | None) -> tuple[bytes, bytes]:
         """Return the comments before the first field of `block`, and the rest with its id."""
         # Comments in front of a block may come in a call of their own, so they are never a part of it.
         start = _end_of_comments(block) if block[0] == _COLON else 0
@@ -142,7 +143,7 @@ class ReplayLog:
             return block[:start], fields
         if self.adds and last_id(fields) is None and (fields[:5] == b"data:" or tally(fields)[0]):
             self._given += 1
-            at = b"" if position is None else b"-%d" % position
+            at = b"" if position is None else b"-" + position.encoded
             fields = b"id: %b%d%b%b%b" % (self._prefix, self._given, at, _first_ending(fields), fields)
         return block[:start], fields
 
@@ -163,8 +164,8 @@ class ReplayLog:
 
 
 def _with_positions(
-    blocks: bytes, before: int | None, position: int | None
-) -> Iterator[tuple[bytes, int | None]]:
+    blocks: bytes, before: Position | None, position: Position | None
+) -> Iterator[tuple[bytes, Position | None]]:
     """Yield each of `blocks` with its position: only who has the last one has them all."""
     parts = list(split(blocks))
     for number, each in enumerate(parts, 1):

@@ -210,6 +210,79 @@ async def test_a_client_that_comes_back_after_a_restart_gets_what_it_has_missed(
 
 
 @on_each_loop
+async def test_what_upstream_has_delivered_in_an_order_of_its_own_is_not_sent_again_after_a_restart(
+    nats: int,
+) -> None:
+    async with AsyncExitStack() as stack:
+        here = await stack.enter_async_context(subject(nats))
+        upstream = await stack.enter_async_context(RawUpstream(SILENT, SILENT, SILENT))
+        text = here.config(upstream, "fill", grace="30s")
+        async with proxy(text) as before, AsyncExitStack() as clients:
+            first = await joined(clients, before)
+            server = await upstream.connection()
+            await here.publish(1, 2, 3)
+            await server.send(event(3))
+            await has(first, 3)  # 1 and 2 wait for upstream
+            await server.send(event(5))  # before NATS has it
+            await has(first, 3, 5)
+            known = last_id(first)
+        await here.publish(4, 5)
+        async with proxy(text) as after, AsyncExitStack() as clients:
+            again = await joined(clients, after, known)
+            await has(again, 1, 2, 4)
+            middle = again.events[-3].last_event_id
+            await (await upstream.connection(1)).send(event(6))
+            await has(again, 1, 2, 4, 6)
+            known = last_id(again)
+        async with proxy(text) as after, AsyncExitStack() as clients:
+            await here.publish(6, 7)
+            await after.until(lambda: after.metric("bridge_connected"))
+            third = await joined(clients, after, known)
+            await (await upstream.connection(2)).send(event(7))
+            await has(third, 7)
+            await has(await joined(clients, after, middle), 2, 4, 6, 7)
+
+
+class Reader:
+    """A page of a user that comes back to one proxy after another, and knows its last id."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.last = ""
+
+    def leave(self, client: RawClient) -> None:
+        assert b"stream_gap" not in client.body
+        self.heard += ids(client)
+        self.last = last_id(client) or self.last
+
+
+@in_loop
+async def test_through_restarts_a_page_hears_each_message_once_whoever_delivers_it(nats: int) -> None:
+    chance, page, rounds, published = random.Random(7), Reader(), 6, 0
+    async with AsyncExitStack() as stack:
+        here = await stack.enter_async_context(subject(nats))
+        upstream = await stack.enter_async_context(RawUpstream(*[SILENT] * rounds))
+        text = here.config(upstream, "fill", grace="150ms")
+        for number in range(rounds):
+            async with proxy(text) as made, AsyncExitStack() as clients:
+                client = await joined(clients, made, page.last)
+                server = await upstream.connection(number)
+                for _ in range(10):
+                    published += 1
+                    first = chance.random() < 0.3  # upstream is faster than NATS, as slow, or loses it
+                    if first or chance.random() < 0.4:
+                        await server.send(event(published))
+                    await here.publish(published)
+                    await asyncio.sleep(chance.random() * 0.05)
+                page.leave(client)
+        async with proxy(text) as made, AsyncExitStack() as clients:
+            client = await joined(clients, made, page.last)
+            await client.wait_for(lambda each: len(page.heard) + len(ids(each)) >= published)
+            page.leave(client)
+    assert sorted(page.heard) == list(range(1, published + 1))
+
+
+@on_each_loop
 async def test_a_client_moves_between_two_replicas_and_each_group_member_gets_its_own_part(nats: int) -> None:
     async with AsyncExitStack() as stack:
         here = await stack.enter_async_context(subject(nats))

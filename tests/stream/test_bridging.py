@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_keepalive_proxy.stream.bridging import Fate, Key, Matcher, Message, Outcome, remembered_for
+from sse_keepalive_proxy.stream.bridging import (
+    MOST_AHEAD,
+    Fate,
+    Key,
+    Matcher,
+    Message,
+    Outcome,
+    remembered_for,
+)
 from sse_keepalive_proxy.stream.policy import BridgeMode
 
 GRACE = 1.0
@@ -271,18 +279,39 @@ def test_a_message_that_the_client_has_already_is_known_by_its_copy() -> None:
     assert known.due(2.0) == []
 
 
-def test_the_first_position_that_waits_is_that_of_a_message_that_nobody_has_delivered() -> None:
+def test_the_positions_that_wait_are_those_of_messages_that_nobody_has_delivered() -> None:
     known = matcher()
-    assert known.first_waiting is None
     for number in (1, 2, 3):
         known.message(replace(message(number), position=10 + number))
-    assert (known.first_waiting, known.waiting) == (11, [11, 12, 13])
+    assert known.waiting == [11, 12, 13]
     known.event([by_id(2)], b"x", 0.1)
-    assert (known.first_waiting, known.waiting) == (11, [11, 13])
-    known.event([by_id(1)], b"x", 0.2)
-    assert (known.first_waiting, known.waiting) == (13, [13])
+    assert known.waiting == [11, 13]
     known.due(1.0)
-    assert (known.first_waiting, known.waiting) == (None, [])
+    assert known.waiting == []
+
+
+@pytest.mark.parametrize("mode", [FILL, REPLACE])
+def test_an_event_that_has_passed_is_ahead_until_its_message_comes(mode: BridgeMode) -> None:
+    known = matcher(mode)
+    known.message(message(1))
+    known.event((by_id(1),), b"x", 0.0)
+    known.event((by_id(2), by_text("2")), b"x", 0.0, may_wait=False)
+    assert known.ahead == [by_id(2)]
+    known.event((by_text("3"),), b"x", 0.1)
+    known.due(1.1)
+    assert known.ahead == [by_id(2), by_text("3")]
+    known.message(message(2, at=1.2))
+    assert known.ahead == [by_text("3")]
+    known.event((by_id(4),), b"x", 30.0)
+    known.due(31.0)
+    assert known.ahead == [by_id(4)]  # what was before is forgotten
+
+
+def test_only_the_newest_events_are_ahead() -> None:
+    known = matcher()
+    for number in range(MOST_AHEAD + 2):
+        known.event((by_id(number),), b"x", 0.0)
+    assert known.ahead == [by_id(number) for number in range(2, MOST_AHEAD + 2)]
 
 
 @pytest.mark.parametrize("mode", [FILL, OBSERVE, REPLACE])

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.stream.policy import Replay, ReplayIds
+from sse_keepalive_proxy.stream.position import Position
 from sse_keepalive_proxy.stream.replay_log import (
     OVERHEAD,
     GapReason,
@@ -419,22 +420,22 @@ def test_all_logs_together_are_never_above_the_limit(writes: list[tuple[int, int
 
 def test_an_id_carries_the_position_and_only_the_last_block_has_the_new_one() -> None:
     log = log_of(ids=ReplayIds.ADD)
-    assert log.add(b"data: a\n\n", 7) == b"id: skp-0123abcd-1-7\ndata: a\n\n"
-    assert log.add(b"data: b\n\ndata: c\n\n", 9) == (
-        b"id: skp-0123abcd-2-7\ndata: b\n\nid: skp-0123abcd-3-9\ndata: c\n\n"
+    assert log.add(b"data: a\n\n", Position(7)) == b"id: skp-0123abcd-1-7\ndata: a\n\n"
+    assert log.add(b"data: b\n\ndata: c\n\n", Position(9, (8,))) == (
+        b"id: skp-0123abcd-2-7\ndata: b\n\nid: skp-0123abcd-3-9.1\ndata: c\n\n"
     )
-    assert log.after(b"skp-0123abcd-2-7") == [b"id: skp-0123abcd-3-9\ndata: c\n\n"]
+    assert log.after(b"skp-0123abcd-2-7") == [b"id: skp-0123abcd-3-9.1\ndata: c\n\n"]
     assert log.after(b"skp-0123abcd-2-8") is GapReason.TOO_OLD
     assert log.after(b"skp-89abcdef-2-7") is GapReason.UNKNOWN
 
 
 def test_blocks_for_one_client_get_ids_that_no_other_block_has_and_are_not_kept() -> None:
     log = log_of(ids=ReplayIds.ADD)
-    log.add(b"data: a\n\n", 7)
-    assert log.name(b"data: x\n\ndata: y\n\n", 3, 5) == (
+    log.add(b"data: a\n\n", Position(7))
+    assert log.name(b"data: x\n\ndata: y\n\n", Position(3), Position(5)) == (
         b"id: skp-0123abcd-2-3\ndata: x\n\nid: skp-0123abcd-3-5\ndata: y\n\n"
     )
-    assert log.add(b"data: b\n\n", 9) == b"id: skp-0123abcd-4-9\ndata: b\n\n"
+    assert log.add(b"data: b\n\n", Position(9)) == b"id: skp-0123abcd-4-9\ndata: b\n\n"
     assert log.after(b"skp-0123abcd-1-7") == [b"id: skp-0123abcd-4-9\ndata: b\n\n"]
     assert log.after(b"skp-0123abcd-3-5") is GapReason.TOO_OLD
 
@@ -442,17 +443,22 @@ def test_blocks_for_one_client_get_ids_that_no_other_block_has_and_are_not_kept(
 @pytest.mark.parametrize(
     ("id_", "position"),
     [
-        (b"skp-0123abcd-7-4711", 4711),
-        (b"skp-0123abcd-7-0", 0),
+        (b"skp-0123abcd-7-4711", Position(4711)),
+        (b"skp-0123abcd-7-0", Position(0)),
+        (b"skp-0123abcd-7-4711.3.1_9f86d0818847", Position(4711, (4708, 4710), (b"9f86d0818847",))),
         (b"skp-0123abcd-7", None),
         (b"skp-0123abcd-7-", None),
         (b"skp-0123abcd-7--1", None),
         (b"skp-0123abcd-7-1-2", None),
+        (b"skp-0123abcd-7-1.", None),
+        (b"skp-0123abcd-7-1" + b".1" * 33, None),
+        (b"skp-0123abcd-7-1_9f86d081884", None),
+        (b"skp-0123abcd-7-1_9f86d0818847.1", None),
         (b"skp-0123abcd-7-1234567890123456789", None),
         (b"7-4711", None),
         (b"", None),
     ],
 )
-def test_a_position_is_read_only_from_an_id_of_a_proxy(id_: bytes, position: int | None) -> None:
+def test_a_position_is_read_only_from_an_id_of_a_proxy(id_: bytes, position: Position | None) -> None:
     assert position_in(id_) == position
     assert is_ours(id_) or position is None
