@@ -25,7 +25,7 @@ from sse_keepalive_proxy.stream.policy import BridgeSubject
 from sse_keepalive_proxy.wire import encode
 from sse_keepalive_proxy.wire.block import parse
 
-__all__ = ["FUNCTIONS", "Mapping", "evaluated", "identifier", "problem_of"]
+__all__ = ["FUNCTIONS", "Mapping", "evaluated", "functions_of", "identifier", "problem_of"]
 
 
 _ANY = ["string", "number", "boolean", "array", "object", "null"]
@@ -111,6 +111,19 @@ def problem_of(expression: str) -> str | None:
     except ValueError:
         return "it has a number that is too long"
     return None
+
+
+def functions_of(expression: str) -> list[str]:
+    """Return the names of the functions that `expression` calls."""
+    found: list[str] = []
+    nodes: list[Any] = [_compiled(expression).parsed]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):  # the children of a slice are numbers
+            nodes += node["children"]
+            if node["type"] == "function_expression":
+                found.append(node["value"])
+    return found
 
 
 def evaluated(expression: str, value: Any) -> Any:

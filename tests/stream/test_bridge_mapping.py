@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_keepalive_proxy.errors import InvalidMessage
-from sse_keepalive_proxy.stream.bridge_mapping import FUNCTIONS, Mapping, evaluated, identifier, problem_of
+from sse_keepalive_proxy.stream.bridge_mapping import (
+    FUNCTIONS,
+    Mapping,
+    evaluated,
+    functions_of,
+    identifier,
+    problem_of,
+)
 from sse_keepalive_proxy.stream.bridging import Message
 from sse_keepalive_proxy.stream.policy import BridgeFrame, BridgeSubject
 from sse_keepalive_proxy.wire.framing import Framer
@@ -136,6 +143,13 @@ def test_the_functions_return_null_for_what_they_cannot_convert(value: object) -
     assert found is not None
 
 
+def test_a_text_that_looks_like_a_call_is_none() -> None:
+    assert functions_of("""[length("a\\"no("), 'it\\'s no(', `"no("`, Upper (b)][0:1]""") == [
+        "Upper",
+        "length",
+    ]
+
+
 # Any expressions, for any messages.
 
 NAMES = ["id", "to", "text", "room", "at", "message", "x"]
@@ -216,6 +230,7 @@ def test_any_message_is_read_ignored_or_invalid_by_any_expressions(
     values: list[Any], expressions: list[str]
 ) -> None:
     assert [problem_of(each) for each in expressions] == [None] * 6
+    assert {name for each in expressions for name in functions_of(each)} <= FUNCTIONS
     when, recipients, learned, key, upstream_key, data = expressions
     frames = (BridgeFrame("e", data), BridgeFrame("", recipients))
     subject = BridgeSubject("s", recipients, when, (key, data), (upstream_key, when), frames, learned)

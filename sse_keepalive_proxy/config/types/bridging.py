@@ -93,11 +93,11 @@ def _claim(value: object) -> str:
 def _expression(value: object) -> str:
     expression = _text(value)
     if nats_fault() is None:
-        from sse_keepalive_proxy.stream.bridge_mapping import FUNCTIONS, problem_of
+        from sse_keepalive_proxy.stream.bridge_mapping import FUNCTIONS, functions_of, problem_of
 
         if problem := problem_of(expression):
             raise refuse(Fault(f"not a JMESPath expression: {problem}", "https://jmespath.org"))
-        for name in re.findall(r"([a-z_0-9]+)\(", re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", expression)):
+        for name in functions_of(expression):
             if name not in FUNCTIONS:
                 raise refuse(Fault("is not a function", did_you_mean(name, FUNCTIONS), subject=name))
     return expression

@@ -468,6 +468,7 @@ def test_a_bridge_without_its_extra_names_the_command_that_installs_it(
         ("claim:user.id", "user.id", "not the place of a claim"),
         ("to,", "'to[',", "not a JMESPath expression"),
         ("to,", "iso8602(to),", "iso8602 is not a function (did you mean iso8601?)"),
+        ("to,", "Keys(to),", "Keys is not a function"),
         ('data: "@"', "keys: [id]", "must have as many expressions as `keys`"),
         (', data: "@"', "", "has no event for clients"),
         ('data: "@"', 'data: "@", frames: [{data: "@"}]', "cannot stand beside `event` or `data`"),
