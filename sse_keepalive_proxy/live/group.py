@@ -299,8 +299,8 @@ class Group(Source):
 
     # The members.
 
-    def deliver(self, data: bytes, events: int, alive: bool, now: float) -> None:
-        """Deliver bytes of upstream to all members, and keep whole blocks in the log."""
+    def deliver(self, data: bytes, events: int, alive: bool, now: float, *, upstreams: bool = True) -> None:
+        """Deliver bytes to all members, and keep whole blocks in the log."""
         log = self.log
         if log is not None:
             if self.flow.passes:
@@ -318,7 +318,7 @@ class Group(Source):
             if flow is None or each not in self._members:  # it has gone because of another member
                 continue
             try:
-                flow.share(self.flow, data, framed, events, alive, now)
+                flow.share(self.flow, data, framed, events, alive, now, upstreams=upstreams)
             except Exception as error:  # noqa: BLE001 (it is logged)
                 flow.fail(error)
 

@@ -10,21 +10,22 @@ the block, or the body, is forwarded as it comes.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from sse_keepalive_proxy.errors import EventTooLarge, ProxyError
 from sse_keepalive_proxy.http.chunked import chunk
 from sse_keepalive_proxy.live.bridged import Bridged
+from sse_keepalive_proxy.live.control import ENDED, Audience, Control
 from sse_keepalive_proxy.live.downstream import Downstream
 from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoute
 from sse_keepalive_proxy.stream.lifecycle import Lifecycle
-from sse_keepalive_proxy.stream.messages import CloseReason, Command, Fault, Finished, Missed
+from sse_keepalive_proxy.stream.messages import CloseReason, Fault, Finished, Missed
 from sse_keepalive_proxy.wire.block import last_id, tally
 from sse_keepalive_proxy.wire.framing import BOM, Framer, begins_event_stream
 from sse_keepalive_proxy.wire.part import Part
 
-__all__ = ["Audience", "Control", "Relay"]
+__all__ = ["Relay"]
 
 
 _COLON: Final = 0x3A
@@ -32,63 +33,6 @@ _LARGE = 64 * 1024
 """Bytes: the sum of all streams includes only larger unfinished blocks (`limits.max_buffered`). While such a
 block is being received, its bytes are a sign of life.
 """
-
-
-class Audience(Protocol):
-    """The clients of a group, in the place of one client."""
-
-    def deliver(self, data: bytes, events: int, alive: bool, now: float) -> None:
-        """Deliver bytes of upstream in which `events` begin. `alive`: they are a sign of life."""
-
-    def follow(self) -> None:
-        """Note that a part of a block, or its end, was delivered."""
-
-
-class Control(Protocol):
-    """The stream of a relay."""
-
-    def execute(self, commands: tuple[Command, ...]) -> None:
-        """Execute commands of the lifecycle."""
-
-    def apply_backpressure(self) -> None:
-        """Pause upstream if too many bytes wait for the client. Note the bytes that the stream holds."""
-
-    def fail(self, error: BaseException) -> None:
-        """End this stream, and no other, after an unexpected exception."""
-
-    def upstream_ended(self) -> None:
-        """Handle the end of upstream's body."""
-
-    def upstream_failed(self, error: ProxyError) -> None:
-        """Handle that upstream's body broke off."""
-
-    def not_an_event_stream(self) -> None:
-        """Handle that upstream's body does not begin like an event stream."""
-
-
-class _Ended:
-    """Replaces the stream after its end, so that the relay does not keep it in memory."""
-
-    def execute(self, commands: tuple[Command, ...]) -> None:
-        pass
-
-    def apply_backpressure(self) -> None:
-        pass
-
-    def fail(self, error: BaseException) -> None:
-        pass
-
-    def upstream_ended(self) -> None:
-        pass
-
-    def upstream_failed(self, error: ProxyError) -> None:
-        pass
-
-    def not_an_event_stream(self) -> None:
-        pass
-
-
-_ENDED = _Ended()
 
 
 class Relay:
@@ -239,18 +183,30 @@ class Relay:
         self._part, self.life.in_block = other._part, other.life.in_block
         self._framer, self.id_seen = other._framer, other.id_seen
 
-    def share(self, other: Relay, data: bytes, framed: bytes, events: int, alive: bool, now: float) -> None:
-        """Write bytes that a group's relay `other` has read. `framed`: the same with chunked coding."""
+    def share(
+        self,
+        other: Relay,
+        data: bytes,
+        framed: bytes,
+        events: int,
+        alive: bool,
+        now: float,
+        *,
+        upstreams: bool = True,
+    ) -> None:
+        """Write bytes that a group's relay `other` has got. `framed`: the same with chunked coding. The rest
+        as for `Audience.deliver`.
+        """
         life, down = self.life, self.down
         if events:
             self.events += events
-            self.event_at = now
+            self.event_at = other.event_at
             if self._ends:
                 self._look_for_the_last(data)
         commands = life.received(now, alive)
         if commands is not None:
             self._control.execute(commands)
-        if down is None:
+        if down is None or (life.blocked and not self._control.has_room(len(data))):
             return
         if self._lf_given:
             self._lf_given = False
@@ -259,7 +215,10 @@ class Relay:
                 return
             framed = chunk(data)
         self.first_byte(now)
-        self.sent_upstream += len(data)
+        if upstreams:
+            self.sent_upstream += len(data)
+        else:
+            self.sent_synthetic += len(data)
         if events or not self._route.pings_by_event:
             life.written_at = now
         down.write_shared(data, framed)
@@ -404,9 +363,9 @@ class Relay:
             return False
         now, down, audience = self._now(), self.down, self.audience
         if audience is not None:
-            audience.deliver(self._apart(blocks), events, False, now)
+            audience.deliver(self._apart(blocks), events, False, now, upstreams=upstreams)
             return True
-        if down is None:
+        if down is None or (self.life.blocked and not self._control.has_room(len(blocks))):
             return False
         self.first_byte(now)
         blocks = self._apart(blocks)
@@ -460,7 +419,7 @@ class Relay:
         if self.bridge is not None:
             self.bridge.close()
         self.down = None
-        self._control = _ENDED
+        self._control = ENDED
 
     def fail(self, error: BaseException) -> None:
         """End the stream after an unexpected exception."""

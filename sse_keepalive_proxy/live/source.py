@@ -118,6 +118,10 @@ class Source:
         """Note the bytes that are held, and limit them."""
         raise NotImplementedError
 
+    def has_room(self, size: int) -> bool:  # noqa: ARG002 (only a stream with a client of its own needs it)
+        """Return whether `size` bytes that cannot be paused may be added to those that wait for a client."""
+        return True
+
     # Events of upstream.
 
     def _open(self, exchange: Body, *, resumed: bool = False, gap: GapReason | None = None) -> None:

@@ -43,7 +43,7 @@ class Stream(Source):
     a confirm not yet sent. `request_id` is that of a JSON-RPC request.
     """
 
-    __slots__ = ("_early", "_head", "_membership", "claims", "down", "pings", "request_id")
+    __slots__ = ("_added", "_early", "_head", "_membership", "claims", "down", "pings", "request_id")
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class Stream(Source):
         self.claims: Mapping[str, Any] | None = None
         self.request_id: str | int | None = None
         self.pings = 0
+        self._added = 0  # bytes that could not be paused, while others wait for the client
 
     @property
     def family(self) -> Family:
@@ -167,6 +168,7 @@ class Stream(Source):
     def client_unblocked(self) -> None:
         """Handle that no bytes wait any more."""
         self._handle(messages.Unblocked())
+        self._added = 0
         self.route.backlog.note(self, self.flow.held)
         if self._paused:
             self._paused = False
@@ -209,16 +211,24 @@ class Stream(Source):
         """
         self.route.backlog.note(self, self.buffered)
         down, exchange = self.down, self._exchange
-        if self._paused or down is None or exchange is None:
-            return
-        if down.waiting <= self.route.policy.max_buffer:
-            return
-        if self.life.shared:  # the other clients of the group are not paused for this one
-            self._handle(messages.Fault(CloseReason.CLIENT_STALLED))
-        else:
+        if self._paused or down is None or exchange is None or self.life.shared:
+            return  # the other clients of a group are not paused for this one
+        if down.waiting > self.route.policy.max_buffer:
             self._paused = True
             exchange.pause()
             self._handle(messages.Paused())
+
+    def has_room(self, size: int) -> bool:
+        """Return whether `size` bytes that cannot be paused, of a group or of the bridge, may be added to
+        those that wait for the client. End the stream if more than `max_buffer` wait, and so many were added
+        since the client took everything. So one large event ends no stream.
+        """
+        most = self.route.policy.max_buffer
+        if self.down is not None and self._added > most and self.down.waiting > most:
+            self._handle(messages.Fault(CloseReason.CLIENT_STALLED))
+            return False
+        self._added += size
+        return True
 
     @property
     def buffered(self) -> int:

@@ -73,6 +73,7 @@ def closed(stream: LoggedStream, reason: CloseReason, now: float, late: LateStat
 def group_closed(group: LoggedGroup, reason: CloseReason) -> None:
     """Log the end of a stream of upstream that clients shared, and keep its counts."""
     group.route.metrics.past.add_upstream(group.flow)
+    group.route.metrics.saw_event(group.flow.event_at)
     log_line("shared stream closed", {**_fields(group), "reason": reason.value})
 
 

@@ -263,6 +263,43 @@ async def test_nothing_is_written_into_a_block_of_upstream(nats: int) -> None:
 
 
 @on_each_loop
+async def test_a_client_that_does_not_read_is_cut_before_all_memory_is_its_own(nats: int) -> None:
+    stream = bridged(nats, "replace", more="max_buffer: 64KiB")
+    async with scene(nats, stream, SILENT, SILENT) as (_, proxy, client, stack):
+        slow, quick = await joined(stack, proxy), await joined(stack, proxy)
+        slow.pause()
+        number = 0
+        while not proxy.closed():
+            number += 1
+            await send(client, "chat.1", {**message(number), "text": "x" * 300_000})
+            await proxy.until(
+                lambda last=number: counted(proxy).get("filled", 0) >= 2 * last or proxy.closed()
+            )
+            assert all(each.buffered < 1 << 20 for each in proxy.proxy._process.streams)
+        assert proxy.closed() == {"client_stalled": 1}
+        await quick.wait_for(lambda each: each.body.count(b'"id":') == number)
+
+
+@on_each_loop
+async def test_the_bytes_of_a_message_are_none_of_upstream_also_in_a_group(nats: int) -> None:
+    stream = bridged(nats, more="share: {by: claim:user.id}")
+    async with scene(nats, stream, [*SILENT, event(1)], [*SILENT, HOLD]) as (_, proxy, client, stack):
+        tabs = [await joined(stack, proxy) for _ in range(2)]
+        await tabs[0].wait_for(lambda each: ids(each) == [1])
+        at, sent = proxy.metric("upstream_last_event_timestamp_seconds"), _from_upstream(proxy)
+        await send(client, "chat.1", message(2))
+        for tab in tabs:
+            await tab.wait_for(lambda each: ids(each)[-1:] == [2])
+        assert proxy.metric("upstream_last_event_timestamp_seconds") == at > 0
+        assert _from_upstream(proxy) == sent
+        assert proxy.metric("downstream_bytes_total", origin="synthetic") > 2 * len(event(2))
+
+
+def _from_upstream(proxy: Instance) -> float:
+    return proxy.metric("downstream_bytes_total", origin="upstream")
+
+
+@on_each_loop
 async def test_a_server_that_goes_and_comes_back_harms_no_stream(tmp_path: Path) -> None:
     port = free_port()
     async with AsyncExitStack() as stack:

@@ -246,6 +246,17 @@ async def test_a_slow_client_is_cut_alone() -> None:
 
 
 @on_each_loop
+async def test_an_event_of_any_size_cuts_no_client_that_reads() -> None:
+    async with group(SILENT, stream=SHARE + "max_buffer: 64KiB\n") as (upstream, proxy, clients):
+        server = await upstream.connection()
+        for number in range(2):
+            await server.send(chunk(b"data: %b %d.\n\n" % (b"x" * (5 << 20), number)))
+            for client in clients:
+                await client.wait_for(b" %d.\n\n" % number, within=15.0)
+        assert proxy.closed() == {}
+
+
+@on_each_loop
 async def test_a_fault_of_upstream_ends_those_that_do_not_wait() -> None:
     async with group(SILENT, stream=SHARE + "reconnect: off\n") as (upstream, proxy, clients):
         (await upstream.connection()).reset()

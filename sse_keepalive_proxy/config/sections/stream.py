@@ -188,7 +188,8 @@ class Stream(Section):
     max_buffer: Size = Field(
         default=1 << 20,
         description="The number of bytes that may wait for one slow client. Above it the proxy stops "
-        "reading from upstream until the client catches up.",
+        "reading from upstream until the client catches up. The events of a group (`share`) and of NATS "
+        "(`bridge`) cannot wait elsewhere: if so many bytes of them come meanwhile, the client is cut.",
     )
     write_timeout: Duration = Field(
         default=30.0,
