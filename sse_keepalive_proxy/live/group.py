@@ -121,18 +121,15 @@ class Group(Source):
         if self.life.close_reason is not None or self.flow.in_part:
             body.part(self.let_go)
             return
-        present = self._exchange
+        present, attempts, rest, came = self._exchange, self._reconnection, b"", b""
         if present is not None and (of.resumes or of.asked_at < self._asked_at):
-            data, over = present.read_out()
+            rest, over = present.read_out()
             if not over:  # it stays; a server with one place for each user has ended the other one
                 if not of.resumes:  # otherwise the present one has brought the same events
                     self.flow.insert(body.read_out()[0])
                 body.part(self.let_go)
-            if data:
-                self.flow.data(data)
-            if not over:
+                self._read_out(rest)
                 return
-        attempts, came = self._reconnection, b""
         if attempts is not None:
             sent_at = attempts.sent_at if attempts.busy else None
             self._is_overtaken = sent_at is not None and sent_at >= of.asked_at
@@ -140,11 +137,11 @@ class Group(Source):
                 came = b"" if of.resumes else attempts.read_out()
                 attempts.cancel()
             attempts.ask_with(of.credential.bare)
-        self._replace(body, of.asked_at, resumed=of.resumes, came=came)
+        self._replace(body, of.asked_at, of.resumes, rest, came)
 
-    def _replace(self, body: Body, asked_at: float, *, resumed: bool, came: bytes = b"") -> None:
-        """Read `body`, after what the present stream has brought and what `came` on another one since."""
-        self._read_out()
+    def _replace(self, body: Body, asked_at: float, resumed: bool, rest: bytes, came: bytes) -> None:
+        """Read `body`, after the `rest` of the present stream and what `came` on another one since."""
+        self._read_out(rest)
         if self.life.close_reason is not None:
             body.part(self.let_go)
             return
@@ -164,10 +161,12 @@ class Group(Source):
         if self.life.close_reason is None:
             body.attach(self.flow)
 
-    def _read_out(self) -> None:
-        """Deliver what the present stream has brought and was not read yet."""
-        if self._exchange is not None and (data := self._exchange.read_out()[0]):
-            self.flow.data(data)
+    def _read_out(self, rest: bytes = b"") -> None:
+        """Deliver `rest`, and what else the present stream has brought and was not read yet."""
+        if self._exchange is not None:
+            rest += self._exchange.read_out()[0]
+        if rest:
+            self.flow.data(rest)
 
     def _reopen(self) -> None:
         if self._is_overtaken:  # an attempt is under way already
@@ -200,6 +199,8 @@ class Group(Source):
                 self._read_out()  # a stalled stream may have spoken
             self._asked_at = attempts.sent_at or 0.0
         if not self._is_overtaken and self.life.state not in (State.FLOWING, State.DRAINING):
+            if self._has_ended:
+                self.flow.start_over()
             self._has_ended = False
             super().reopened(answer)
             return
@@ -208,7 +209,7 @@ class Group(Source):
             self._accepted()
             self.reconnects += 1
             self.route.metrics.upstream_reconnects[ReconnectResult.REOPENED] += 1
-            self._replace(answer.body, self._asked_at, resumed=False)
+            self._replace(answer.body, self._asked_at, False, b"", b"")
         except Exception as error:  # noqa: BLE001 (it is logged)
             self.fail(error)
 

@@ -191,6 +191,7 @@ class GroupStage:
                 self.clock.advance(0.25)
         self.clock.advance(0.001)  # of two at one instant, the attempt counts as the later one
         assert self.attempts.under_way
+        self.clock.advance(0.1)  # who asks now has asked later
 
     def leave(self, client: JoinedClient) -> None:
         client.side.leave()

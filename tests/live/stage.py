@@ -221,11 +221,12 @@ class UpstreamSide:
     def resume_reading(self) -> None:
         self.paused = False
 
-    def read_now(self, reads: int = 100) -> None:
-        while self.unread and reads and not self.is_closing():
-            data, reads = self.unread.pop(0), reads - 1
-            self.over = data == LAST_CHUNK
-            self.exchange.data_received(data)
+    def read_now(self, reads: int = 1) -> None:
+        assert reads
+        if self.unread and not self.is_closing():
+            unread, self.unread = self.unread, []
+            self.over = LAST_CHUNK in unread
+            self.exchange.data_received(b"".join(unread))
 
     def abort(self) -> None:
         self.closed = not self.over

@@ -218,6 +218,26 @@ def test_a_stalled_stream_that_speaks_while_an_earlier_attempt_is_under_way_is_n
     assert (a.data, a.ended) == (["1", "2"], None)
 
 
+def test_the_last_bytes_of_a_stalled_stream_do_not_end_an_attempt_either() -> None:
+    stage, a = stalled()
+    stage.upstream.write(b"data: unfin")
+    stage.upstream.write(b"")
+    stage.join("b", asked_at=stage.clock() - 2 * STALLED_AFTER, early=b"data: 1\n\n")
+    assert stage.attempts.under_way
+    stage.reopen(early=b"data: 2\n\n")
+    assert (a.data, a.ended) == (["1", "2"], None)
+
+
+def test_a_block_that_an_ended_stream_has_begun_is_not_glued_to_the_stream_of_an_attempt() -> None:
+    stage, a = stalled()
+    stage.join("b", asked_at=earlier(stage), early=b"data: 1\n\ndata: unfin")
+    stage.upstream.end()
+    stage.group.ask()
+    stage.clock.advance(2 * STALLED_AFTER)
+    stage.reopen(early=b"data: 2\n\n")
+    assert (a.data, a.ended) == (["1", "2"], None)
+
+
 def test_a_refusal_while_a_stalled_stream_is_there_makes_room_for_another_credential() -> None:
     stage = GroupStage()
     a, b = stage.join("a"), stage.join("b")
