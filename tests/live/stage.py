@@ -458,7 +458,7 @@ class Stage:
             return raw
         coding = Dechunker()
         body = coding.feed(raw)
-        assert coding.ended == raw.endswith(LAST_CHUNK)
+        assert coding.ended or self.client.writes[-1].data != LAST_CHUNK  # upstream may end a line so
         assert coding.rest == b""
         return body
 

@@ -264,6 +264,7 @@ def test_a_frame_of_the_proxy_fits_between_a_comment_and_the_event_behind_it() -
     [b"data: 1\r\r", INTERVAL, b"\nevent: add\r\ndata: 2\r\n\r", INTERVAL, b"\nevent: add\rdata: 3\r\r"], ""
 )
 @example([b": note\revent: add\n\ndata: 1\n\n"], "")
+@example([b": 10\r\n"], "")
 def test_unnamed_events_lose_their_name_and_nothing_else(moments: list[Moment], end: str) -> None:
     stage = Stage(replace(POLICY, unname=frozenset({"Generic", "add"})))
     tell(stage, moments)
