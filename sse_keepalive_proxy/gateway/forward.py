@@ -23,6 +23,7 @@ from sse_keepalive_proxy.errors import (
 from sse_keepalive_proxy.gateway.answer import log_access
 from sse_keepalive_proxy.gateway.cors import Cors
 from sse_keepalive_proxy.gateway.passthrough import first_line, pass_back, send_body
+from sse_keepalive_proxy.gateway.sharing import with_named_id
 from sse_keepalive_proxy.gateway.state import InForce, Process, ReadyRoute
 from sse_keepalive_proxy.gateway.stream_request import StreamRequest
 from sse_keepalive_proxy.gateway.upstream_request import request_head
@@ -72,6 +73,8 @@ class Forward:
         self._body_whole: asyncio.Future[bool] | None = None
         if request.has_body:
             self._body_whole = asyncio.get_running_loop().create_future()
+        if stream is not None:
+            request = with_named_id(request, stream.policy)
         self._head = request_head(request, route.target.address, in_force.trust, stream=stream is not None)
         self._stream_request = (
             None if stream is None else StreamRequest(process, connection, request, route, stream, client)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from sse_keepalive_proxy.gateway.identity import Holder, TokenRejection
 from sse_keepalive_proxy.gateway.passthrough import first_line
 from sse_keepalive_proxy.gateway.upstream_request import own_id, without_id
 from sse_keepalive_proxy.http.attempts import Answer, Attempt, Target
-from sse_keepalive_proxy.http.cursors import find_cursors
+from sse_keepalive_proxy.http.cursors import find_cursors, take_cursors
 from sse_keepalive_proxy.http.exchange import Exchange
 from sse_keepalive_proxy.http.headers import encode_head
 from sse_keepalive_proxy.http.request import ClientRequest
@@ -32,16 +33,17 @@ from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.stream.claims import claim
-from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, ReplayIds, Share, Verify
+from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, ReplayIds, Share, StreamPolicy, Verify
 from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours, position_in
 from sse_keepalive_proxy.stream.states import Join
 from sse_keepalive_proxy.wire import encode
 from sse_keepalive_proxy.wire.framing import begins_event_stream
 
-__all__ = ["Groups", "SharedOpening", "ask_without_id", "known_id"]
+__all__ = ["Groups", "SharedOpening", "ask_without_id", "known_id", "with_named_id"]
 
 _ALWAYS_VARIES = b"origin"
 _LAST_EVENT_ID = b"last-event-id"
+_MAY_NAME_OURS = re.compile(r"\?.*(?:skp-|%)")
 
 
 class Groups:
@@ -138,9 +140,8 @@ class SharedOpening:
         upstream.
         """
         policy, given = streams.policy, request.named.get(_LAST_EVENT_ID, [])
-        cursors = policy.reconnect.cursors if policy.reconnect is not None else Reconnect().cursors
         bare = without_id(head)
-        if not request.is_repeatable or len(given) > 1 or find_cursors(bare, cursors) is not None:
+        if not request.is_repeatable or len(given) > 1 or find_cursors(bare, _cursors(policy)) is not None:
             return None
         if own_id(request) and groups.share.replay is None:
             return None
@@ -339,6 +340,26 @@ class SharedOpening:
         )
         self.groups.add(group)
         return group
+
+
+def with_named_id(request: ClientRequest, policy: StreamPolicy) -> ClientRequest:
+    """Return `request` with an id of a log in its query (`reconnect.cursors`) as its `Last-Event-ID`, because
+    upstream cannot know it. Any other request is returned unchanged.
+    """
+    replay = None if policy.share is None else policy.share.replay
+    if replay is None or replay.ids is not ReplayIds.ADD or not _MAY_NAME_OURS.search(request.target):
+        return request
+    target, found = take_cursors(request.target.encode("latin-1"), _cursors(policy), is_ours)
+    if not found:
+        return request
+    headers = request.headers
+    if not own_id(request):
+        headers = (*headers, (b"Last-Event-ID", found))
+    return replace(request, target=target.decode("latin-1"), headers=headers, named={})
+
+
+def _cursors(policy: StreamPolicy) -> frozenset[bytes]:
+    return (policy.reconnect or Reconnect()).cursors
 
 
 def known_id(request: ClientRequest, share: Share | None) -> bytes:

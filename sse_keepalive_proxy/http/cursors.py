@@ -6,9 +6,10 @@ makes upstream repeat these events (behaviour.md#cursors).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["Cursors", "find_cursors"]
+__all__ = ["Cursors", "find_cursors", "take_cursors"]
 
 _CURSOR = b"cursor"
 """A position in upstream's own form, which may be no event id."""
@@ -59,3 +60,22 @@ def find_cursors(head: bytes, names: frozenset[bytes]) -> Cursors | None:
     if not pieces and renewable:
         return None
     return Cursors((*pieces, head[kept_from:]), renewable=renewable and len(pieces) <= _MOST_CURSORS)
+
+
+def take_cursors(
+    target: bytes, names: frozenset[bytes], taken: Callable[[bytes], bool]
+) -> tuple[bytes, bytes]:
+    """Return `target` without the parameters of `names` whose values are to be `taken`, and the last of these
+    values, or `b""`. `names` are percent-decoded. A query with more than 100 parameters is not looked at.
+    """
+    path, mark, query = target.partition(b"?")
+    if not query or query.count(b"&") >= _MOST_PARAMETERS:
+        return target, b""
+    kept, found = [], b""
+    for part in query.split(b"&"):
+        name, _, value = part.partition(b"=")
+        if unquote_to_bytes(name) in names and taken(decoded := unquote_to_bytes(value)):
+            found = decoded
+        else:
+            kept.append(part)
+    return (path + mark + b"&".join(kept) if kept else path, found) if found else (target, b"")

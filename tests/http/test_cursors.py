@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sse_keepalive_proxy.http.cursors import find_cursors
+from sse_keepalive_proxy.http.cursors import find_cursors, take_cursors
 
 NAMES = frozenset({b"lastEventId", b"since[x]"})
 REST = b" HTTP/1.1\r\nHost: a\r\nReferer: /?lastEventId=1\r\n"
@@ -33,6 +33,23 @@ def renewed(target: bytes) -> bytes | None:
 )
 def test_every_cursor_gets_the_id_and_all_else_stays(before: bytes, after: bytes) -> None:
     assert renewed(before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        (b"/?lastEventId=o5", b"/", b"o5"),
+        (b"/?a&lastEventId=o5&b=%20", b"/?a&b=%20", b"o5"),
+        (b"/?lastEvent%49d=%6F5&since%5bx%5D=6&since[x]=o7", b"/?since%5bx%5D=6", b"o7"),
+        (b"/?lastEventId=5&a=o5", b"/?lastEventId=5&a=o5", b""),
+        (b"/?" + b"a&" * 100 + b"lastEventId=o5", b"/?" + b"a&" * 100 + b"lastEventId=o5", b""),
+        (b"/", b"/", b""),
+    ],
+)
+def test_a_cursor_with_a_known_value_is_taken_out_and_all_else_stays(
+    before: bytes, after: bytes, found: bytes
+) -> None:
+    assert take_cursors(before, NAMES, lambda value: value.startswith(b"o")) == (after, found)
 
 
 @pytest.mark.parametrize(

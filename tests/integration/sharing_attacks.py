@@ -307,7 +307,7 @@ async def _id_twice(scene: Staged) -> None:
 
 async def _cursor(scene: Staged) -> None:
     there = await scene.victim(Asks())
-    client = await scene.opened(Asks(query="lastEventId=" + there[2]))
+    client = await scene.opened(Asks(query="lastEventId=1"))
     await scene.hears_nothing(client, there)
 
 
@@ -322,6 +322,15 @@ async def _id_of_another_log(scene: Staged) -> None:
     await again.wait_for(b"stream_gap")
     assert b'"reason":"unknown"' in again.received
     assert b"secret" not in first.received + again.received
+
+
+async def _cursor_of_another_log(scene: Staged) -> None:
+    there = await scene.victim(Asks())
+    client = await scene.opened(Asks(token=token(8), query="lastEventId=" + there[2]))
+    await client.wait_for(b"stream_gap")
+    assert b'"reason":"unknown"' in client.received
+    assert b"skp-" not in scene.upstream.connections[-1].received
+    await scene.hears_nothing(client, there)
 
 
 async def _guessed(scene: Staged) -> None:
@@ -431,11 +440,16 @@ ATTACKS: tuple[Attack, ...] = (
         _twice(Asks(headers=("Cookie: a=1",)), Asks(headers=("Cookie: a=1", "Cookie: a=1"))),
     ),
     Attack("`Last-Event-ID` twice", OWN, _id_twice),
-    Attack("the id as a cursor in the query", OWN, _cursor),
+    Attack("an id of upstream as a cursor in the query", OWN, _cursor),
     Attack(
         "an id of another user's log",
         "`stream_gap` with `unknown`, and nothing of that log",
         _id_of_another_log,
+    ),
+    Attack(
+        "an id of another user's log as a cursor in the query",
+        "`stream_gap` with `unknown`, and nothing of that log; upstream never gets it",
+        _cursor_of_another_log,
     ),
     Attack(
         "a guessed id of the proxy's own form",

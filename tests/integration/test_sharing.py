@@ -7,6 +7,8 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
+
 from sse_keepalive_proxy.gateway.sharing import SharedOpening
 from sse_keepalive_proxy.gateway.stream_request import StreamRequest
 from tests.support.instance import Instance, config
@@ -298,6 +300,27 @@ async def test_a_client_whose_id_is_not_in_the_log_hears_of_the_gap() -> None:
         connection = await upstream.connection()
         assert b"skp-" not in connection.received
         assert proxy.metric("replay_gaps_total", reason="unknown") == 1
+
+
+@on_each_loop
+@pytest.mark.parametrize("known", [True, False], ids=["in the log", "not in the log"])
+async def test_an_id_of_the_proxy_may_come_as_a_cursor_in_the_query(known: bool) -> None:
+    stream = "share: {by: credential, trust: 1ms, linger: 1m, replay: {ids: add}}\n"
+    async with group(SILENT, SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
+        server = await upstream.connection()
+        await server.send(chunk(b"data: 1\n\n"))
+        await first.wait_for(b"data: 1")
+        last = next(event.last_event_id for event in first.events if event.data == "1")
+        await server.send(chunk(b"data: 2\n\n"))
+        await first.wait_for(b"data: 2")
+        if not known:
+            last = "skp-00000000-7"
+        async with await proxy.event_source(f"{TAB}&lastEventId={last.replace('k', '%6B')}") as again:
+            await again.wait_for(b"data: 2\n\n" if known else b"stream_gap")
+            assert data_of(again) == (["2"] if known else [])
+        connection = await upstream.connection(1)
+        assert b"lastEventId" not in connection.received
+        assert b"skp-" not in connection.received
 
 
 @on_each_loop
