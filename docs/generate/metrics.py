@@ -57,6 +57,7 @@ def markdown() -> str:
 
 class _Connected:
     connected = True
+    lost = 0
 
     def snapshot(self, now: float) -> dict[str, Any]:
         return {"at": now}

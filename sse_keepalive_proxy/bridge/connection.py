@@ -39,6 +39,9 @@ MOST_PENDING = 64 << 20
 """Bytes of messages of one subject that wait to be handled. More are dropped by nats-py, which says so."""
 
 _REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
+_QUIET = 60.0
+"""Seconds between two lines about lost messages."""
+
 _SLICE = 0.005
 """Seconds: messages of a burst are handled for so long, then the event loop runs."""
 
@@ -81,6 +84,9 @@ class Connection:
         self._refused: dict[str, float] = {}  # the subjects on which nothing may be published, and since when
         self._closed = asyncio.Event()
         self._said: str | None = None
+        self._overrun_said_at = -_QUIET
+        self.lost = 0
+        """The messages that were lost because they came faster than they were handled."""
         self._slice_began = 0.0
         self.connected_since: float | None = None
         """The time since which every message has been received, None while there is no connection."""
@@ -254,16 +260,24 @@ class Connection:
     # What nats-py says.
 
     async def _on_error(self, error: Exception) -> None:
-        if isinstance(error, SlowConsumerError) and error.subject not in self._subscriptions:
-            return  # a reader reads again what was lost
         if isinstance(error, SlowConsumerError):
-            self.connected_since = self._loop.time()  # messages were lost until now
-            self._say(f"messages were lost, because they came faster than they are handled: {error.subject}")
+            if error.sub in self._subscriptions.values():  # a reader reads again what was lost
+                self._overrun(error.subject)
         elif self.connected_since is None:
             self._down(error)
             _abandon_attempt(self._client)
         elif (refused := _REFUSED.search(str(error).lower())) is not None:
             self._refused[refused[1]] = self._loop.time()
+
+    def _overrun(self, subject: str) -> None:
+        now = self._loop.time()
+        if self.connected_since is not None:
+            self.connected_since = now  # messages were lost until now
+        self.lost += 1
+        if now >= self._overrun_said_at + _QUIET:
+            self._overrun_said_at = now
+            text = "messages of NATS are lost, because they come faster than they are handled (%d so far)"
+            logger.warning(text, self.lost, extra={"fields": {"subject": subject}})
 
     async def _on_disconnected(self) -> None:
         if self.connected_since is not None:

@@ -58,8 +58,11 @@ class Reader:
     position were in the stream when it began. `connected_since`: the time since which every message has been
     received or will be, None while it does not read. `changed_at`: when it began to read, or stopped.
     `behind_since`: the time from which on messages may not have been read yet, None if all have been.
-    `heartbeat`: the seconds between two signs of life of an idle consumer, and until another attempt.
+    `heartbeat`: the seconds between two signs of life of an idle consumer, and until another attempt. No
+    message is `lost`: it is read again.
     """
+
+    lost = 0
 
     def __init__(
         self,

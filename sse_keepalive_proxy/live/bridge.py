@@ -50,6 +50,7 @@ class Subscriptions(Protocol):
     position: int | None
     begun: int
     history: int
+    lost: int
 
     def receive(self, subject: str, receive: Receive) -> None:
         """Call `receive` with each message on `subject` and its position, from now on."""
@@ -116,6 +117,11 @@ class RouteBridge:
     def connected(self) -> bool:
         """Whether there is a connection to NATS."""
         return self._connection.connected_since is not None
+
+    @property
+    def lost(self) -> int:
+        """The messages that were lost because they came faster than they were handled."""
+        return self._connection.lost
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return the state of its connection, and its counts, for pages. No secrets."""

@@ -147,11 +147,11 @@ class Collected(Collector):
             (),
             {(): self._streams.logs.let_go},
         )
-        connected: Values = {
-            (route,): float(metrics.bridge.connected)
-            for route, metrics in self._routes.items()
-            if metrics.bridge is not None
-        }
+        bridges = {route: found for route, each in self._routes.items() if (found := each.bridge) is not None}
+        lost: Values = {(route,): bridge.lost for route, bridge in bridges.items()}
+        text = "Messages of NATS that came faster than they are handled, on the connection of the route."
+        yield _counter("bridge_lost", text, ("route",), lost)
+        connected: Values = {(route,): float(bridge.connected) for route, bridge in bridges.items()}
         text = "1 while there is a connection to NATS (`bridge`), otherwise 0."
         yield _gauge("bridge_connected", text, ("route",), connected)
         for name, text in _GAUGES.items():

@@ -97,6 +97,10 @@ class Bridge(Protocol):
     def connected(self) -> bool:
         """Whether there is a connection to NATS."""
 
+    @property
+    def lost(self) -> int:
+        """The messages that its connection has lost."""
+
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return its values for pages."""
 

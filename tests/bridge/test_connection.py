@@ -5,6 +5,7 @@ published has arrived.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 
@@ -46,6 +47,30 @@ async def test_the_event_loop_runs_between_slow_messages_of_a_burst(tmp_path: Pa
         ticking[0].cancel()
         await connections.close()
     assert max(seen.count(each) for each in set(seen)) < BURST / 10
+
+
+@on_each_loop
+async def test_what_comes_faster_than_it_is_handled_is_counted_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sse_keepalive_proxy.bridge.connection.MOST_PENDING", 10)
+    seen = []
+    with nats_server(tmp_path) as (_, port), caplog.at_level(logging.WARNING, "sse_keepalive_proxy.bridge"):
+        connections = Connections()
+        connection = connections.to(NatsServers((f"nats://127.0.0.1:{port}",)))
+        connection.receive("chat.*", lambda payload, position: seen.append(payload))
+        await soon(lambda: connection.connected_since is not None)
+        connected_since = connection.connected_since
+        async with publisher(port) as client:
+            for _ in range(BURST):  # all fit into one read
+                await client.publish("chat.1", b"1")
+            await client.flush()
+        await soon(lambda: len(seen) + connection.lost == BURST)
+        assert connection.lost > 0
+        assert connection.connected_since != connected_since
+        await connections.close()
+    (line,) = [each for each in caplog.records if each.name == "sse_keepalive_proxy.bridge"]
+    assert "messages of NATS are lost" in line.getMessage()
 
 
 @pytest.mark.parametrize("turns", range(6))

@@ -21,6 +21,7 @@ class Connection:
     """No connection: it keeps the receivers. `busy`: what the last one has returned."""
 
     connected_since: float | None = None
+    lost = 0
     behind_since: float | None = None
     position: int | None = None
     begun = history = 0
