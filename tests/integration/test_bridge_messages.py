@@ -94,7 +94,7 @@ async def test_nonsense_of_an_expression_is_counted_and_logged_once_per_kind(
     assert sorted(each["subject"] for each in fields) == ["function", "when"]
 
 
-@pytest.mark.parametrize(("limit", "size"), [(None, MIB), ("8MB", 8 * MIB)])
+@pytest.mark.parametrize(("limit", "size"), [(None, MIB), ("2MB", 2 * MIB)])
 @on_each_loop
 async def test_a_message_as_large_as_nats_takes_is_filled(
     limit: str | None, size: int, tmp_path: Path
