@@ -150,9 +150,11 @@ class GroupStage:
         asked_at: float | None = None,
         early: bytes = b"",
         lives: float | None = None,
+        resumes: bool = False,
     ) -> JoinedClient:
         """A client whose request upstream has accepted, with the credential of this name (see there).
-        `asked_at`: when it was sent. `early`: what came with the answer.
+        `asked_at`: when it was sent. `early`: what came with the answer. `resumes`: it had the group's last
+        id, because upstream's stream was lost then.
         """
         credential = self.credential(name, lives)
         self.groups.accept(self.group, credential)
@@ -170,7 +172,9 @@ class GroupStage:
             assert stream.begin(take_over, chunked=True)
         self.streams.begun(stream)
         asked_at = self.clock() if asked_at is None else asked_at
-        place = Membership(self.group, credential, accepted=self.upstream.exchange, asked_at=asked_at)
+        place = Membership(
+            self.group, credential, accepted=self.upstream.exchange, asked_at=asked_at, resumes=resumes
+        )
         stream.commit(HEAD, place)
         return JoinedClient(stream, side, credential)
 

@@ -251,6 +251,52 @@ def test_a_refusal_while_a_stalled_stream_is_there_makes_room_for_another_creden
     assert (a.data, b.data) == (["1"], ["1"])
 
 
+# An upstream with ids, which sends again what came after the id in a request.
+
+
+def with_ids() -> tuple[GroupStage, JoinedClient]:
+    """A group whose client has the event 1."""
+    stage = GroupStage()
+    client = stage.join("a", early=b"id: 1\ndata: 1\n\n")
+    return stage, client
+
+
+def test_a_client_that_asks_for_what_an_attempt_brings_too_brings_nothing_twice() -> None:
+    stage, a = with_ids()
+    stage.lose()
+    stage.reopen(early=b"id: 2\ndata: 2\n\n")
+    place = stage.upstream
+    b = stage.join("b", early=b"id: 2\ndata: 2\n\n", resumes=True)
+    assert stage.upstream.closed
+    place.send(b"id: 3\ndata: 3\n\n")
+    assert (a.data, b.data) == (["1", "2", "3"], ["3"])
+
+
+def test_an_attempt_that_brings_the_same_as_a_client_is_not_read_before_it() -> None:
+    stage, a = with_ids()
+    stage.lose()
+    stage.attempts.came = b"id: 2\ndata: 2\n\n"
+    stage.join("b", early=b"id: 2\ndata: 2\n\n", resumes=True)
+    assert a.data == ["1", "2"]
+
+
+def test_what_a_stalled_stream_says_last_comes_once_if_the_new_one_repeats_it() -> None:
+    stage, a = with_ids()
+    stage.stall()
+    stage.upstream.write(b"id: 2\ndata: 2\n\n")
+    stage.reopen(early=b"id: 2\ndata: 2\n\n")
+    assert a.data == ["1", "2"]
+
+
+def test_a_sign_of_life_ends_an_attempt_that_would_repeat_it() -> None:
+    stage, a = with_ids()
+    stage.stall()
+    stage.attempts.came = b"id: 2\ndata: 2\n\n"
+    stage.upstream.send(b"id: 2\ndata: 2\n\n")
+    assert not stage.attempts.under_way
+    assert a.data == ["1", "2"]
+
+
 # A refused credential with `on_refusal: keep`.
 
 
