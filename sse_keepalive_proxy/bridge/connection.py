@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import SlowConsumerError
 
+from sse_keepalive_proxy.config.types.bridging import credentials_fault
 from sse_keepalive_proxy.config.types.certificates import client_context
 from sse_keepalive_proxy.net.tasks import spawn
 from sse_keepalive_proxy.stream.policy import NatsServers
@@ -235,6 +236,8 @@ class Connection:
             if servers.server_name is not None:
                 options["tls_hostname"] = servers.server_name
         if servers.credentials_file is not None:
+            if (fault := credentials_fault(servers.credentials_file)) is not None:
+                raise ConnectionError(f"credentials_file {fault.message}")  # it has changed
             options["user_credentials"] = servers.credentials_file
         if servers.user is not None:
             options["user"], options["password"] = servers.user, servers.password

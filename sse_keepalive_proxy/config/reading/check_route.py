@@ -18,11 +18,10 @@ from sse_keepalive_proxy.config.sections.opening import EarlyCommit, Reconnect
 from sse_keepalive_proxy.config.sections.settings import Match
 from sse_keepalive_proxy.config.sections.sharing import Share
 from sse_keepalive_proxy.config.sections.stream import Credential, Decode, Head, Stream
-from sse_keepalive_proxy.config.types.bridging import nats_fault
+from sse_keepalive_proxy.config.types.bridging import credentials_fault, nats_fault
 from sse_keepalive_proxy.config.types.certificates import client_faults
 from sse_keepalive_proxy.config.types.event_data import claims_in
 from sse_keepalive_proxy.config.types.fields import NULL_IS_DEFAULTS, OFF, Fault
-from sse_keepalive_proxy.config.types.files import content_of
 from sse_keepalive_proxy.config.types.key_file import extra_fault, key_fault
 from sse_keepalive_proxy.config.types.shapes import CREDENTIAL, FilePath
 from sse_keepalive_proxy.config.types.units import Duration, format_duration
@@ -207,7 +206,7 @@ def _unusable_bridge(route: Entry) -> Iterator[Finding]:
         for key, fault in client_faults(tls.ca_file, tls.client_cert):
             yield (*way, "tls", key), fault
     file = valid(_FILE, entry_at(route, *way, "credentials_file"))
-    if file not in (None, "off") and isinstance(unusable := content_of(file or ""), Fault):
+    if file is not None and file != "off" and (unusable := credentials_fault(file)) is not None:
         yield (*way, "credentials_file"), unusable
     subscriber, share = text_at(route, *way, "subscriber"), _share(route)
     if subscriber is None:

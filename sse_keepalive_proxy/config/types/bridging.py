@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from sse_keepalive_proxy.config.types.fields import Fault, Text, refuse
+from sse_keepalive_proxy.config.types.files import content_of
 from sse_keepalive_proxy.config.types.words import did_you_mean
 from sse_keepalive_proxy.errors import InvalidMessage
 
@@ -26,6 +27,7 @@ __all__ = [
     "Secret",
     "StreamName",
     "Subject",
+    "credentials_fault",
     "example_faults",
     "nats_fault",
 ]
@@ -33,6 +35,7 @@ __all__ = [
 _CLAIM = r"claim:[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
 _URL = r"(nats|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
 _STREAM = r"[A-Za-z0-9_-]+"
+_CREDENTIALS = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
 _SUBJECT = re.compile(r"(?!.*>.)[^\s.*>]+(\.([^\s.*>]+|\*|>))*|\*(\.([^\s.*>]+|\*|>))+")
 
 
@@ -41,6 +44,18 @@ def nats_fault() -> Fault | None:
     if find_spec("nats") is not None and find_spec("jmespath") is not None:
         return None
     return Fault("needs the extra `nats`, which is not installed", "pip install 'sse-keepalive-proxy[nats]'")
+
+
+def credentials_fault(file: str) -> Fault | None:
+    """Return the fault of a file with NATS credentials. nats-py would look for their token for ever."""
+    content = content_of(file)
+    if isinstance(content, Fault):
+        return content
+    if not all(part in content for part in _CREDENTIALS):
+        return Fault("is not a file with NATS credentials", "`nsc generate creds` writes one")
+    if find_spec("nkeys") is None:
+        return Fault("needs nkeys, which is not installed", "pip install 'sse-keepalive-proxy[nats]'")
+    return None
 
 
 def _text(value: object) -> str:

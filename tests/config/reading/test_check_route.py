@@ -477,6 +477,11 @@ def test_a_bridge_without_its_extra_names_the_command_that_installs_it(
         ("  subscriber", "  durable: {stream: a.b}\n  subscriber", "not the name of a JetStream stream"),
         ("  subscriber", "  durable: {}\n  subscriber", "bridge.durable.stream: "),
         ("  subscriber", "  credentials_file: /none.creds\n  subscriber", "there is no such file"),
+        (
+            "  subscriber",
+            f"  credentials_file: {__file__}\n  subscriber",
+            "is not a file with NATS credentials (`nsc generate creds` writes one)",
+        ),
         ("  subscriber", "  tls: {ca_file: /none.pem}\n  subscriber", "there is no such file"),
     ],
 )
