@@ -36,6 +36,11 @@ _FIRST_WAIT, _LAST_WAIT = 0.02, 2.0
 the one before it, and shorter than the last one.
 """
 
+_OVERFLOWS = {
+    "stream": "a stream has more messages than the bridge remembers: a late copy may be delivered twice",
+    "replay": "more messages than the bridge keeps for clients that come back: some get `stream_gap`",
+    "audiences": "more audiences than the bridge remembers: what is for the oldest ones reaches no client",
+}
 
 Receive = Callable[[bytes, int], asyncio.Event | None]
 """As `bridge.connection` has it."""
@@ -88,10 +93,12 @@ class RouteBridge:
     ) -> None:
         self.name, self.policy, self.metrics = name, policy, metrics
         self._connection, self._released, self.remembers = connection, released, remembers
-        self._recent = None if remembers is None else Recent(remembers)
+        self._recent: Recent | None = None
+        if remembers is not None:
+            self._recent = Recent(remembers, forgot=lambda: self.overflowed("replay"))
         self._loop = asyncio.get_running_loop()
         self.now, self.call_later = self._loop.time, self._loop.call_later
-        self.mapping = Expressions(policy.subjects)
+        self.mapping = Expressions(policy.subjects, lambda: self.overflowed("audiences"))
         self._places: dict[str, dict[Place, None]] = {}
         self._handed_out = asyncio.Event()
         self._outgoing: deque[tuple[Message, dict[Place, None]]] = deque()  # and the streams that wait for it
@@ -318,6 +325,11 @@ class RouteBridge:
     def count(self, outcome: Outcome, times: int = 1) -> None:
         """Count an outcome."""
         self.metrics.bridge_events[outcome] += times
+
+    def overflowed(self, memory: str) -> None:
+        """Note that a memory is full, and has forgotten something: one of `_OVERFLOWS`."""
+        self.metrics.bridge_overflows[memory] += 1
+        self.say(memory, _OVERFLOWS[memory])
 
     def say(self, kind: str, text: str, *values: object, **fields: str) -> None:
         """Log a line, one of a `kind` in a minute."""

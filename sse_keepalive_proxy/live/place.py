@@ -74,7 +74,7 @@ class Place:
         else:
             bridge.count(outcome)
         if matcher.overflows != overflows:
-            self._overflowed()
+            bridge.overflowed("stream")
 
     def write_due(self, now: float) -> None:
         """Write what upstream has not delivered in time. An unexpected exception ends this stream only."""
@@ -154,7 +154,7 @@ class Place:
                 case Fate.WAITS:
                     bridge.wait(now + bridge.policy.grace, self)
         if matcher.overflows != overflows:
-            self._overflowed()
+            bridge.overflowed("stream")
         return b"".join(passing)
 
     # Positions in a JetStream stream.
@@ -193,11 +193,6 @@ class Place:
     def covers(self, gap: float) -> bool:
         """Whether the last `gap` seconds without upstream cost no message."""
         return self._bridge.fills and self._bridge.connected_since(self._bridge.now() - gap)
-
-    def _overflowed(self) -> None:
-        self._bridge.metrics.bridge_overflows += 1
-        text = "a stream has more messages than the bridge remembers: a late copy may be delivered twice"
-        self._bridge.say("overflow", text)
 
     def move(self, flow: Bridgeable) -> None:
         """Serve the group of `flow` from now on, with all that is remembered. If it has a place already,

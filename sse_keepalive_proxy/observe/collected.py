@@ -27,7 +27,6 @@ _COUNTERS = {
     "upstream_eof_without_event": "Streams that upstream ended without any event.",
     "uninspectable_streams": "Streams with a content coding, and bodies that do not begin like an event "
     "stream: passed through without pings.",
-    "bridge_overflows": "Full memories of streams at the bridge: late copies may be delivered twice.",
     "bridge_positions_lost": "JetStream streams (`bridge.durable`) that were made again, or had lost "
     "messages that were not read yet.",
     "replayed_events": "Events sent again to clients that came back.",
@@ -45,6 +44,7 @@ _LABELLED = {
         "Clients that came back with an id whose later events could not be sent again.",
     ),
     "bridge_events": ("outcome", "Messages of NATS for streams, and dropped copies of them."),
+    "bridge_overflows": ("memory", "What a full memory of the bridge has forgotten."),
     "leave_publishes": ("result", "Messages on NATS that a client has left (`leave.publish`)."),
     "upstream_errors": ("kind", "Upstream connections without a usable answer."),
     "upstream_reconnects": ("result", "Attempts to open upstream again for a connected client."),

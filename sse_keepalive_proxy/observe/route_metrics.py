@@ -137,7 +137,7 @@ class RouteMetrics:
         self.replay_gaps = dict.fromkeys(GapReason, 0)
         self.bridge: Bridge | None = None
         self.bridge_events = dict.fromkeys(Outcome, 0)
-        self.bridge_overflows = 0
+        self.bridge_overflows = dict.fromkeys(("stream", "replay", "audiences"), 0)
         self.bridge_positions_lost = 0
         self.bridge_stream_missing = 0
         self.leave_publishes = {"published": 0, "failed": 0}

@@ -7,6 +7,7 @@ remembered as the members of their chat. Names and members are texts.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 __all__ = ["MOST_MEMBERS", "Audiences"]
 
@@ -16,13 +17,13 @@ MOST_MEMBERS = 200_000
 
 class Audiences:
     """The members of each audience. `most`: the limit for all members together. Above it, the audience that
-    was learned the longest time ago is forgotten.
+    was learned the longest time ago is forgotten, and `forgot` is called.
     """
 
-    __slots__ = ("_members", "_most", "_names", "_total")
+    __slots__ = ("_forgot", "_members", "_most", "_names", "_total")
 
-    def __init__(self, most: int = MOST_MEMBERS) -> None:
-        self._most = most
+    def __init__(self, most: int = MOST_MEMBERS, forgot: Callable[[], None] = lambda: None) -> None:
+        self._most, self._forgot = most, forgot
         self._members: OrderedDict[str, frozenset[str]] = OrderedDict()  # the newest last
         self._names: dict[str, set[str]] = {}  # the audiences of each member
         self._total = 0
@@ -40,6 +41,7 @@ class Audiences:
         known.move_to_end(name)
         while self._total > self._most:
             self._forget(next(iter(known)))
+            self._forgot()
 
     def members(self, name: str) -> frozenset[str]:
         """Return the members of an audience, none if it is not known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -223,12 +223,12 @@ class _Subject:
 
 
 class Mapping:
-    """The expressions of a route's `subjects`."""
+    """The expressions of a route's `subjects`. `forgot` as for `Audiences`."""
 
     __slots__ = ("_subjects",)
 
-    def __init__(self, subjects: Sequence[BridgeSubject]) -> None:
-        audiences = Audiences()
+    def __init__(self, subjects: Sequence[BridgeSubject], forgot: Callable[[], None] = lambda: None) -> None:
+        audiences = Audiences(forgot=forgot)
         self._subjects = [_Subject(place, subject, audiences) for place, subject in enumerate(subjects)]
 
     def read(self, place: int, payload: bytes, position: int = 0, now: float = 0.0) -> Message | None:

@@ -6,6 +6,7 @@ Time is an argument, in seconds.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from sse_keepalive_proxy.stream.bridging import Message
@@ -20,15 +21,16 @@ _PLACE = 96  # bytes: its place in the list of one recipient
 
 
 class Recent:
-    """The messages of the last `age` seconds by their recipients, which count for at most `most` bytes.
+    """The messages of the last `age` seconds by their recipients, which count for at most `most` bytes. Above
+    it the oldest one is forgotten, and `forgot` is called.
 
     `floor`: every message with a higher position is here.
     """
 
-    __slots__ = ("_age", "_by_recipient", "_messages", "_most", "floor", "size")
+    __slots__ = ("_age", "_by_recipient", "_forgot", "_messages", "_most", "floor", "size")
 
-    def __init__(self, age: float, most: int = MOST_BYTES) -> None:
-        self._age, self._most = age, most
+    def __init__(self, age: float, most: int = MOST_BYTES, forgot: Callable[[], None] = lambda: None) -> None:
+        self._age, self._most, self._forgot = age, most, forgot
         self._messages: deque[tuple[float, Message]] = deque()
         self._by_recipient: dict[str, list[Message]] = {}
         self.floor = self.size = 0
@@ -55,7 +57,9 @@ class Recent:
     def _forget(self, now: float) -> None:
         messages = self._messages
         while messages and (messages[0][0] < now - self._age or self.size > self._most):
-            _, message = messages.popleft()
+            at, message = messages.popleft()
+            if at >= now - self._age:
+                self._forgot()
             self.floor = message.position
             self.size -= _cost(message)
             for recipient in message.recipients:

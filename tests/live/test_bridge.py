@@ -142,6 +142,7 @@ async def test_only_so_many_messages_wait_for_the_end_of_a_block() -> None:
     for number in range(MOST + 3):
         say(connection, number)
     assert route.metrics.bridge_events[Outcome.MISSED] == 3
+    assert route.metrics.bridge_overflows == {"stream": 2, "replay": 0, "audiences": 0}
     flow.writable = True
     say(connection, -1)
     assert flow.written.startswith(b"data: 3\n\n")

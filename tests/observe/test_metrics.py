@@ -108,7 +108,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]]]] = {
         "counter",
         {"outcome": {"delivered", "filled", "dropped", "missed", "no_subscriber", "invalid"}},
     ),
-    "bridge_overflows_total": ("counter", {}),
+    "bridge_overflows_total": ("counter", {"memory": {"stream", "replay", "audiences"}}),
     "bridge_positions_lost_total": ("counter", {}),
     "bridge_stream_missing": ("gauge", {}),
     "leave_publishes_total": ("counter", {"result": {"published", "failed"}}),

@@ -42,13 +42,19 @@ def test_members_and_peers_are_those_of_the_newest_lists(learned: list[tuple[str
 def test_above_the_limit_the_one_learned_longest_ago_is_forgotten(
     learned: list[tuple[str, frozenset[str]]],
 ) -> None:
-    audiences = Audiences(most=6)  # each audience counts for one more than its members
+    forgotten: list[int] = []
+    audiences = Audiences(
+        6, lambda: forgotten.append(1)
+    )  # each audience counts for one more than its members
     kept: dict[str, frozenset[str]] = {}  # the newest last
+    gone = 0
     for name, members in learned:
         audiences.learn(name, members)
         kept.pop(name, None)
         kept[name] = members
         while sum(len(each) + 1 for each in kept.values()) > 6:
             del kept[next(iter(kept))]
+            gone += 1
+    assert len(forgotten) == gone
     for name in "abc":
         assert audiences.members(name) == kept.get(name, frozenset())

@@ -37,12 +37,15 @@ def test_messages_that_are_too_old_are_forgotten_and_raise_the_floor() -> None:
 
 
 def test_above_its_size_the_oldest_are_forgotten() -> None:
-    recent = Recent(60.0, most=5000)
+    forgotten: list[int] = []
+    recent = Recent(60.0, 5000, lambda: forgotten.append(1))
     for position in range(1, 6):
         recent.add(message(position, size=1000), 0.0)
     assert positions(recent, "7", 0) == [3, 4, 5]
     assert recent.floor == 2
     assert recent.size <= 5000
+    assert positions(recent, "7", 0, 70.0) == []
+    assert len(forgotten) == 2  # those that were too old do not count
 
 
 def test_a_stream_that_was_made_again_has_its_own_messages_only() -> None:
