@@ -294,17 +294,21 @@ class RouteBridge:
         event loop. Meanwhile `received` asks for no further ones.
         """
         outgoing, until = self._outgoing, self.now() + _SLICE
-        while outgoing:
-            message, places = outgoing[0]
-            while places:
-                place, _ = places.popitem()
-                place.offer(message)
-                if self.now() >= until and places:
-                    self._handed_out.clear()
-                    self._loop.call_soon(self._hand_out)
-                    return
-            outgoing.popleft()
-        self._handed_out.set()
+        try:
+            while outgoing:
+                message, places = outgoing[0]
+                if not places:
+                    outgoing.popleft()
+                elif self.now() < until:
+                    places.popitem()[0].offer(message)
+                else:
+                    break
+        finally:
+            if outgoing:
+                self._handed_out.clear()
+                self._loop.call_soon(self._hand_out)
+            else:
+                self._handed_out.set()
 
     def catch_up(self, place: Place) -> None:
         """Give `place` at once what others of the same messages may still wait for."""
@@ -353,12 +357,14 @@ class RouteBridge:
     def _on_time(self) -> None:
         self._timer, due = None, self._due
         now = began = self.now()
-        while due and due[0][0] <= now and self.now() < began + _SLICE:
-            places = due[0][1]
-            places.pop().write_due(now)
-            if not places:
-                due.popleft()
-        if due and self._timer is None:
-            soon = due[0][0] <= now
-            call = self._loop.call_soon(self._on_time) if soon else None
-            self._timer = call or self._loop.call_at(due[0][0], self._on_time)
+        try:
+            while due and due[0][0] <= now and self.now() < began + _SLICE:
+                if due[0][1]:
+                    due[0][1].pop().write_due(now)
+                else:
+                    due.popleft()
+        finally:
+            if due and self._timer is None:
+                soon = due[0][0] <= now
+                call = self._loop.call_soon(self._on_time) if soon else None
+                self._timer = call or self._loop.call_at(due[0][0], self._on_time)

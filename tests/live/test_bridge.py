@@ -299,6 +299,28 @@ async def test_an_error_of_one_stream_ends_this_stream_only() -> None:
     assert (flow.written, flow.failed) == (b"data: 1\n\n", None)
 
 
+@pytest.mark.parametrize("mode", [BridgeMode.FILL, BridgeMode.REPLACE])
+@in_loop
+async def test_a_stream_that_cannot_even_be_ended_stops_no_other(mode: BridgeMode) -> None:
+    class Broken(Flow):
+        opaque = property(lambda _: 1 / 0, lambda *_: None)  # type: ignore[assignment]
+
+        def fail(self, error: BaseException) -> None:
+            raise error
+
+    (route, connection, _), flow = bridge(mode, grace=0.01), Flow()
+    said: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["exception"]))
+    served(route, flow, Broken(writable=False))
+    if mode is BridgeMode.FILL:
+        say(connection, 1)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            say(connection, 1)
+    await soon(lambda: flow.written == b"data: 1\n\n")
+    assert [type(each) for each in said] == [ZeroDivisionError] * (mode is BridgeMode.FILL)
+
+
 @in_loop
 async def test_what_waits_for_upstream_is_written_when_the_stream_ends() -> None:
     (route, connection, _), flow = bridge(BridgeMode.FILL), Flow()
