@@ -109,6 +109,6 @@ async def test_a_frozen_server_is_noticed_by_the_first_message_that_it_does_not_
         for number, content in enumerate(("freezes it", "to a frozen one")):
             await publish(client, number, chat=CHAT, members=(READER,), sender=OTHER, content=content)
         await page.wait_for(lambda page: messages(page) == ["freezes it", "to a frozen one"])
-        assert notify.hub.frozen
+        await soon(lambda: notify.hub.frozen)
         await soon(lambda: proxy.admin("/upstreams/notify")[0] == 503, within=10.0)
         assert page.ending is None
