@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from sse_keepalive_proxy.errors import InvalidMessage
 from sse_keepalive_proxy.live.bridged import Bridgeable
 from sse_keepalive_proxy.live.leave_notice import LeaveNotice
 from sse_keepalive_proxy.live.place import Place
+from sse_keepalive_proxy.live.subscriptions import Receive, Subscriptions
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.bridge_mapping import Mapping as Expressions
 from sse_keepalive_proxy.stream.bridge_mapping import identifier
@@ -25,7 +26,7 @@ from sse_keepalive_proxy.stream.position import Position
 from sse_keepalive_proxy.stream.recent import Recent
 from sse_keepalive_proxy.stream.replay_log import GapReason
 
-__all__ = ["RouteBridge", "Subscriptions"]
+__all__ = ["RouteBridge"]
 
 logger = logging.getLogger("sse_keepalive_proxy.bridge")
 
@@ -41,38 +42,6 @@ _OVERFLOWS = {
     "replay": "more messages than the bridge keeps for clients that come back: some get `stream_gap`",
     "audiences": "more audiences than the bridge remembers: what is for the oldest ones reaches no client",
 }
-
-Receive = Callable[[bytes, int], asyncio.Event | None]
-"""As `bridge.connection` has it."""
-
-
-class Subscriptions(Protocol):
-    """The connection to NATS, or what reads a stream there (see `bridge.durable.Reader`)."""
-
-    connected_since: float | None
-    changed_at: float
-    behind_since: float | None
-    position: int | None
-    begun: int
-    history: int
-    lost: int
-
-    def receive(self, subject: str, receive: Receive) -> None:
-        """Call `receive` with each message on `subject` and its position, from now on."""
-
-    def ignore(self, subject: str, receive: Receive) -> None:
-        """Call `receive` no more."""
-
-    @property
-    def server(self) -> str:
-        """The server of the connection, or those that are tried: without credentials."""
-
-    @property
-    def can_publish(self) -> bool:
-        """Whether there is a connection to publish on."""
-
-    def publish(self, subject: str, payload: bytes) -> asyncio.Task[str | None]:
-        """Publish `payload`. The result is None when the server has it, otherwise why it has not."""
 
 
 class RouteBridge:

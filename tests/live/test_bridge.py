@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 
-from sse_keepalive_proxy.live.bridge import Receive, RouteBridge
+from sse_keepalive_proxy.live.bridge import RouteBridge
 from sse_keepalive_proxy.live.bridged import Bridged
+from sse_keepalive_proxy.live.subscriptions import Receive
 from sse_keepalive_proxy.observe.route_metrics import RouteMetrics
 from sse_keepalive_proxy.stream.bridging import MOST, Outcome
 from sse_keepalive_proxy.stream.policy import Bridge, BridgeFrame, BridgeMode, BridgeSubject, NatsServers
