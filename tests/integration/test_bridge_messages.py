@@ -66,9 +66,9 @@ async def test_what_cannot_be_read_is_counted_and_logged_once(
 async def test_nonsense_of_an_expression_is_counted_and_logged_once_per_kind(
     nats: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nobody = [[[7]], [[[7], [8]]], {"a": 7}, [{"a": 7}], True, "", [None, ""], 7.5, "7 ", [], "x" * 100_000]
+    nobody = [[[7]], [[[7], [8]]], {"a": 7}, [{"a": 7}], True, "", [None, ""], 7.5, "7 ", [], "x" * 10_000]
     heard = [7, "7", [7, 7, "7"], [None, 7, {}]]
-    data = ["text", 0, -1.5, True, [], [None], {}, "\r\n\0\ud800", "x" * 100_000]
+    data = ["text", 0, -1.5, True, [], [None], {}, "\r\n\0\ud800", "x" * 10_000]
     with caplog.at_level(logging.WARNING, "sse_keepalive_proxy.bridge"):
         async with scene(nats, NONSENSE.format(port=nats), SILENT) as (_, proxy, client, stack):
             mine = await joined(stack, proxy)
@@ -115,8 +115,9 @@ async def test_a_message_as_large_as_nats_takes_is_filled(
             await send(client, "chat.1", payload)
             await send(client, "chat.1", message(2))
             await mine.wait_for(lambda each: b'"id":2' in each.received[-100:], within=15.0)
-            assert ids(mine) == [1, 2]
-            assert mine.body.count(text.encode()) == 1
+            frames = b'data: {"id":1,"text":"%b"}\n\ndata: {"id":2,' % text.encode()
+            assert frames in mine.body  # the reference parser takes minutes for so long a line
+            assert mine.body.count(b'"id":') == 2
             pings = len(quiet.stream.comments)
             await quiet.wait_for(lambda each: len(each.stream.comments) >= pings + 2)
             assert counted(proxy) == {"filled": 2}
