@@ -22,7 +22,6 @@ from tests.support.stand_in import CHAT, healing, listening, pings, say
 SENDER, READER, OTHER = 2, 3, 9  # nothing is said to the last one
 TIMES = {
     "stall_after": "250ms",
-    "grace": "100ms",
     "interval": "250ms",
     "drain_timeout": "500ms",  # at the end NATS is away, so there is nothing to wait for
     "drain_spread": "500ms",
