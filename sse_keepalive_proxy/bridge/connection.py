@@ -331,8 +331,9 @@ async def flushed(client: Client) -> None:
 
 def _abandon_attempt(client: Client | None) -> None:
     """Close the socket of a failed attempt to connect again (facts.md#nats-py-attempts)."""
-    if client is not None and not client.is_connected and client._transport is not None:  # noqa: SLF001
-        client._transport.close()  # type: ignore[no-untyped-call]  # noqa: SLF001
+    transport = getattr(client, "_transport", None)  # nats-py has no public name for it
+    if client is not None and not client.is_connected and transport is not None:
+        transport.close()
 
 
 async def _close(client: Client) -> None:
