@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
+
 from sse_keepalive_proxy.stream.messages import CloseReason
 from sse_keepalive_proxy.stream.policy import OnRefusal
 from tests.live.group_stage import GroupStage, JoinedClient
@@ -205,7 +209,10 @@ def test_an_attempt_that_is_under_way_is_the_one_that_a_stalled_or_lost_stream_w
         assert stage.attempts.started == started
 
 
-def test_a_stalled_stream_that_speaks_while_an_earlier_attempt_is_under_way_is_not_forgotten() -> None:
+def test_a_stalled_stream_that_speaks_while_an_earlier_attempt_is_under_way_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "random", lambda: 0.9)  # each wait is almost the longest
     stage, a = stalled()
     stage.join("b", asked_at=earlier(stage))
     stage.clock.advance(STALLED_AFTER + 0.1)  # the wait before another attempt
