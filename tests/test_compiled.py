@@ -1,7 +1,7 @@
 """The package compiled: what a build needs for it, what it says, and that streams then do what they did.
 
-`SSE_PROXY_COMPILE=1 pip install .` with this Python and with the newest one here, each into an environment of
-its own, and there the tests of the compiled modules.
+`SSE_PROXY_COMPILE=1 pip install .` with the newest Python here and with this one, each into an environment of
+its own. There the tests of the compiled modules run, with the newest one also those of what is built on them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sse_keepalive_proxy.build import COMPILED
 
 ROOT = Path(__file__).parent.parent
 COMPILE = {"SSE_PROXY_COMPILE": "1"}
+CORE = ["tests/wire", "tests/stream", "tests/net", "tests/live"]
+"""The tests of the compiled modules by themselves."""
+
 TESTS = [
+    *CORE,
     *(
-        "tests/wire",
-        "tests/stream",
-        "tests/net",
-        "tests/live",
         "tests/http",
         "tests/gateway/test_upstream_request.py",
         "tests/gateway/test_forwarded.py",
@@ -35,7 +35,7 @@ TESTS = [
     ),
     *("tests/integration/test_streams.py", "tests/integration/test_stream_ends.py", "tests/test_build.py"),
 ]
-"""The tests of the compiled modules."""
+"""These, and what is built on them."""
 
 
 def done(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -100,19 +100,24 @@ def pythons() -> Iterator[tuple[tuple[int, ...], Path]]:
                 yield tuple(map(int, version)), Path(path)
 
 
-def test_compiled_it_does_the_same(tmp_path: Path) -> None:
-    same_on(Path(sys.executable), tmp_path)
+def newest() -> Path:
+    """The newest Python here, or the one that runs these tests if none is newer."""
+    version, python = max(pythons(), default=(sys.version_info[:2], Path(sys.executable)))
+    return python if version > sys.version_info[:2] else Path(sys.executable)
 
 
 def test_compiled_it_does_the_same_on_the_newest_python_here(tmp_path: Path) -> None:
-    version, python = max(pythons(), default=(sys.version_info[:2], Path(sys.executable)))
-    if version <= sys.version_info[:2]:
-        pytest.skip("no Python here is newer than the one that runs these tests")
-    same_on(python, tmp_path)
+    same_on(newest(), tmp_path, TESTS)
 
 
-def same_on(python: Path, folder: Path) -> None:
-    """Install the package, compiled, into a new environment of `python`; run the tests of its modules."""
+def test_compiled_its_core_does_the_same_on_this_python(tmp_path: Path) -> None:
+    if newest() == Path(sys.executable):
+        pytest.skip("this Python is the newest one here, which runs all of these tests")
+    same_on(Path(sys.executable), tmp_path, CORE)
+
+
+def same_on(python: Path, folder: Path, tests: list[str]) -> None:
+    """Install the package, compiled, into a new environment of `python`; run `tests` there."""
     there = folder / "venv" / "bin"
     made = done(python, "-m", "venv", folder / "venv")
     assert made.returncode == 0, made.stdout
@@ -125,5 +130,5 @@ def same_on(python: Path, folder: Path) -> None:
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "config.example.yaml"):
         shutil.copy(ROOT / file, folder)
-    tested = done(there / "python", "-m", "pytest", "-q", "-n", "2", *TESTS, cwd=folder)
+    tested = done(there / "python", "-m", "pytest", "-q", "-n", "2", *tests, cwd=folder)
     assert tested.returncode == 0, tested.stdout
