@@ -36,8 +36,8 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def signed(tmp_path: Path) -> str:
     """Lines of a stream whose tokens are verified by their signature, and that is answered early."""
     key = tmp_path / "key.pem"
-    if (pem := TOKENS.public_key_pem) is None:
-        pytest.skip("needs cryptography")
+    pem = TOKENS.public_key_pem
+    assert pem is not None, "needs cryptography: pip install -e '.[dev]'"
     key.write_bytes(pem)
     return f"early_commit: {{after: 50ms}}\nidentity: {{public_key_file: '{key}'}}\n"
 
