@@ -315,6 +315,7 @@ async def test_an_id_of_the_proxy_may_come_as_a_cursor_in_the_query(known: bool)
         await first.wait_for(b"data: 2")
         if not known:
             last = "skp-00000000-7"
+        await asyncio.sleep(0.01)  # longer than `trust`: upstream is asked for the returning client
         async with await proxy.event_source(f"{TAB}&lastEventId={last.replace('k', '%6B')}") as again:
             await again.wait_for(b"data: 2\n\n" if known else b"stream_gap")
             assert data_of(again) == (["2"] if known else [])
