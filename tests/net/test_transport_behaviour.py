@@ -390,6 +390,8 @@ async def test_pausing_and_resuming_once_closed_does_nothing(kind: Kind) -> None
 @on_each_transport
 async def test_pausing_and_resuming_of_writing_alternate(kind: Kind) -> None:
     async with kind.connected() as (transport, heard, peer):
+        # Else the kernel gives a fast reader ever more room, and the next writes may all find place in it.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
         for _ in range(3):
             transport.write(MUCH)
             transport.write(MUCH)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import shutil
 import signal
@@ -57,12 +59,36 @@ def require(name: str, *others: str) -> Path:
     pytest.skip(message)
 
 
+def _own_ports() -> Iterator[int]:
+    """Ports below those that the kernel gives away by itself, for ever; 0, its choice, where there are none.
+
+    A port of the kernel's range could be given to a listener or a connection of another test before its
+    program takes it. Each process counts from a place of its own.
+    """
+    try:
+        below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        below = 0
+    ports = range(max(below - 12_000, 10_000), below) or range(1)
+    for number in itertools.count(os.getpid() * 997):
+        yield ports[number % len(ports)]
+
+
+_OWN_PORTS = _own_ports()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port nobody listens on right now."""
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port nobody listens on right now, and that nobody is given who asks for any port."""
+    while True:
+        with socket.socket() as sock:
+            try:
+                sock.bind((host, next(_OWN_PORTS)))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                port: int = sock.getsockname()[1]
+                return port
 
 
 @dataclass(frozen=True, slots=True)

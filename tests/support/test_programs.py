@@ -52,6 +52,15 @@ def test_a_program_runs_while_the_block_does_and_its_output_is_kept(tmp_path: Pa
         socket.create_connection(("127.0.0.1", port))
 
 
+def test_a_free_port_is_given_once_and_never_by_the_kernel() -> None:
+    ports = [free_port() for _ in range(100)]
+    assert len(set(ports)) == len(ports)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert listening.getsockname()[1] > max(ports)
+        with socket.create_server(("127.0.0.1", free_port())) as taken:
+            assert free_port() != taken.getsockname()[1]
+
+
 def test_a_program_that_ends_at_once_is_reported_with_its_output(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('it broke')"]
     with (
