@@ -1,4 +1,4 @@
-"""Before any test: what is compiled must be what is written."""
+"""Before any test: what is compiled must be what is written, and no example of hypothesis is too slow."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.authority import Authority
 from tests.support.running import OVER_TLS
 
 PACKAGE = Path(__file__).parent.parent / "sse_keepalive_proxy"
+
+# A slow machine, or one that stands still for a moment, makes no example wrong.
+settings.register_profile(
+    "any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_sessionstart() -> None:

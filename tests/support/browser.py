@@ -110,7 +110,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    async def until(self, frame_url: str, expression: str, within: float = 15.0) -> None:
+    async def until(self, frame_url: str, expression: str, within: float = 30.0) -> None:
         """Wait until an expression is true in a frame: by asking again and again, the only way into it."""
         seen = None
         try:

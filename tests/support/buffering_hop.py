@@ -102,7 +102,7 @@ class BufferingHop(_Hop):
         self._hold = hold
         self.held = 0  # bytes waiting in the hop now, of all connections
 
-    async def wait_held(self, count: int, within: float = 5.0) -> None:
+    async def wait_held(self, count: int, within: float = 20.0) -> None:
         """Wait until at least `count` bytes are held."""
         await self.changes.until(lambda: self.held >= count, within, lambda: f"{self.held} bytes held")
 
@@ -140,7 +140,7 @@ class IdleHop(_Hop):
         self._with_reset = with_reset
         self.died = 0  # connections ended for being idle
 
-    async def wait_died(self, count: int = 1, within: float = 5.0) -> None:
+    async def wait_died(self, count: int = 1, within: float = 20.0) -> None:
         """Wait until `count` connections have been ended for being idle."""
         await self.changes.until(lambda: self.died >= count, within, lambda: f"{self.died} died")
 

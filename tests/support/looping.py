@@ -25,7 +25,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
-def on_loop(name: str, main: Coroutine[Any, Any, None], *, within: float = 30.0) -> None:
+def on_loop(name: str, main: Coroutine[Any, Any, None], *, within: float = 60.0) -> None:
     """Run `main` in a new loop of that name. TimeoutError after `within` seconds; AssertionError for
     what it left running, or for what the loop's exception handler was told.
     """
@@ -61,7 +61,7 @@ def on_each_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[..., 
     return pytest.mark.parametrize("loop", list(LOOPS))(wrapped)
 
 
-def run(main: Coroutine[Any, Any, None], *, within: float = 30.0) -> None:
+def run(main: Coroutine[Any, Any, None], *, within: float = 60.0) -> None:
     """Run `main` in a new loop of asyncio's own, as `on_loop` does."""
     on_loop("asyncio", main, within=within)
 
@@ -77,7 +77,7 @@ def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 
 
 async def soon(
-    condition: Callable[[], object], describe: Callable[[], str] = str, within: float = 5.0
+    condition: Callable[[], object], describe: Callable[[], str] = str, within: float = 20.0
 ) -> None:
     """Wait until `condition()` holds, where nothing says that it changed. AssertionError with
     `describe()` after `within` seconds.

@@ -117,7 +117,7 @@ def running(
     log_file: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    within: float = 15.0,
+    within: float = 30.0,
 ) -> Iterator[Program]:
     """Run a program in the foreground until the block ends; `port` is the TCP port to wait for, if any.
 
@@ -142,7 +142,7 @@ def running(
         end(process)
 
 
-def wait_for_port(program: Program, port: int, within: float = 15.0, host: str = "127.0.0.1") -> None:
+def wait_for_port(program: Program, port: int, within: float = 30.0, host: str = "127.0.0.1") -> None:
     """Wait until a program of ours listens. It cannot tell us: so this one asks again and again."""
     give_up_at = time.monotonic() + within
     while time.monotonic() < give_up_at:

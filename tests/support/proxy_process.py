@@ -103,7 +103,7 @@ class ProxyProcess:
             raise KeyError(f"{name}{labels}; there are {[k for k in metrics if k[0] == name]}")
         return metrics[key]
 
-    def wait_for_metric(self, name: str, value: float, within: float = 5.0, **labels: str) -> None:
+    def wait_for_metric(self, name: str, value: float, within: float = 20.0, **labels: str) -> None:
         """Wait until a sample has reached `value`: by scraping, the only way into another process."""
         give_up_at = time.monotonic() + within
         while (seen := self.metric(name, **labels)) < value:
@@ -111,7 +111,7 @@ class ProxyProcess:
                 raise TimeoutError(f"{name}{labels} is {seen}, not {value}, after {within} s")
             time.sleep(0.02)
 
-    def wait_for_log(self, text: str, within: float = 5.0) -> None:
+    def wait_for_log(self, text: str, within: float = 20.0) -> None:
         """Wait until the log holds `text`."""
         give_up_at = time.monotonic() + within
         while text not in self.log:

@@ -207,7 +207,7 @@ class RawClient(asyncio.BufferedProtocol):
         """The events of `stream`."""
         return self.stream.events
 
-    async def wait_for(self, what: bytes | Callable[[Self], object], within: float = 5.0) -> None:
+    async def wait_for(self, what: bytes | Callable[[Self], object], within: float = 20.0) -> None:
         """Wait until the bytes are in the body or in the raw bytes, or until `what(client)` is true.
 
         TimeoutError with all that was received; ConnectionError when the server ends the connection
@@ -223,17 +223,17 @@ class RawClient(asyncio.BufferedProtocol):
         if not here():
             raise ConnectionError(f"ended ({self.ending}) before it came: {self._story()}")
 
-    async def wait_response(self, within: float = 5.0) -> Response:
+    async def wait_response(self, within: float = 20.0) -> Response:
         """Wait for a response to be whole."""
         await self.wait_for(lambda client: client.responses and client.responses[-1].complete, within)
         return self.response
 
-    async def wait_head(self, within: float = 5.0) -> Response:
+    async def wait_head(self, within: float = 20.0) -> Response:
         """Wait for a response head."""
         await self.wait_for(lambda client: client.responses, within)
         return self.response
 
-    async def wait_end(self, within: float = 5.0) -> Ending:
+    async def wait_end(self, within: float = 20.0) -> Ending:
         """Wait until the server ends the connection; says how."""
         await self._changes.until(lambda: self.ending is not None, within, self._story)
         assert self.ending is not None

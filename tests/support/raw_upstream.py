@@ -98,7 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Bytes the peer's slowness keeps in this process."""
         return self.transport.get_write_buffer_size()
 
-    async def request(self, index: int = 0, within: float = 5.0) -> Request:
+    async def request(self, index: int = 0, within: float = 20.0) -> Request:
         """The `index`-th request of this connection, with its whole body."""
         await self._changes.until(
             lambda: len(self.requests) > index and self.requests[index].complete,
@@ -107,7 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
         )
         return self.requests[index]
 
-    async def next_request(self, within: float = 5.0) -> Request:
+    async def next_request(self, within: float = 20.0) -> Request:
         """The first request that no earlier call returned."""
         request = await self.request(self._taken, within)
         self._taken += 1
@@ -125,7 +125,7 @@ class UpstreamConnection(asyncio.Protocol):
         descriptor = self.transport.get_extra_info("socket").fileno()
         assert os.write(descriptor, data) == len(data)
 
-    async def wait_blocked(self, within: float = 5.0) -> None:
+    async def wait_blocked(self, within: float = 20.0) -> None:
         """Wait until the peer takes no more: bytes stay in this process."""
         await self._changes.until(
             lambda: not self._writable.is_set(), within, lambda: f"{self.unsent} unsent"
@@ -151,13 +151,13 @@ class UpstreamConnection(asyncio.Protocol):
         self.ending = self.ending or Ending.SELF
         reset(self.transport)
 
-    async def wait_closed(self, within: float = 5.0) -> Ending:
+    async def wait_closed(self, within: float = 20.0) -> Ending:
         """Wait until the peer has ended its side (or this side was closed); says how."""
         await self._changes.until(lambda: self.ending is not None, within, lambda: f"{self!r} is open")
         assert self.ending is not None
         return self.ending
 
-    async def wait_received(self, needle: bytes, within: float = 5.0) -> None:
+    async def wait_received(self, needle: bytes, within: float = 20.0) -> None:
         """Wait until the peer has sent `needle`."""
         await self._changes.until(
             lambda: needle in self.received,
@@ -323,7 +323,7 @@ class RawUpstream:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def connection(self, index: int = 0, within: float = 5.0) -> UpstreamConnection:
+    async def connection(self, index: int = 0, within: float = 20.0) -> UpstreamConnection:
         """The `index`-th connection, waiting until it is made."""
         await self.changes.until(
             lambda: len(self.connections) > index,
@@ -332,13 +332,13 @@ class RawUpstream:
         )
         return self.connections[index]
 
-    async def wait_connections(self, count: int, within: float = 10.0) -> None:
+    async def wait_connections(self, count: int, within: float = 20.0) -> None:
         """Wait until `count` connections are open at once."""
         await self.changes.until(
             lambda: self.open_connections == count, within, lambda: f"{self.open_connections} open"
         )
 
-    async def wait_all_closed(self, within: float = 10.0) -> None:
+    async def wait_all_closed(self, within: float = 20.0) -> None:
         """Wait until no connection is open."""
         await self.wait_connections(0, within)
 
