@@ -34,7 +34,7 @@ def waiting(directory: Path) -> Iterator[IdleConnection]:
     with (
         running(stand_in, port=port, log_file=directory / "stand-in.log"),
         running_proxy(directory, config=example(f"http://127.0.0.1:{port}")) as proxy,
-        contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)) as client,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)) as client,
     ):
         client.request("GET", "/health")
         assert client.getresponse().read()

@@ -85,7 +85,7 @@ class Instance(Running):
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until `condition()` holds; counters tell nobody that they have moved."""
-        await soon(condition, lambda: inspect.getsource(condition).strip(), within=15.0)
+        await soon(condition, lambda: inspect.getsource(condition).strip(), within=30.0)
 
     async def until_closed(self, reason: str, count: int = 1) -> None:
         """Wait until `count` streams have ended: all of them by `reason`, and none beside them."""

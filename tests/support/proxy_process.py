@@ -75,7 +75,7 @@ class ProxyProcess:
 
     def admin(self, path: str) -> tuple[int, str]:
         """GET a path of the admin listener: status and body. OSError when it does not answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=20)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -130,11 +130,11 @@ class ProxyProcess:
         """Send it a signal."""
         self.program.process.send_signal(number)
 
-    def wait(self, within: float = 30.0) -> int:
+    def wait(self, within: float = 60.0) -> int:
         """Wait until it has ended; its exit code."""
         return self.program.process.wait(within)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 30.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 60.0) -> int:
         """Send `number` and wait for the end; the exit code (negative: killed by that signal)."""
         self.send_signal(number)
         return self.wait(within)
@@ -148,7 +148,7 @@ def running_proxy(
     upstream: str | None = None,
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
-    within: float = 20.0,
+    within: float = 60.0,
 ) -> Iterator[ProxyProcess]:
     """Run `python -m sse_keepalive_proxy run` until the block ends; it is ready (`/readyz` says 200).
 

@@ -23,6 +23,7 @@ from typing import Self, TypeAlias, cast
 
 from tests.support.http1 import LAST_CHUNK, Request, RequestReader, chunk, joined, response, stream_head
 from tests.support.looping import Changes
+from tests.support.programs import free_port
 from tests.support.sockets import Ending, reset
 
 __all__ = [
@@ -297,10 +298,10 @@ class RawUpstream:
                 lambda: UpstreamConnection(self), os.fspath(self._path), ssl=self._ssl, backlog=2048
             )
             return self
+        self.port = self.port or free_port()  # nobody else gets it while it refuses
         self._server = await loop.create_server(
             lambda: UpstreamConnection(self), self.host, self.port, ssl=self._ssl, backlog=2048
         )
-        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def refuse(self) -> None:

@@ -94,7 +94,7 @@ async def healing(
 ) -> AsyncIterator[tuple[NotifyServer, ProxyProcess]]:
     """Both, running. `values` are for `example`."""
     notify = NotifyServer(mode, knobs=knobs, pages=pages)
-    await notify.start()
+    await notify.start(port=free_port())  # nobody else gets it while it restarts
     try:
         with running_proxy(directory, config=example(notify.url, **values)) as proxy:
             yield notify, proxy
@@ -121,7 +121,7 @@ def say(notify: NotifyServer, content: str, *, sender: int = SENDER) -> Outcome:
     return notify.publish("fechatter.message.new", message)
 
 
-async def listening(notify: NotifyServer, count: int = 1, within: float = 10.0) -> None:
+async def listening(notify: NotifyServer, count: int = 1, within: float = 20.0) -> None:
     """Wait until so many streams would get a message: what is said before is gone for the others."""
 
     def registered() -> int:

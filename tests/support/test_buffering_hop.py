@@ -6,7 +6,7 @@ from tests.support.buffering_hop import BufferingHop, IdleHop
 from tests.support.http1 import LAST_CHUNK, chunk, stream_head
 from tests.support.looping import in_loop
 from tests.support.raw_client import RawClient
-from tests.support.raw_upstream import CLOSE, GOT_REQUEST, RawUpstream, Step
+from tests.support.raw_upstream import CLOSE, GOT_REQUEST, HOLD, RawUpstream, Step
 from tests.support.sockets import Ending
 
 
@@ -57,12 +57,11 @@ async def test_a_hop_closes_upstream_when_the_client_leaves() -> None:
 async def test_an_idle_hop_ends_a_silent_connection() -> None:
     for with_reset, ending in ((False, Ending.EOF), (True, Ending.RESET)):
         async with (
-            RawUpstream([GOT_REQUEST, stream_head()]) as upstream,
+            RawUpstream([HOLD]) as upstream,
             IdleHop(upstream.port, idle=0.02, with_reset=with_reset) as hop,
             await RawClient.connect(hop.url) as client,
         ):
             client.request("/")
-            await client.wait_head()
             assert await client.wait_end() is ending
             assert hop.died == 1
             await (await upstream.connection()).wait_closed()
@@ -72,11 +71,11 @@ async def test_an_idle_hop_ends_a_silent_connection() -> None:
 async def test_an_idle_hop_lets_a_busy_connection_live() -> None:
     pings: list[Step] = [0.02, chunk(b":ping\n")]
     async with (
-        RawUpstream([GOT_REQUEST, stream_head(), *pings * 10, LAST_CHUNK, CLOSE]) as upstream,
-        IdleHop(upstream.port, idle=0.15) as hop,
+        RawUpstream([GOT_REQUEST, stream_head(), *pings * 45, LAST_CHUNK, CLOSE]) as upstream,
+        IdleHop(upstream.port, idle=0.8) as hop,  # less than all the pings take
         await RawClient.connect(hop.url) as client,
     ):
         client.request("/")
         await client.wait_response()
-        assert client.body == b":ping\n" * 10
+        assert client.body == b":ping\n" * 45
         assert hop.died == 0
