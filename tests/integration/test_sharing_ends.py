@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
+
+import pytest
 
 from tests.integration.test_sharing import ASKED, SHARE, SILENT, TAB, confirmed, data_of, group
 from tests.support.instance import config
@@ -22,9 +25,8 @@ async def says(client: RawClient, reason: str) -> None:
 
 @on_each_loop
 async def test_a_client_of_the_largest_age_ends_alone() -> None:
-    stream = SHARE + "max_age: 1s\n"
-    async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, [old]):
-        await asyncio.sleep(0.5)
+    async with group(SILENT, stream=SHARE + "max_age: 500ms\n", tabs=1) as (upstream, proxy, [old]):
+        await proxy.proxy.adopt(settings_of(config(upstream, SHARE)))  # the young one lives without a limit
         async with await proxy.event_source(TAB) as young:
             await confirmed(young)
             await says(old, "max_age")
@@ -35,8 +37,12 @@ async def test_a_client_of_the_largest_age_ends_alone() -> None:
 
 
 @on_each_loop
-async def test_a_drain_ends_each_client_in_its_time_and_upstream_last() -> None:
-    before = "drain: {timeout: 10s, spread: 500ms}\n"
+async def test_a_drain_ends_each_client_in_its_time_and_upstream_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares = iter((0.0, 0.9, 0.9, 1.0, 1.0))  # of the spread; drawn at random, the last could be the first
+    monkeypatch.setattr(random, "uniform", lambda least, most: least + next(shares) * (most - least))
+    before = "drain: {timeout: 30s, spread: 600ms}\n"
     async with group(SILENT, tabs=5, before=before) as (upstream, proxy, clients):
         server = await upstream.connection()
         hurry = asyncio.Event()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tests.integration.test_sharing import SHARE, SILENT, TAB, confirmed, data_of, group
 from tests.support.authority import Authority
+from tests.support.instance import EVENT_SOURCE, config
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, chunk, stream_head
-from tests.support.running import on_each_loop
+from tests.support.running import on_each_loop, settings_of
 
 REPLAY = "share: {by: credential, linger: 1m, replay: {ids: add}}\n"
 
@@ -83,10 +84,11 @@ async def test_a_client_over_tls_shares_a_stream_like_any_other(tmp_path: Path) 
 
 @on_each_loop
 async def test_each_client_waits_for_its_own_confirm() -> None:
-    stream = SHARE + "confirm: {wait: 300ms}\n"
-    async with group(SILENT, stream=stream, tabs=1) as (upstream, proxy, [first]):
+    brief, long = (SHARE + f"confirm: {{wait: {wait}}}\n" for wait in ("200ms", "1h"))
+    async with group(SILENT, stream=brief, tabs=1) as (upstream, proxy, [first]):
         server = await upstream.connection()
         assert proxy.metric("confirms_sent_total", form="event") == 1
+        await proxy.proxy.adopt(settings_of(config(upstream, long)))
         async with await proxy.event_source(TAB) as second, await proxy.event_source(TAB) as third:
             for client in (second, third):
                 await client.wait_head()
@@ -94,6 +96,7 @@ async def test_each_client_waits_for_its_own_confirm() -> None:
             await server.send(chunk(b"data: 1\n\n"))  # upstream speaks first: no confirm follows
             for client in (first, second, third):
                 await client.wait_for(b"data: 1")
+            await proxy.proxy.adopt(settings_of(config(upstream, brief)))
             async with await proxy.event_source(TAB) as last:
                 await confirmed(last)
             for client in (second, third):
@@ -155,11 +158,19 @@ async def test_each_client_hears_once_in_its_own_form_that_upstream_is_silent() 
     stream = (
         SHARE + "keepalive: {interval: 1h}\nstall: {after: 200ms, sign_of_life: events, action: notify}\n"
     )
+    opens = asyncio.Event()
     async with (
-        group(SILENT, stream=stream) as (upstream, proxy, browsers),
+        group([GOT_REQUEST, opens, stream_head()], stream=stream, tabs=0) as (upstream, proxy, _),
+        await proxy.client() as first,
+        await proxy.client() as second,
         await proxy.client() as curl,
     ):
+        browsers = (first, second)
+        for browser in browsers:
+            browser.request(TAB, EVENT_SOURCE)
         curl.request(TAB)
+        await proxy.until(lambda: proxy.server.streams.connecting == 3)
+        opens.set()  # all of them are there when upstream's silence begins
         for browser in browsers:
             await browser.wait_for(b"event: stalled\n")
         await curl.wait_for(b":stalled silent_for=")
