@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Self
+from dataclasses import replace
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -94,6 +95,10 @@ class Serving:
         if kind is None:
             left = [sleeper for tick in self.frontend.timers._sleepers.values() for sleeper in tick]
             assert not left, f"deadlines of what is gone: {left}"
+
+    def limit(self, **changed: Any) -> None:
+        """Change limits: from now on, they are those of every connection."""
+        self.frontend.limits = replace(self.frontend.limits, **changed)
 
     async def client(self) -> RawClient:
         """A new connection to it."""

@@ -85,7 +85,10 @@ async def test_a_client_that_takes_no_answer_gets_no_further_ones_until_it_does(
 
 
 @on_each_loop
-async def test_a_request_that_waits_for_its_first_chunk_is_not_being_answered() -> None:
+async def test_a_request_that_waits_for_its_first_chunk_is_not_being_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_CHUNK", NEVER)
     async with Serving() as serving, await serving.client() as client:
         served = await serving.served()
         client.send(b"GET /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -132,7 +135,10 @@ async def test_a_body_and_the_next_request_may_come_in_one_piece() -> None:
 
 
 @on_each_loop
-async def test_a_connection_is_closed_after_the_answer_if_the_handler_says_so() -> None:
+async def test_a_connection_is_closed_after_the_answer_if_the_handler_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering, "_LINGERING", SHORT)
     held = Held(keep_alive=False)
     held.go.set()
     async with Serving(held) as serving, await serving.client() as client:
@@ -441,7 +447,9 @@ async def test_a_few_without_room_are_read_on_and_more_are_closed_at_once(
 
 @on_each_loop
 async def test_a_head_that_is_not_whole_in_its_time_is_answered_408() -> None:
-    async with Serving(head_timeout=SHORT) as serving, await serving.client() as client:
+    async with Serving() as serving, await serving.client() as client:
+        await serving.served()
+        serving.limit(head_timeout=SHORT)  # from its first byte on, which comes in time
         client.send(b"GET / HTTP/1.1\r\n")
         assert await client.wait_end() is Ending.EOF
         assert client.response.status == 408
@@ -471,10 +479,11 @@ async def test_a_head_has_its_time_from_its_first_byte_however_many_follow() -> 
 
 @on_each_loop
 async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_for_ever() -> None:
-    async with Serving(head_timeout=SHORT) as serving, await serving.client() as client:
+    async with Serving() as serving, await serving.client() as client:
+        served = await serving.served()
+        serving.limit(head_timeout=SHORT)  # the first head has begun with the connection, and has its time
         client.send(request("/1"))
         await client.wait_response()
-        served = await serving.served()
         await soon(lambda: not served.answering)
         assert served._wakes_at is None
         assert served.keepalive_timeout == 3630.0
@@ -491,7 +500,7 @@ async def test_an_answered_connection_waits_longer_than_a_head_may_take_and_not_
 @on_each_loop
 async def test_an_answer_has_no_deadline_here() -> None:
     held = Held()
-    async with Serving(held, head_timeout=SHORT) as serving, await serving.client() as client:
+    async with Serving(held) as serving, await serving.client() as client:
         client.send(UPLOAD % 5 + b"hello")
         await soon(lambda: held.story)
         assert (await serving.served())._wakes_at is None

@@ -150,8 +150,8 @@ async def test_a_client_that_does_not_read_its_last_answer_is_disconnected(
 
     async with Serving(last) as serving, await serving.client() as client:
         client.pause()
+        await serving.served()
         client.send(request("/1") + request("/2"))
-        await soon(lambda: serving.frontend.connections)
         await serving.until_gone()
 
 
@@ -275,7 +275,10 @@ async def test_a_large_answer_waits_for_its_client() -> None:
 
 
 @on_each_loop
-async def test_a_drain_closes_idle_connections_after_the_grace_and_others_after_their_answer() -> None:
+async def test_a_drain_closes_idle_connections_after_the_grace_and_others_after_their_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering, "_LINGERING", SHORT)
     held = Held()
     async with Serving(held) as serving, await serving.client() as busy, await serving.client() as idle:
         busy.send(request("/1") + request("/2"))

@@ -82,7 +82,7 @@ class Heard:
         assert self.ends + len(self.errors) == 1
 
     async def until(self, condition: Callable[[], object]) -> None:
-        await self._changes.until(lambda: bool(condition()), 5.0, lambda: f"{self.size} bytes heard")
+        await self._changes.until(lambda: bool(condition()), 20.0, lambda: f"{self.size} bytes heard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Asked:
 
     async def heard(self) -> tuple[ResponseHead, Heard]:
         """The whole answer."""
-        head = await self.exchange.response(5.0)
+        head = await self.exchange.response(20.0)
         sink = Heard()
         self.exchange.attach(sink)
         await sink.over()
@@ -109,7 +109,7 @@ async def asked(script: Script, **how: Any) -> AsyncIterator[Asked]:
     """
     dialer = Dialer(open_poller())
     async with RawUpstream(script if callable(script) else [GOT_REQUEST, *script]) as upstream:
-        exchange = await dialer.open(parse_upstream(upstream.url), within=5.0, **how)
+        exchange = await dialer.open(parse_upstream(upstream.url), within=20.0, **how)
         exchange.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         try:
             yield Asked(exchange, await upstream.connection(), dialer)
@@ -279,7 +279,7 @@ async def test_a_body_that_breaks_off_is_a_reset_after_the_received_bytes(end: A
     for sent, body in BROKEN_OFF:
         go_on = asyncio.Event()
         async with asked([sent, go_on, end]) as it:
-            await it.exchange.response(5.0)
+            await it.exchange.response(20.0)
             sink = Heard()
             it.exchange.attach(sink)
             await sink.until(lambda sink=sink, body=body: sink.body == body)
@@ -293,7 +293,7 @@ async def test_a_body_that_breaks_off_is_a_reset_after_the_received_bytes(end: A
 async def test_a_body_until_the_close_that_ends_in_a_reset_is_broken_too() -> None:
     go_on = asyncio.Event()
     async with asked([UNTIL_CLOSE + b"hello", go_on, RESET]) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         sink = Heard()
         it.exchange.attach(sink)
         go_on.set()
@@ -321,7 +321,7 @@ async def test_trailers_are_not_kept() -> None:
 async def test_a_sink_gets_the_bytes_and_the_end_that_came_before_it_was_attached() -> None:
     for rest, ends, failures in ((b"o", 1, 0), (b"", 0, 1)):
         async with asked([HELLO[:-1] + rest, CLOSE]) as it:
-            await it.exchange.response(5.0)
+            await it.exchange.response(20.0)
             await soon(lambda it=it: not it.dialer.open_connections)
             sink = Heard()
             it.exchange.attach(sink)
@@ -334,7 +334,7 @@ async def test_the_first_bytes_can_be_looked_at_before_a_sink_is_attached() -> N
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     for body, early in ((b"", b""), (b"hello", b"hello"), (b"x" * 1000, b"x" * 128)):
         async with asked([head + body]) as it:
-            await it.exchange.response(5.0)
+            await it.exchange.response(20.0)
             assert it.exchange.early == early
             it.exchange.attach(sink := Heard())
             assert sink.body == body
@@ -363,7 +363,7 @@ async def test_what_is_no_http_1_1_is_no_answer() -> None:
             assert [type(error) for error in sink.errors] == [UpstreamInvalid], name
             assert str(sink.errors[0]).startswith("upstream's answer is not valid HTTP: "), name
             with pytest.raises(UpstreamInvalid):
-                await exchange.response(5.0)
+                await exchange.response(20.0)
             assert sink.body == b"", name
 
 
@@ -371,7 +371,7 @@ async def test_what_is_no_http_1_1_is_no_answer() -> None:
 async def test_no_answer_closes_the_connection_at_once() -> None:
     async with asked([b"SSH-2.0\r\n", HOLD]) as it:
         with pytest.raises(UpstreamInvalid):
-            await it.exchange.response(5.0)
+            await it.exchange.response(20.0)
         await it.upstream.wait_closed()
 
 
@@ -409,7 +409,7 @@ async def test_a_connection_that_breaks_before_the_head_is_a_reset(end: Any) -> 
     for sent in (b"", b"HTTP/1.1 200 OK\r\nA:", b"HTTP/1.1 100 Continue\r\n\r\n"):
         async with asked([sent, end] if sent else [end]) as it:
             with pytest.raises(UpstreamReset):
-                await it.exchange.response(5.0)
+                await it.exchange.response(20.0)
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,7 @@ async def stands_still(connection: UpstreamConnection) -> None:
 @on_each_loop
 async def test_before_a_sink_is_there_upstream_waits() -> None:
     async with asked(flood) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         await stands_still(it.upstream)
         sink = Heard()
         it.exchange.attach(sink)
@@ -484,7 +484,7 @@ async def test_before_a_sink_is_there_upstream_waits() -> None:
 @in_loop
 async def test_the_stock_loop_reads_no_more_at_once_than_it_can_without_mapping_memory() -> None:
     async with asked(flood) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         await stands_still(it.upstream)
         sink = Heard()
         it.exchange.attach(sink)
@@ -495,7 +495,7 @@ async def test_the_stock_loop_reads_no_more_at_once_than_it_can_without_mapping_
 @on_each_loop
 async def test_a_pause_is_felt_upstream_until_reading_goes_on() -> None:
     async with asked(flood) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         sink = Heard(it.exchange.pause)
         it.exchange.attach(sink)
         await stands_still(it.upstream)
@@ -545,7 +545,7 @@ async def test_a_sender_that_waits_learns_that_the_connection_is_closed() -> Non
 @on_each_loop
 async def test_bytes_that_have_come_are_read_out_in_the_same_turn_and_the_sink_goes_on() -> None:
     async with asked([CHUNKED, HOLD]) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         assert it.exchange.read_out() == (b"", False)
         it.upstream.put(chunk(b"1"))
         assert it.exchange.read_out() == (b"1", False)
@@ -565,7 +565,7 @@ async def test_bytes_that_have_come_are_read_out_in_the_same_turn_and_the_sink_g
 @pytest.mark.parametrize("end", [LAST_CHUNK, b"no chunk"])
 async def test_an_end_that_was_read_out_is_no_news_for_the_sink(end: bytes) -> None:
     async with asked([CHUNKED, HOLD]) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         sink = Heard()
         it.exchange.attach(sink)
         it.upstream.put(chunk(b"1") + end)
@@ -579,7 +579,7 @@ async def test_an_end_that_was_read_out_is_no_news_for_the_sink(end: bytes) -> N
 @on_each_loop
 async def test_more_bytes_than_can_be_read_out_at_once_come_later() -> None:
     async with asked([CHUNKED, HOLD]) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         sink = Heard()
         it.exchange.attach(sink)
         much = chunk(bytes(1 << 20))
@@ -595,7 +595,7 @@ async def test_more_bytes_than_can_be_read_out_at_once_come_later() -> None:
 @on_each_loop
 async def test_an_answer_can_be_looked_at_before_it_is_returned() -> None:
     async with asked([HOLD]) as it:
-        answer = asyncio.ensure_future(it.exchange.response(5.0))
+        answer = asyncio.ensure_future(it.exchange.response(20.0))
         await asyncio.sleep(0)
         assert it.exchange.answered() is None
         await it.upstream.request()
@@ -613,7 +613,7 @@ async def test_an_answer_can_be_looked_at_before_it_is_returned() -> None:
 @on_each_loop
 async def test_a_closed_exchange_says_nothing_more_and_upstream_notices() -> None:
     async with asked(flood) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         sink = Heard(it.exchange.close)
         it.exchange.attach(sink)
         await it.upstream.wait_closed()
@@ -624,7 +624,7 @@ async def test_a_closed_exchange_says_nothing_more_and_upstream_notices() -> Non
 async def test_a_sink_may_close_on_what_came_before_it() -> None:
     for answer, body in ((HELLO, b"hello"), (HELLO[:-1], b"hell")):
         async with asked([answer, CLOSE]) as it:
-            await it.exchange.response(5.0)
+            await it.exchange.response(20.0)
             await soon(lambda it=it: not it.dialer.open_connections)
             sink = Heard(it.exchange.close)
             it.exchange.attach(sink)
@@ -643,7 +643,7 @@ async def test_a_whole_answer_closes_the_connection_whatever_upstream_wants() ->
 @on_each_loop
 async def test_a_failure_is_reported_once_to_each_waiting_caller() -> None:
     async with asked([HOLD]) as it:
-        waiting = asyncio.ensure_future(it.exchange.response(5.0))
+        waiting = asyncio.ensure_future(it.exchange.response(20.0))
         await asyncio.sleep(0)
         it.exchange.fail(UpstreamReset("one"))
         it.exchange.fail(UpstreamReset("two"))
@@ -671,7 +671,7 @@ async def test_after_a_switch_another_protocol_takes_over_and_not_a_byte_is_lost
         await connection.send(b"\x81\x01b")
 
     async with asked(switch) as it:
-        assert (await it.exchange.response(5.0)).status == 101
+        assert (await it.exchange.response(20.0)).status == 101
         frames = Frames()
         transport = it.exchange.splice(frames)
         assert it.dialer.open_connections == 1  # until whoever took it says that it is gone
@@ -688,7 +688,7 @@ async def test_after_a_switch_another_protocol_takes_over_and_not_a_byte_is_lost
 @on_each_loop
 async def test_a_switch_on_a_closed_connection_is_a_reset() -> None:
     async with asked([SWITCH, RESET]) as it:
-        await it.exchange.response(5.0)
+        await it.exchange.response(20.0)
         it.exchange.resume()
         await soon(lambda: not it.dialer.open_connections)
         with pytest.raises(UpstreamReset):

@@ -40,7 +40,7 @@ async def frontend(path: Path | None = None, *, dualstack: bool = False) -> Asyn
         )
         return False
 
-    limits = ConnectionLimits(max_head=32_768, head_timeout=10.0, room=lambda: 1, refused=lambda *_: None)
+    limits = ConnectionLimits(max_head=32_768, head_timeout=60.0, room=lambda: 1, refused=lambda *_: None)
     made = Frontend(handle, limits)
     if path is not None:
         listening = socket.socket(socket.AF_UNIX)
@@ -57,7 +57,7 @@ async def frontend(path: Path | None = None, *, dualstack: bool = False) -> Asyn
         where = {"path": path} if path is not None else {"port": listening.getsockname()[1]}
         async with await RawClient.connect(**where) as client:
             client.send(raw)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 return await outcomes.get()
 
     try:
