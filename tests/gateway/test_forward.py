@@ -28,7 +28,12 @@ ROUTES = f"""\
   match: {{path: /own}}
   upstream: up
   {CORS}
-  stream: {{head: refuse, reconnect: off, open_timeout: 300ms}}
+  stream: {{head: refuse, reconnect: off}}
+- name: late
+  match: {{path: /late}}
+  upstream: up
+  {CORS}
+  stream: {{reconnect: off, open_timeout: 300ms}}
 - {{name: early, match: {{path: /early}}, upstream: up, {CORS}, stream: {{early_commit: {{after: 50ms}}}}}}
 - {{name: posts, match: {{path: /posts, methods: [POST]}}, upstream: up, {CORS}}}
 - {{name: plain, match: {{path: /plain}}, upstream: up, {CORS}}}
@@ -68,7 +73,7 @@ async def asked(proxy: Instance, target: str, *headers: str, method: str = "GET"
         ("/own", (EVENT_SOURCE,), "GET", 200),
         ("/own?refused", (EVENT_SOURCE,), "GET", 401),
         ("/own?broken", (EVENT_SOURCE,), "GET", 502),
-        ("/own?late", (EVENT_SOURCE,), "GET", 504),
+        ("/late?late", (EVENT_SOURCE,), "GET", 504),
         ("/own", (), "HEAD", 405),
         ("/own", (), "GET", 200),
         ("/early?slow", (EVENT_SOURCE,), "GET", 200),

@@ -218,9 +218,10 @@ async def test_a_fast_refusal_is_passed_on_as_such() -> None:
 async def test_any_other_later_answer_is_an_event_with_its_reason(
     steps: list[Step], told: tuple[str, Any], reason: str
 ) -> None:
+    section = ONCE + ("" if steps else "open_timeout: 500ms")
     async with (
         RawUpstream([GOT_REQUEST, 0.2, *steps]) as upstream,
-        Instance(config(upstream, ONCE + "open_timeout: 500ms")) as proxy,
+        Instance(config(upstream, section)) as proxy,
         await proxy.event_source() as client,
     ):
         await client.wait_response()
@@ -537,19 +538,18 @@ async def test_an_internal_error_during_identification_leaves_nothing_open(
 
 @on_each_loop
 async def test_a_stream_ends_when_its_token_does_where_that_is_wanted() -> None:
-    token = unsigned(exp=time.time() + 1.5)
     section = BY_UPSTREAM.replace("verify: upstream", "verify: upstream, close_at_expiry: true")
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream, section)) as proxy,
         Instance(config(upstream, BY_UPSTREAM)) as other,
-        await proxy.event_source(f"/events?access_token={token}") as client,
-        await other.event_source(f"/events?access_token={token}") as stays,
     ):
-        await client.wait_response()
-        assert closing(client)[1:] == [closed("unauthorized")]
-        await proxy.until_closed("unauthorized")
-        assert stays.ending is None
+        target = f"/events?access_token={unsigned(exp=time.time() + 1.5)}"
+        async with await proxy.event_source(target) as client, await other.event_source(target) as stays:
+            await client.wait_response()
+            assert closing(client)[1:] == [closed("unauthorized")]
+            await proxy.until_closed("unauthorized")
+            assert stays.ending is None
 
 
 @on_each_loop
