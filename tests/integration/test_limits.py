@@ -39,13 +39,13 @@ async def answers(client: RawClient, count: int) -> None:
 
 @on_each_loop
 async def test_a_head_that_trickles_in_is_answered_408_when_its_time_is_over() -> None:
+    head = request("/", "X: " + "x" * 1000)
     async with (
         RawUpstream(answering) as upstream,
         limited(upstream, "request_header_timeout: 200ms") as proxy,
-        await proxy.client() as client,
+        await proxy.client(ahead=head[:1]) as client,
     ):
-        head = request("/", "X: " + "x" * 1000)
-        for at in range(len(head)):
+        for at in range(1, len(head)):
             if client.ending is not None:
                 break
             client.send(head[at : at + 1])
@@ -62,9 +62,8 @@ async def test_the_time_for_a_head_counts_for_every_request_of_a_connection() ->
     async with (
         RawUpstream(answering) as upstream,
         limited(upstream, "request_header_timeout: 100ms") as proxy,
-        await proxy.client() as client,
+        await proxy.client(ahead=request("/1")) as client,
     ):
-        client.request("/1")
         await answers(client, 1)
         client.send(b"GET /2")
         await client.wait_end()
@@ -92,9 +91,8 @@ async def test_neither_bodies_nor_answers_nor_idleness_are_measured_by_the_time_
     async with (
         RawUpstream(late) as upstream,
         limited(upstream, "request_header_timeout: 100ms") as proxy,
-        await proxy.client() as client,
+        await proxy.client(ahead=b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n") as client,
     ):
-        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
         await client.send_split(b"hello", pause=0.05)
         await answers(client, 1)
         assert client.body == b"hello"
@@ -106,12 +104,12 @@ async def test_neither_bodies_nor_answers_nor_idleness_are_measured_by_the_time_
 
 @on_each_loop
 async def test_as_many_requests_at_once_as_the_server_queues_leave_no_deadline() -> None:
+    requests = b"".join(request(f"/{number}") for number in range(32))
     async with (
         RawUpstream(answering) as upstream,
         limited(upstream, "request_header_timeout: 100ms") as proxy,
-        await proxy.client() as client,
+        await proxy.client(ahead=requests) as client,
     ):
-        client.send(b"".join(request(f"/{number}") for number in range(32)))
         await answers(client, 32)
         await asyncio.sleep(0.25)
         assert client.ending is None
@@ -132,9 +130,8 @@ async def test_bytes_after_a_refused_upgrade_are_another_request_with_its_own_bo
     async with (
         RawUpstream(refuses) as upstream,
         limited(upstream, "request_header_timeout: 100ms, max_request_header: 1KiB") as proxy,
-        await proxy.client() as client,
+        await proxy.client(ahead=request("/ws", "Connection: Upgrade", "Upgrade: websocket")) as client,
     ):
-        client.request("/ws", "Connection: Upgrade", "Upgrade: websocket")
         await upstream.connection()
         client.send(request("/", "Content-Length: 5000", method="POST") + b"x" * 1000)
         await asyncio.sleep(0.15)  # longer than a head may take
@@ -341,5 +338,5 @@ async def test_a_websocket_takes_the_room_of_one_connection() -> None:
             client.request("/ws", "Connection: Upgrade", "Upgrade: websocket")
             await client.wait_head()
             assert await refused(proxy)
-        await soon(lambda: not proxy.proxy.busy)
+        await soon(lambda: not proxy.proxy.busy and not proxy.proxy.frontend.connections)
         assert not await refused(proxy)

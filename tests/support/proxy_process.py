@@ -35,6 +35,11 @@ Metrics: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
 _ENVIRONMENT = "SSE_KEEPALIVE_PROXY_"
 
 
+def _grows(name: str) -> bool:
+    """Whether a sample of this name never shrinks."""
+    return name.endswith("_total")
+
+
 def parse_metrics(text: str) -> Metrics:
     """Prometheus text as `{(sample name, {(label, value), …}): value}`."""
     return {
@@ -104,9 +109,11 @@ class ProxyProcess:
         return metrics[key]
 
     def wait_for_metric(self, name: str, value: float, within: float = 20.0, **labels: str) -> None:
-        """Wait until a sample has reached `value`: by scraping, the only way into another process."""
+        """Wait until a counter has reached `value`, or a gauge is `value`: by scraping, the only way into
+        another process.
+        """
         give_up_at = time.monotonic() + within
-        while (seen := self.metric(name, **labels)) < value:
+        while not ((seen := self.metric(name, **labels)) == value or (seen > value and _grows(name))):
             if time.monotonic() > give_up_at:
                 raise TimeoutError(f"{name}{labels} is {seen}, not {value}, after {within} s")
             time.sleep(0.02)

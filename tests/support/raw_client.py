@@ -69,11 +69,13 @@ class RawClient(asyncio.BufferedProtocol):
         receive_buffer: int | None = None,
         read_size: int = 65536,
         read_pause: float = 0.0,
+        ahead: bytes = b"",
     ) -> RawClient:
         """Connect to `url` (its host and port), to `host` and `port`, or to the Unix socket `path`.
 
         `receive_buffer` is the socket's SO_RCVBUF in bytes. A slow client reads at most `read_size`
-        bytes at a time and then nothing for `read_pause` seconds.
+        bytes at a time and then nothing for `read_pause` seconds. `ahead` is sent while the event loop stands
+        still: a server in this loop has it before it accepts the connection.
         """
         if url is not None:
             parts = urllib.parse.urlsplit(url)
@@ -84,7 +86,14 @@ class RawClient(asyncio.BufferedProtocol):
             sock.setblocking(False)
             if receive_buffer is not None:  # before connecting, for the window to follow it
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-            await loop.sock_connect(sock, os.fspath(path) if path is not None else (host, port))
+            address = os.fspath(path) if path is not None else (host, port)
+            if ahead:
+                sock.setblocking(True)
+                sock.connect(address)
+                sock.sendall(ahead)
+                sock.setblocking(False)
+            else:
+                await loop.sock_connect(sock, address)
             hostname = (server_hostname or host) if ssl is not None else None
             _, client = await loop.create_connection(
                 lambda: cls(read_size, read_pause), sock=sock, ssl=ssl, server_hostname=hostname
