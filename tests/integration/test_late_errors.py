@@ -231,7 +231,8 @@ async def test_an_mcp_client_that_can_open_its_stream_again_sees_only_the_cut_of
 
 # After an early commit.
 
-REFUSED: Script = [GOT_REQUEST, 0.3, response("401 Unauthorized", b'{"error":"no"}')]
+REFUSAL = response("401 Unauthorized", b'{"error":"no"}')
+LATE: Script = [GOT_REQUEST, 0.3, REFUSAL]
 SAYS_401 = "upstream answered with status 401"
 EARLY_AND_REFUSED = {
     "openai": (OPENAI, api_error("401", SAYS_401)),
@@ -247,8 +248,11 @@ async def test_a_late_refusal_is_told_in_words_of_the_family_and_the_next_reques
     family: str,
 ) -> None:
     sent, told = EARLY_AND_REFUSED[family]
-    async with RawUpstream(REFUSED) as upstream, Instance(config(upstream, EARLY)) as proxy:
+    refuses: Script = [GOT_REQUEST, go := asyncio.Event(), REFUSAL]
+    async with RawUpstream(refuses, LATE) as upstream, Instance(config(upstream, EARLY)) as proxy:
         async with await asking(proxy, sent) as client:
+            await client.wait_head()
+            go.set()
             assert await last_event(client) == told
             assert client.response.status == 200
         await proxy.until_closed("unauthorized")
@@ -259,13 +263,14 @@ async def test_a_late_refusal_is_told_in_words_of_the_family_and_the_next_reques
 
 @on_each_loop
 async def test_an_answer_that_is_no_stream_is_no_success_to_a_language_model_client() -> None:
+    answer = response("200 OK", b"{}", "content-type: application/json")
     async with (
-        RawUpstream(
-            [GOT_REQUEST, 0.3, response("200 OK", b"{}", "content-type: application/json")]
-        ) as upstream,
+        RawUpstream([GOT_REQUEST, go := asyncio.Event(), answer]) as upstream,
         Instance(config(upstream, EARLY)) as proxy,
         await asking(proxy, OPENAI) as client,
     ):
+        await client.wait_head()
+        go.set()
         words = "upstream answered with status 200, but not with an event stream"
         assert await last_event(client) == api_error("502", words)
 
