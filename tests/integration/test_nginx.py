@@ -26,7 +26,7 @@ async def test_a_silent_stream_that_nginx_holds_back_is_heard_at_once_and_outliv
                 assert [data["type"] for data in said(heard)] == ["connection_confirmed"]
                 assert unheard.received == b""  # both asked at the same time: not even a head
 
-                await unheard.wait_end(within=10)  # the head at last, and then nothing
+                await unheard.wait_end()  # the head at last, and then nothing
                 assert (unheard.response.status, unheard.body) == (200, b"")
                 assert not unheard.response.complete
 

@@ -50,7 +50,7 @@ def count(proxy: ProxyProcess, name: str, **labels: str) -> float:
 
 
 async def until_counted(proxy: ProxyProcess, name: str, value: float, **labels: str) -> None:
-    await asyncio.to_thread(proxy.wait_for_metric, f"sse_proxy_{name}", value, 10.0, route="events", **labels)
+    await asyncio.to_thread(proxy.wait_for_metric, f"sse_proxy_{name}", value, route="events", **labels)
 
 
 @EVERY_BUILD
@@ -194,7 +194,7 @@ async def test_a_token_that_upstream_takes_no_more_ends_the_stream_and_says_so(t
         assert heard(client) == ["the last"]
         assert told(client, "stream_closing") == [{"type": "stream_closing", "reason": "unauthorized"}]
         assert client.response.complete
-        assert count(proxy, "streams_closed_total", reason="unauthorized") == 1
+        await until_counted(proxy, "streams_closed_total", 1, reason="unauthorized")
 
 
 @in_loop
@@ -208,7 +208,8 @@ async def test_two_pages_of_one_user_share_the_slot_and_both_hear_every_message(
                 await client.wait_for(lambda client: said(client))
             for number in range(3):
                 await tell(notify, one, f"message {number}")
-                await two.wait_for(lambda client, so_far=number: len(gaps(client)) > so_far)
+                for page in (one, two):
+                    await page.wait_for(lambda client, so_far=number: len(gaps(client)) > so_far)
             assert heard(one) == heard(two) == ["message 0", "message 1", "message 2"]
             assert gaps(one) == gaps(two) == ["upstream_end"] * 3
             assert notify.hub.opened_total == 5  # each token once, and after each event

@@ -52,7 +52,7 @@ class Prometheus:
         """Wait until an expression has this one value. It tells nobody of a scrape: so it is asked."""
         seen = None
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 while (seen := await asyncio.to_thread(self.values, expression)) != [value]:
                     meanwhile()
                     await asyncio.sleep(0.1)
@@ -81,7 +81,7 @@ def prometheus(directory: Path, proxy: ProxyProcess) -> Iterator[Prometheus]:
         yield Prometheus(port)
 
 
-def wait_ready(url: str, program: Program, within: float = 15.0) -> None:
+def wait_ready(url: str, program: Program, within: float = 30.0) -> None:
     """Wait until it answers queries: it listens before it does."""
     give_up_at = time.monotonic() + within
     while time.monotonic() < give_up_at:
@@ -110,7 +110,7 @@ def test_prometheus_knows_as_many_silent_streams_as_upstream_has_and_none_once_t
                         await open_streams.enter_async_context(await event_source(proxy.url, notify))
                         for _ in range(4)
                     ]
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(20):
                         await notify.wait_open(4)
                     author = notify.hub.streams[0].user_id
                     stalled = f'sum({STALLED}{{route="events"}})'
@@ -143,7 +143,7 @@ def test_prometheus_knows_as_many_silent_streams_as_upstream_has_and_none_once_t
                 assert max(len(values) for values in histories) > 3
                 assert [values for values in histories if values != sorted(values)] == []
 
-    run(story(), within=60)
+    run(story(), within=180)
 
 
 @in_loop
@@ -192,7 +192,7 @@ def test_ten_thousand_different_paths_give_prometheus_nothing_more_to_store(tmp_
                         for number in numbers:
                             ask(client, number)
                         await client.wait_for(
-                            lambda it: len(it.responses) == count and it.response.complete, within=20
+                            lambda it: len(it.responses) == count and it.response.complete, within=60
                         )
 
                     await ask_all(range(8))
@@ -204,7 +204,7 @@ def test_ten_thousand_different_paths_give_prometheus_nothing_more_to_store(tmp_
                     counts = [value for key, value in metrics.items() if key[0] == "sse_proxy_requests_total"]
                     assert sorted(counts) == [1251, 1251, 1251, 6255]
 
-    run(story(), within=60)
+    run(story(), within=180)
 
 
 @in_loop
@@ -217,7 +217,7 @@ async def test_what_only_grows_never_shrinks_while_streams_come_and_go(tmp_path:
         def watch() -> int:
             """Scrape until it is over; returns how often."""
             scrapes, before = 1, _growing(proxy.metrics())
-            while not over.is_set():
+            while scrapes <= 5 or not over.is_set():
                 now = _growing(proxy.metrics())
                 assert {name: value for name, value in before.items() if now.get(name, -1) < value} == {}
                 scrapes, before = scrapes + 1, now

@@ -30,7 +30,7 @@ async def route(
     key = folder / "public.pem"
     key.write_bytes(OURS.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     identity = f"identity: {{from: 'query:access_token', verify: jwt, public_key_file: '{key}'}}\n"
-    pings = "keepalive: {interval: 200ms}\n"
+    pings = "keepalive: {interval: 100ms}\n"
     async with (
         RawUpstream(*scripts) as upstream,
         Instance(config(upstream, stream + identity + pings)) as proxy,
