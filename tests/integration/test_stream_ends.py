@@ -82,7 +82,8 @@ async def the_route_goes(proxy: Instance, client: RawClient) -> None:
 
 MUCH = chunk(b"data: %b\n\n" % (b"x" * 60_000))
 LOST = [*SILENT, chunk(b"id: 7\ndata: 1\n\n"), RESET]
-AGAIN = "reconnect: {delay: 1ms, give_up_after: 100ms}"
+AGAIN = "reconnect: {delay: 1ms}"
+GIVES_UP = "reconnect: {delay: 1ms, give_up_after: 100ms}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ PROVOKED = {
     CloseReason.UPSTREAM_REFUSED: Case((b"SSH-2.0-x\r\n\r\n",), stream="reconnect: off", early=True),
     CloseReason.UPSTREAM_STATUS: Case((*LOST[2:],), (GOT_REQUEST, response("404 Not Found")), stream=AGAIN),
     CloseReason.STALLED: Case(stream="stall: {after: 100ms, close_after: 100ms}"),
-    CloseReason.GIVE_UP: Case((*LOST[2:],), (GOT_REQUEST, response("503 No")), stream=AGAIN),
+    CloseReason.GIVE_UP: Case((*LOST[2:],), (GOT_REQUEST, response("503 No")), stream=GIVES_UP),
     CloseReason.CLIENT_STALLED: Case((MUCH,) * 300, provoke=the_client_sleeps),
     CloseReason.EVENT_TOO_LARGE: Case((chunk(b"data: " + b"x" * 70_000),)),
     CloseReason.MAX_AGE: Case(stream="max_age: 300ms"),
@@ -366,15 +367,15 @@ async def test_an_upstream_without_a_head_by_open_timeout_is_a_504() -> None:
 
 @on_each_loop
 async def test_open_timeout_is_no_limit_for_a_stream_that_has_begun() -> None:
-    server = NotifyServer("silent", knobs=Knobs(header_delay=0.1))
+    server = NotifyServer("silent", knobs=Knobs(header_delay=0.01))
     await server.start()
-    stream = COMMENT + "open_timeout: 500ms\nkeepalive: {interval: 400ms}"
+    stream = COMMENT + "open_timeout: 700ms\nkeepalive: {interval: 400ms}"
     try:
         async with (
             Instance(config(server.url, stream)) as proxy,
             await proxy.event_source(f"/events?access_token={server.token()}") as client,
         ):
-            await client.wait_for(lambda client: client.body.count(b":ping") == 2)
+            await client.wait_for(lambda client: client.body.count(b":ping") >= 2)
             assert client.ending is None
     finally:
         await server.stop()
@@ -392,7 +393,7 @@ async def test_a_client_that_leaves_before_the_head_takes_upstream_with_it(how: 
         await connection.request()
         assert proxy.metric("streams_active", state="connecting") == 1
         client.leave(how)
-        await connection.wait_closed(within=1)
+        await connection.wait_closed()
         await proxy.until(lambda: proxy.metric("requests_total", method="GET", code="499") == 1)
         assert proxy.opened() == 0
         assert proxy.closed() == {}
@@ -409,7 +410,7 @@ async def test_a_client_that_leaves_a_stream_takes_upstream_with_it(how: str) ->
     ):
         connection = await upstream.connection()
         client.leave(how)
-        await connection.wait_closed(within=1)
+        await connection.wait_closed()
         await proxy.until_closed("client_gone")
         await proxy.until(lambda: len(proxy.server.streams) == 0)
 
@@ -423,6 +424,8 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open() -> None:
         for step in range(30):
             client = await proxy.event_source()
             await asyncio.sleep(step * 0.002)
+            if step == 29:
+                await client.wait_for(EVENT)  # also on a machine on which none has come before
             client.abort()
             await client.close()
         await upstream.wait_all_closed()
