@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.tokens import new_tokens
-from tests.integration.test_bridge import bridged, counted, joined, message
+from sse_keepalive_proxy.live.place import Place
+from tests.integration.test_bridge import bridged, counted, joined, message, read
 from tests.integration.test_bridge_notify_server import chats
 from tests.support.chat import listening_to_nats, publish
 from tests.support.instance import Instance, config
 from tests.support.nats import nats_server, publisher, send
 from tests.support.raw_client import RawClient
 from tests.support.raw_upstream import GOT_REQUEST, RawUpstream, chunk, response, stream_head
-from tests.support.running import on_each_loop, on_loop
+from tests.support.running import on_each_loop, on_loop, soon
 
 MESSAGES = 400
 TOKENS = new_tokens()
@@ -31,7 +34,7 @@ reconnect: {{when: always, delay: 20ms}}
 bridge:
   servers: nats://127.0.0.1:{port}
   mode: observe
-  grace: 2s
+  grace: 10m
   subscriber: claim:user.id
   subjects:
     - subject: fechatter.realtime.chat.*
@@ -50,6 +53,18 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
+def places(proxy: Instance) -> list[Place]:
+    """The places of all streams at the bridge."""
+    found = [stream.flow.bridge for stream in proxy.server.streams]
+    return [place for place in found if isinstance(place, Place)]
+
+
+def end_grace(proxy: Instance) -> None:
+    """Do what is done at the end of `grace`: upstream has missed all that it has not delivered."""
+    for place in places(proxy):
+        place.write_due(math.inf)
+
+
 @pytest.mark.parametrize("build", list(Mode))
 def test_observe_counts_what_the_server_says_it_has_delivered(build: Mode, tmp_path: Path) -> None:
     on_loop("uvloop", _agree(build, tmp_path), within=90.0)
@@ -57,13 +72,18 @@ def test_observe_counts_what_the_server_says_it_has_delivered(build: Mode, tmp_p
 
 async def _agree(build: Mode, folder: Path) -> None:
     members = chats()
-    notify = NotifyServer(build, chats=members)
+    notify, heard = NotifyServer(build, chats=members), list[str]()
+
+    def hear(subject: str, payload: Any) -> None:
+        heard.append(subject)
+        notify.publish(subject, payload)
+
     async with AsyncExitStack() as stack:
         await notify.start()
         stack.push_async_callback(notify.stop)
         _, port = stack.enter_context(nats_server(folder))
         proxy = await stack.enter_async_context(Instance(config(notify.url, STREAM.format(port=port))))
-        await stack.enter_async_context(listening_to_nats(port, notify.publish))
+        await stack.enter_async_context(listening_to_nats(port, hear))
         await proxy.until(lambda: proxy.metric("bridge_connected"))
         pages: list[RawClient] = []
         for user in sorted({user for users in members.values() for user in users}):
@@ -87,24 +107,36 @@ async def _agree(build: Mode, folder: Path) -> None:
                 await asyncio.sleep(0.02)
         await client.flush()
 
-        def counts() -> tuple[float, float]:
-            delivered = proxy.metric("bridge_events_total", outcome="delivered")
-            return delivered, delivered + proxy.metric("bridge_events_total", outcome="missed")
+        def frames() -> int:
+            return sum(page.body.count(b'"type":"new_message"') for page in pages)
 
-        await proxy.until(lambda: counts()[1] >= expected)
-        state = notify.state()
-        assert counts() == (state["written_messages"], expected)
+        def settled() -> bool:
+            """Both have read every message, and what the server has sent is at the pages."""
+            streams = notify.hub.streams
+            waiting = sum(place.snapshot()["waiting"] for place in places(proxy))
+            return (
+                len(heard) == 2 * MESSAGES
+                and proxy.metric("bridge_events_total", outcome="delivered") + waiting == expected
+                and len(streams) == len(pages)
+                and all(stream.answered and stream.queue.empty() for stream in streams)
+                and frames() == notify.state()["written"]
+            )
+
+        await soon(settled, within=60.0)
+        end_grace(proxy)
+        state, counts = notify.state(), counted(proxy)
+        assert counts["delivered"] == state["written_messages"]
+        assert counts["delivered"] + counts["missed"] == expected
         assert set(counted(proxy)) <= {"delivered", "missed"}
         assert 0 < state["written_messages"] < expected  # it has delivered some, and not all
-        frames = sum(page.body.count(b'"type":"new_message"') for page in pages)
-        assert frames == state["written"]
 
 
 @on_each_loop
 async def test_observe_counts_what_comes_while_upstream_opens_the_stream(nats: int) -> None:
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(RawUpstream([GOT_REQUEST]))
-        proxy = await stack.enter_async_context(Instance(config(upstream, bridged(nats, "observe"))))
+        stream = bridged(nats, "observe", "10m")
+        proxy = await stack.enter_async_context(Instance(config(upstream, stream)))
         await proxy.until(lambda: proxy.metric("bridge_connected"))
         client = await stack.enter_async_context(publisher(nats))
         clients = await stack.enter_async_context(AsyncExitStack())
@@ -115,16 +147,19 @@ async def test_observe_counts_what_comes_while_upstream_opens_the_stream(nats: i
             server = await upstream.connection(opened)
             for number in (1, 2):
                 await send(client, "chat.1", message(number, user))
+            await read(proxy, client)
             if opened:
-                await send(client, "chat.1", message(0, 99))
-                await proxy.until(lambda: counted(proxy).get("no_subscriber"))  # the others are read as well
                 await server.send(response("401 Unauthorized", b"no"))
                 await page.wait_response()
             else:
                 await server.send(stream_head() + chunk(b'data: {"id": 1}\n\n'))
-                await proxy.until(lambda: counted(proxy) == {"delivered": 1, "missed": 1})
+                await proxy.until(lambda: counted(proxy) == {"delivered": 1, "no_subscriber": 1})
+                end_grace(proxy)
+                await proxy.until(lambda: counted(proxy).get("missed") == 1)
         await send(client, "chat.1", message(3))
-        counts = {"delivered": 1, "missed": 2, "no_subscriber": 1}  # none of the second user
+        await read(proxy, client)
+        end_grace(proxy)
+        counts = {"delivered": 1, "missed": 2, "no_subscriber": 3}  # those of `read`, none of the second user
         await proxy.until(lambda: counted(proxy) == counts)
 
 
