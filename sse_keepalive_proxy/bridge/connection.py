@@ -331,8 +331,13 @@ async def flushed(client: Client) -> None:
 
 def _abandon_attempt(client: Client | None) -> None:
     """Close the socket of a failed attempt to connect again (facts.md#nats-py-attempts)."""
+    if client is not None and not client.is_connected:
+        _close_socket(client)
+
+
+def _close_socket(client: Client) -> None:
     transport = getattr(client, "_transport", None)  # nats-py has no public name for it
-    if client is not None and not client.is_connected and transport is not None:
+    if transport is not None:
         transport.close()
 
 
@@ -341,6 +346,7 @@ async def _close(client: Client) -> None:
         await client.close()
     except Exception as error:  # noqa: BLE001 (it is over)
         logger.debug("NATS was not closed cleanly: %s", error)
+    _close_socket(client)  # if nats-py was cancelled while it closed, it does not close again
 
 
 async def unsubscribe(subscription: Subscription) -> None:

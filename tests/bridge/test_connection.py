@@ -98,6 +98,40 @@ async def test_it_closes_also_in_the_moment_in_which_an_attempt_to_connect_fails
         await connections.close()
 
 
+@pytest.mark.parametrize("turns", range(3))
+@on_each_loop
+async def test_it_leaves_no_socket_open_also_in_the_moment_in_which_the_server_refuses_it(turns: int) -> None:
+    """nats-py, which is cancelled while it closes a refused connection, does not close it."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(b"INFO {\"auth_required\": true}\r\n-ERR 'Authorization Violation'\r\n")
+
+    said = asyncio.Event()
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.set()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    handler = Said()
+    logging.getLogger("sse_keepalive_proxy.bridge").addHandler(handler)
+    try:
+        connections = Connections()
+        connections.to(NatsServers((f"nats://127.0.0.1:{port}",))).receive("chat", lambda *_: None)
+        await said.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await connections.close()
+    finally:
+        logging.getLogger("sse_keepalive_proxy.bridge").removeHandler(handler)
+        for writer in writers:
+            writer.close()
+        server.close()
+
+
 @on_each_loop
 async def test_the_next_message_waits_until_the_one_before_has_been_handled(tmp_path: Path) -> None:
     seen, handled = list[bytes](), asyncio.Event()
@@ -149,7 +183,10 @@ async def test_equal_servers_have_one_connection_until_it_is_not_used(tmp_path: 
 
 
 @on_each_loop
-async def test_a_message_has_been_published_when_the_server_has_it(tmp_path: Path) -> None:
+async def test_a_message_has_been_published_when_the_server_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "_LAST_WORDS", 20.0)
     users = '[{user: a, password: b, permissions: {publish: {deny: "closed.>"}}}]'
     (tmp_path / "nats.conf").write_text(f"authorization: {{users: {users}}}")
     with nats_server(tmp_path, None, "-c", str(tmp_path / "nats.conf")) as (_, port):
