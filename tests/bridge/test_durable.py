@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from nats.js.api import StreamConfig
+from nats.js.api import ConsumerInfo, StreamConfig
+from nats.js.errors import NotFoundError
 
+from sse_keepalive_proxy.bridge import durable
 from sse_keepalive_proxy.bridge.connection import Connections
 from sse_keepalive_proxy.bridge.durable import Reader, matches
 from sse_keepalive_proxy.stream.policy import NatsServers
@@ -26,7 +30,10 @@ class Numbers:
 
 
 class Reading:
-    """A reader of the stream S at `port`, and the messages that it has read with their positions."""
+    """A reader of the stream S at `port`, and the messages that it has read with their positions.
+
+    Its heartbeat is short. If the machine stands still for three of them, it makes another consumer.
+    """
 
     def __init__(self, port: int, *subjects: str, back: float | None = None) -> None:
         self.numbers, self.connections = Numbers(), Connections()
@@ -47,6 +54,12 @@ class Reading:
     async def current(self) -> None:
         await soon(lambda: self.reader.behind_since is None)
 
+    async def since(self) -> float:
+        """The time since which it reads."""
+        await soon(lambda: self.reader.connected_since is not None)
+        assert self.reader.connected_since is not None
+        return self.reader.connected_since
+
 
 @asynccontextmanager
 async def reading(port: int, *subjects: str, back: float | None = None) -> AsyncIterator[Reading]:
@@ -66,8 +79,15 @@ async def publish(client: Client, *numbers: int, subject: str = "chat.1") -> Non
         await client.jetstream().publish(subject, b"%d" % number)
 
 
-async def consumers(client: Client) -> list[str]:
-    return [each.name for each in await client.jsm().consumers_info("S")]
+async def consumers(client: Client) -> list[ConsumerInfo]:
+    """The consumers, the one that reads last."""
+    return sorted(await client.jsm().consumers_info("S"), key=lambda each: each.created)
+
+
+async def delete_consumers(client: Client) -> None:
+    for each in await consumers(client):
+        with suppress(NotFoundError):  # an older one, which is gone by now
+            await client.jsm().delete_consumer("S", each.name)
 
 
 def stored(folder: Path) -> tuple[str, ...]:
@@ -97,12 +117,17 @@ async def test_new_messages_are_read_once_and_in_their_order(tmp_path: Path) -> 
 
 
 @in_loop
-async def test_older_messages_are_read_from_the_given_time_on(tmp_path: Path) -> None:
+async def test_older_messages_are_read_from_the_given_time_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with made_stream(tmp_path) as (port, client):
         await publish(client, 1, 2)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.01)
+        now = datetime.now(UTC) + timedelta(seconds=30)  # of the readers
+        monkeypatch.setattr(durable, "datetime", SimpleNamespace(now=lambda _: now))
+        await asyncio.sleep(0.01)
         await publish(client, 3)
-        async with reading(port, back=0.25) as late, reading(port, back=60) as early:
+        async with reading(port, back=30) as late, reading(port, back=60) as early:
             await late.until(3)
             await early.until(1, 2, 3)
             await late.current()
@@ -145,7 +170,7 @@ async def test_a_server_that_is_killed_costs_no_message(tmp_path: Path) -> None:
                 await it.current()
                 await publish(client, 1)
                 await it.until(1)
-                since = it.reader.connected_since
+                since = await it.since()
                 server.process.kill()
                 await soon(lambda: it.reader.connected_since is None)
             with nats_server(tmp_path, port, *stored(tmp_path)):
@@ -155,7 +180,7 @@ async def test_a_server_that_is_killed_costs_no_message(tmp_path: Path) -> None:
                     await it.current()
                     await publish(client, 4)
                     await it.until(1, 2, 3, 4)
-                    assert it.reader.connected_since == since
+                    assert await it.since() == since
                     assert it.numbers.bridge_positions_lost == 0
 
 
@@ -165,8 +190,7 @@ async def test_a_consumer_that_is_deleted_is_made_again_where_it_was(tmp_path: P
         await it.current()
         await publish(client, 1)
         await it.until(1)
-        (name,) = await consumers(client)
-        await client.jsm().delete_consumer("S", name)
+        await delete_consumers(client)
         await publish(client, 2, 3)
         await it.until(1, 2, 3)
 
@@ -205,9 +229,10 @@ async def test_a_stream_that_was_made_again_is_read_from_its_first_message(
         await it.until(1, 2, 3, 4, 5)
         assert it.positions == [1, 2, 1, 2, 3]
         assert it.numbers.bridge_positions_lost == 1
-    assert [each.getMessage() for each in caplog.records] == [
-        "the stream was made again, so it is read from its first message"
-    ]
+    said = [each.getMessage() for each in caplog.records]
+    assert said.count("the stream was made again, so it is read from its first message") == 1
+    assert len(said) == 1 or "does not exist" in said[0]  # it has looked before it was made again
+    assert len(said) <= 2
 
 
 @in_loop
@@ -220,7 +245,7 @@ async def test_messages_that_were_removed_before_they_were_read_are_counted(tmp_
                 await it.current()
                 await publish(client, 1)
                 await it.until(1)
-                since = it.reader.connected_since
+                since = await it.since()
                 server.process.kill()
                 await soon(lambda: it.reader.connected_since is None)
             other = free_port()  # the proxy cannot reach it
@@ -232,7 +257,6 @@ async def test_messages_that_were_removed_before_they_were_read_are_counted(tmp_
                 await it.until(1, 3)
                 assert it.numbers.bridge_positions_lost == 1
                 assert it.reader.begun == 2
-                assert since is not None
                 await soon(lambda: (it.reader.connected_since or 0) > since)
 
 
@@ -243,8 +267,7 @@ async def test_a_purged_stream_of_which_everything_was_read_has_lost_nothing(tmp
         await publish(client, 1, 2)
         await it.until(1, 2)
         await client.jsm().purge_stream("S")
-        (name,) = await consumers(client)
-        await client.jsm().delete_consumer("S", name)
+        await delete_consumers(client)
         await publish(client, 3)
         await it.until(1, 2, 3)
         assert it.numbers.bridge_positions_lost == 0
@@ -256,9 +279,9 @@ async def test_a_missing_message_is_read_again(tmp_path: Path) -> None:
         await it.current()
         await publish(client, 1)
         await it.until(1)
-        ((name, config),) = [(each.name, each.config) for each in await client.jsm().consumers_info("S")]
-        forged = f"$JS.ACK.S.{name}.1.9.3.1700000000000000000.0"  # the third message, without a second
-        await client.publish(config.deliver_subject or "", b"9", reply=forged)
+        at = (await consumers(client))[-1]
+        forged = f"$JS.ACK.S.{at.name}.1.9.3.1700000000000000000.0"  # the third message, without a second
+        await client.publish(at.config.deliver_subject or "", b"9", reply=forged)
         await publish(client, 2, 3)
         await it.until(1, 2, 3)
         assert it.positions == [1, 2, 3]
