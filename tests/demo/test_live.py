@@ -26,7 +26,7 @@ class Screen(io.StringIO):
         return super().write(text)
 
     async def until(self, text: str) -> None:
-        await self._changes.until(lambda: text in self.getvalue(), 10, self.getvalue)
+        await self._changes.until(lambda: text in self.getvalue(), 20, self.getvalue)
 
 
 async def show(stage: Stage, screen: Screen, *awaited: str) -> str:

@@ -191,7 +191,7 @@ async def test_after_its_end_the_connection_takes_the_next_request() -> None:
             assert server.publish("fechatter.message.new", NEW).delivered == 1
             await server.wait_open(0)
             assert (await client.wait_response()).header("connection") is None
-        await client.wait_for(lambda client: len(client.responses) == 3)
+        await client.wait_for(lambda client: [each.complete for each in client.responses] == [True] * 3)
         assert [response.body for response in client.responses] == [NEW_FRAME] * 3
         assert client.ending is None
 
@@ -332,6 +332,7 @@ async def test_healthy_passes_them_on_to_the_other_members(payload: dict[str, An
     async with serving("healthy") as server, streaming(server, 2) as member, streaming(server, 3) as author:
         assert server.publish("fechatter.realtime.chat.2.x", payload).delivered == 1
         await member.wait_for(f'"type":"{kind}"'.encode())
+        await author.wait_for(b"connection_confirmed")
         assert types(author) == ["connection_confirmed"]
 
 
@@ -550,8 +551,7 @@ async def test_a_departed_clients_slot_is_free(leave: str) -> None:
             client.abort()
         else:
             client.half_close()
-        async with asyncio.timeout(5):
-            await server.wait_open(0)
+        await server.wait_open(0)
         assert server.publish("fechatter.message.new", NEW).lost == 2
         assert server.state()["closed_total"] == 1
 
@@ -779,7 +779,7 @@ def test_as_a_process_it_says_where_it_is_and_ends_on_sigterm(tmp_path: Path) ->
                 await client.wait_end()
 
         hold_a_stream_open()
-        assert program.process.wait(5) == 0
+        assert program.process.wait(30) == 0
         assert program.log.count("\n") == 1
 
 
@@ -797,6 +797,11 @@ async def frozen(server: NotifyServer) -> bool:
         return False
 
 
+async def answers(server: NotifyServer) -> bool:
+    """Whether the server is not frozen. A slow machine has time to answer."""
+    return (await ask(server, "/health")).status == 200
+
+
 @in_loop
 @pytest.mark.parametrize("header_delay", [0.0, 5.0])
 async def test_a_client_that_has_left_and_one_message_for_it_freeze_the_silent_build(
@@ -808,7 +813,7 @@ async def test_a_client_that_has_left_and_one_message_for_it_freeze_the_silent_b
             client.request(f"/events?access_token={server.token()}")
             await (server.wait_open(2) if header_delay else client.wait_head())
         await server.wait_open(1)
-        assert not await frozen(server)
+        assert await answers(server)
         assert server.publish("fechatter.message.new", NEW).delivered == 0
         assert server.state()["frozen"]
         assert await frozen(server)
@@ -844,7 +849,7 @@ async def test_the_freeze_does_not_come(saved_by: str) -> None:
             case _:
                 pass
         server.publish("fechatter.message.new", NEW)
-        assert not await frozen(server)
+        assert await answers(server)
 
 
 @in_loop
@@ -917,7 +922,7 @@ def test_as_a_process_it_ends_with_sigabrt_and_takes_its_streams_with_it(tmp_pat
                 assert not client.response.complete
 
         a_long_message()
-        assert program.process.wait(5) == -signal.SIGABRT
+        assert program.process.wait(30) == -signal.SIGABRT  # a core dump takes its time
 
 
 # The openings (facts.md#notify-server-herd).

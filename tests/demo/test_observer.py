@@ -8,6 +8,7 @@ from sse_keepalive_proxy.demo.observer import Gap, Life, Observer
 from sse_keepalive_proxy.http.dialer import Dialer
 from sse_keepalive_proxy.net.poller import open_poller
 from tests.support.looping import Changes, in_loop
+from tests.support.programs import free_port
 from tests.support.raw_upstream import (
     CLOSE,
     GOT_REQUEST,
@@ -29,10 +30,10 @@ class Seen:
         self.observer = Observer(Dialer(open_poller()), self.changes.notify)
 
     async def until_bytes(self, count: int) -> None:
-        await self.changes.until(lambda: self.observer.figures().bytes >= count, 5)
+        await self.changes.until(lambda: self.observer.figures().bytes >= count, 20)
 
     async def until_end(self) -> str | None:
-        await self.changes.until(lambda: self.observer.figures().end is not None, 5)
+        await self.changes.until(lambda: self.observer.figures().end is not None, 20)
         return self.observer.figures().end
 
 
@@ -153,11 +154,9 @@ async def test_another_status_is_an_end() -> None:
 
 @in_loop
 async def test_a_refused_connection_is_an_end() -> None:
-    async with RawUpstream([]) as upstream:
-        gone = upstream.url
     seen = Seen()
     assert seen.observer.figures().life is Life.CONNECTING
-    await seen.observer.open(gone, "t")
+    await seen.observer.open(f"http://127.0.0.1:{free_port()}", "t")
     assert "cannot connect" in str(seen.observer.figures().end)
     seen.observer.close()
 

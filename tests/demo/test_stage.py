@@ -28,7 +28,7 @@ def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
 @in_loop
 async def test_the_direct_stream_is_silent_and_the_proxied_one_alive() -> None:
     async with staged(0) as stage:
-        assert await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
+        assert await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 20)
         direct, proxied = stage.figures()
         assert (direct.life, direct.bytes) == (Life.SILENT, 0)
         assert proxied.life is Life.ALIVE
@@ -38,14 +38,14 @@ async def test_the_direct_stream_is_silent_and_the_proxied_one_alive() -> None:
 @in_loop
 async def test_a_message_ends_the_direct_stream_and_reaches_the_proxied_client_whose_stream_goes_on() -> None:
     async with staged(0) as stage:
-        await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
+        await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 20)
         assert stage.send("hi").delivered == 2
-        assert await stage.until(lambda: stage.proxied.figures().message_after is not None, 5)
-        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
+        assert await stage.until(lambda: stage.proxied.figures().message_after is not None, 20)
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 20)
         assert (stage.direct.figures().events, stage.direct.figures().heard) == (1, 0)
-        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 5)
+        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 20)
         assert stage.send("hi again").delivered == 1
-        assert await stage.until(lambda: stage.proxied.figures().messages == 2, 5)
+        assert await stage.until(lambda: stage.proxied.figures().messages == 2, 20)
         assert stage.proxied.figures().end is None
 
 
@@ -82,28 +82,28 @@ async def test_each_pane_joins_as_a_user_of_its_own() -> None:
 async def test_starting_over_opens_both_streams_again() -> None:
     async with staged(0) as stage, aiohttp.ClientSession() as session:
         stage.send("hi")
-        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 20)
         before = stage.proxied
         async with session.post(f"{stage.proxy_url}/demo/restart", data="{}") as answer:
             assert answer.status == 200
         assert stage.proxied is not before
-        assert await stage.until(lambda: stage.proxied.figures().life is Life.ALIVE, 5)
-        assert await stage.until(lambda: stage.direct.figures().life is Life.SILENT, 5)
+        assert await stage.until(lambda: stage.proxied.figures().life is Life.ALIVE, 20)
+        assert await stage.until(lambda: stage.direct.figures().life is Life.SILENT, 20)
 
 
 @in_loop
 async def test_upstream_restarts_on_its_port_and_only_the_proxied_stream_lives_on() -> None:
     async with staged(0) as stage, aiohttp.ClientSession() as session:
-        assert await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 5)
+        assert await stage.until(lambda: stage.proxied.figures().confirm_after is not None, 20)
         port = stage.notify.port
         async with session.post(f"{stage.proxy_url}/demo/outage", data="{}") as answer:
             assert answer.status == 200, "it answers before it goes"
-        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
-        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 10)
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 20)
+        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 20)
         assert (stage.notify.port, stage.restarts) == (port, 1)
         assert stage.proxied.figures().life is Life.ALIVE
         assert stage.send("hi").delivered == 1
-        assert await stage.until(lambda: stage.proxied.figures().messages == 1, 5)
+        assert await stage.until(lambda: stage.proxied.figures().messages == 1, 20)
         assert stage.direct.figures().messages == 0
 
 
@@ -127,7 +127,7 @@ async def test_upstream_restarts_even_if_another_program_had_its_port_for_a_mome
         monkeypatch.setattr(stage.notify, "start", taken)
         await stage.restart_upstream()
         assert refused == [stage.notify.port] * 2
-        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 10)
+        assert await stage.until(lambda: stage.proxied.figures().gaps == 1, 20)
 
 
 @in_loop
@@ -137,7 +137,7 @@ async def test_a_message_waits_for_a_proxied_stream_without_upstream(monkeypatch
         await stage.restart_upstream()
         async with session.post(f"{stage.direct_url}/demo/say", json={"content": "hi"}) as answer:
             assert (await answer.json())["delivered"] == 1
-        assert await stage.until(lambda: stage.proxied.figures().messages == 1, 5)
+        assert await stage.until(lambda: stage.proxied.figures().messages == 1, 20)
         for body in ("", "[]", "{}"):
             async with session.post(f"{stage.direct_url}/demo/say", data=body) as answer:
                 assert answer.status == 400
@@ -153,7 +153,7 @@ async def test_a_message_waits_until_the_named_users_have_a_stream() -> None:
         observer = await stage.open(stage.direct_url, token)
         async with await asking as answer:
             assert answer.status == 200
-        assert await stage.until(lambda: observer.figures().events == 1, 5)
+        assert await stage.until(lambda: observer.figures().events == 1, 20)
         async with session.post(
             f"{stage.direct_url}/demo/say", json={"content": "", "user_ids": 1}
         ) as answer:
@@ -178,7 +178,7 @@ async def test_the_parts_of_the_incident_start_once_and_their_pane_is_a_user_tha
             observer = await stage.open(str(parts[side]), str(me["access_token"]))
             await ask(f"{parts[side]}/demo/say", **me, content="hi")
             if heard:
-                assert await stage.until(lambda observer=observer: observer.contents, 5)
+                assert await stage.until(lambda observer=observer: observer.contents, 20)
             assert list(observer.contents) == heard
         async with session.post(f"{parts['direct_url']}/demo/say", json={"content": "hi"}) as answer:
             assert answer.status == 400
@@ -197,7 +197,7 @@ async def test_a_direct_stream_is_opened_again_only_after_its_end() -> None:
             assert stage.direct.figures().life is Life.SILENT
             if wanted:
                 stage.send("hi")
-                assert await stage.until(lambda: first.figures().end is not None, 5)
+                assert await stage.until(lambda: first.figures().end is not None, 20)
         assert stage.proxied is proxied
 
 
@@ -205,7 +205,7 @@ async def test_a_direct_stream_is_opened_again_only_after_its_end() -> None:
 async def test_stopping_during_an_outage_leaves_nothing_open() -> None:
     async with staged(0) as stage:
         stage._outage()
-        assert await stage.until(lambda: stage.direct.figures().end is not None, 5)
+        assert await stage.until(lambda: stage.direct.figures().end is not None, 20)
         stage._outage()
         stage._restart()
         assert stage.direct.figures().end is not None, "one thing at a time"
