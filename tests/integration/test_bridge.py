@@ -14,6 +14,7 @@ import pytest
 from nats.aio.client import Client
 
 from sse_keepalive_proxy.demo.tokens import new_tokens
+from sse_keepalive_proxy.live.place import Place
 from sse_keepalive_proxy.stream.messages import CloseReason
 from tests.support.instance import Instance, config
 from tests.support.nats import nats_server, publisher, send
@@ -94,6 +95,13 @@ def event(number: int) -> bytes:
 def ids(client: RawClient) -> list[int]:
     """The ids of the messages that a client has got, in order."""
     return [json.loads(each.data)["id"] for each in client.events if each.type == "message"]
+
+
+def places(proxy: Instance) -> list[Place]:
+    """The places of all streams and groups at the bridge."""
+    streams = proxy.server.streams
+    found = [source.flow.bridge for source in (*streams, *streams.groups)]
+    return [place for place in found if isinstance(place, Place)]
 
 
 async def read(proxy: Instance, client: Client) -> None:

@@ -30,6 +30,7 @@ from nats.js.api import StreamConfig
 
 from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
+from tests.integration.test_bridge import places
 from tests.integration.test_many_streams import descriptors
 from tests.support.chat import listening_to_nats, messages, spoken
 from tests.support.instance import Instance, config
@@ -63,7 +64,7 @@ bridge:
   durable: {durable}
 """
 MESSAGE = b'"type":"new_message"'
-NOWHERE = 0  # a chat without members: its messages only show that what came before them has been read
+NOWHERE = 0  # a chat without members: its messages only show what has become of those before them
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Story:
         self.published = 0
         self.promised: set[int] = set()  # the numbers of messages that must be heard
         self.others = 0  # messages that may be heard
+        self.last = ""  # a message that all hear, and upstream does not
         self._server, self._client = ExitStack(), Client()
         self._program: Program | None = None
         self._read_by_upstream: set[int] = set()
@@ -123,18 +125,20 @@ class Story:
         await asyncio.to_thread(self._server.close)
 
     async def say(self, *, promised: bool = True) -> None:
-        """Publish the next message to one of the chats. With JetStream it is published until it is stored."""
+        """Publish the next message to one of the chats."""
         self.published = number = self.published + 1
         chat = number % self.size.chats + 1
         if promised:
             self.promised.add(number)
         else:
             self.others += 1
+        await self._surely_publish(number, chat, self.members[chat])
+
+    async def _surely_publish(self, number: int, chat: int, members: list[int]) -> None:
+        """Publish a message. With JetStream it is published until it is stored."""
         while True:
-            with contextlib.suppress(
-                nats.errors.Error
-            ):  # it was not stored, or nats-server died before its answer
-                await self._publish(number, chat, self.members[chat])
+            with contextlib.suppress(nats.errors.Error):  # not stored, or nats-server died before its answer
+                await self._publish(number, chat, members)
                 return
 
     async def _publish(self, number: int, chat: int, members: list[int]) -> None:
@@ -151,7 +155,8 @@ class Story:
         """Take a message of NATS for the stand-in."""
         if subject.endswith(f".{NOWHERE}"):
             self._read_by_upstream.add(int(payload["MessageReceived"]["message"]["id"]))
-        self.notify.publish(subject, payload)
+        else:
+            self.notify.publish(subject, payload)
 
     async def all_read(self) -> None:
         """Wait until the proxy and the stand-in have read what was published before."""
@@ -161,7 +166,10 @@ class Story:
             with contextlib.suppress(AssertionError, nats.errors.Error):  # one of them is not connected yet
                 await self._publish(self.published, NOWHERE, [0])
                 await self._client.flush()
-                await soon(lambda: self.published in self._read_by_upstream and self._read_by_proxy > before)
+                await soon(
+                    lambda: self.published in self._read_by_upstream and self._read_by_proxy > before,
+                    within=2.0,
+                )
                 return
 
     @property
@@ -189,9 +197,32 @@ class Story:
                 len(streams) == self.size.users
                 and all(stream.answered and stream.queue.empty() for stream in streams)
                 and not any(self.proxy.metric("streams_active", state=state) for state in states)
+                and self.all_heard
             )
 
         await soon(settled, within=60.0)
+
+    @property
+    def all_heard(self) -> bool:
+        """Whether the pages have all that the proxy has written."""
+        origins = ("upstream", "synthetic")
+        written = sum(self.proxy.metric("downstream_bytes_total", origin=origin) for origin in origins)
+        return sum(len(page.body) for page in self.pages.values()) == written
+
+    async def hear_the_last(self) -> None:
+        """Wait until each page has a message that only NATS has: what waited before it at the proxy waits no
+        more. Then nothing waits, and the pages have all.
+        """
+        self.published += 1
+        self.last = f"message {self.published}"
+        await self._surely_publish(self.published, NOWHERE, list(self.pages))
+        for page in self.pages.values():
+            await page.wait_for(f'"content":"{self.last}"'.encode(), within=60.0)
+
+        def decided() -> bool:
+            return not any(place.snapshot()["waiting"] for place in places(self.proxy)) and self.all_heard
+
+        await soon(decided, within=60.0)
 
     # The story.
 
@@ -239,7 +270,7 @@ class Story:
             await page.wait_for(lambda page, mine=mine: page.body.count(MESSAGE) >= mine, within=60.0)
             await asyncio.sleep(0)  # the proxy runs in this loop, too
         await self.settle()
-        await asyncio.sleep(0.2)  # late copies
+        await self.hear_the_last()
         self.no_gap_was_told()
 
     async def restart(self) -> None:
@@ -301,7 +332,8 @@ class Story:
         """
         total = 0
         for user, page in self.pages.items():
-            heard = [int(content.removeprefix("message ")) for content in messages(page)]
+            said = [content for content in messages(page) if content != self.last]
+            heard = [int(content.removeprefix("message ")) for content in said]
             assert len(set(heard)) == len(heard)
             assert {each for each in self.promised if user in self.recipients(each)} <= set(heard)
             assert all(user in self.recipients(number) for number in heard)

@@ -16,8 +16,7 @@ import pytest
 from sse_keepalive_proxy.demo.hub import Mode
 from sse_keepalive_proxy.demo.notify_server import NotifyServer
 from sse_keepalive_proxy.demo.tokens import new_tokens
-from sse_keepalive_proxy.live.place import Place
-from tests.integration.test_bridge import bridged, counted, joined, message, read
+from tests.integration.test_bridge import bridged, counted, joined, message, places, read
 from tests.integration.test_bridge_notify_server import chats
 from tests.support.chat import listening_to_nats, publish
 from tests.support.instance import Instance, config
@@ -51,12 +50,6 @@ bridge:
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with nats_server(tmp_path_factory.mktemp("nats")) as (_, port):
         yield port
-
-
-def places(proxy: Instance) -> list[Place]:
-    """The places of all streams at the bridge."""
-    found = [stream.flow.bridge for stream in proxy.server.streams]
-    return [place for place in found if isinstance(place, Place)]
 
 
 def end_grace(proxy: Instance) -> None:

@@ -91,7 +91,7 @@ async def chatting(
         notify, proxy = await stack.enter_async_context(healing(folder, build, pages=pages, **values))
         await stack.enter_async_context(listening_to_nats(port, notify.publish))
         chat.nats = await stack.enter_async_context(publisher(port))
-        await asyncio.to_thread(proxy.wait_for_metric, "sse_proxy_bridge_connected", 1, 10, route="events")
+        await asyncio.to_thread(proxy.wait_for_metric, "sse_proxy_bridge_connected", 1, 30, route="events")
         # The stand-in and its NATS are still there, so that the proxy can take leave of them.
         stack.push_async_callback(asyncio.to_thread, proxy.stop)
         yield chat, notify, proxy
@@ -144,7 +144,7 @@ async def two_are_hidden_and_shown(pages: Pages, chat: Chat, proxy: ProxyProcess
         await page.tab.hide()
         await page.until("client.state === 'hidden'")
     gone = {"route": "events", "reason": "client_gone"}
-    await asyncio.to_thread(proxy.wait_for_metric, "sse_proxy_streams_closed_total", 2, 10, **gone)
+    await asyncio.to_thread(proxy.wait_for_metric, "sse_proxy_streams_closed_total", 2, 30, **gone)
     before = list(chat.said)
     await chat.say("while two are hidden", CLEO)
     await displayed(others, chat.said)
@@ -210,7 +210,7 @@ def test_with_comments_as_pings_the_older_page_opens_again_and_that_of_the_repor
             pings = {"route": "events", "form": "comment"}
             for number in range(1, 17):
                 sent = proxy.metric(PINGS, **pings)
-                await asyncio.to_thread(proxy.wait_for_metric, PINGS, sent + 1, 10, **pings)
+                await asyncio.to_thread(proxy.wait_for_metric, PINGS, sent + 1, 30, **pings)
                 for tab in browser:
                     await tab.advance(INTERVAL)
                 assert await old.value("client.overdue") == (number * INTERVAL > 230)

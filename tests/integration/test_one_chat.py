@@ -111,7 +111,7 @@ async def story(build: str, size: Size, folder: Path) -> Chat:
         held = str(2 * users)
         written = example(server.url, servers=f"nats://127.0.0.1:{port}", max_held=held)
         proxy = stack.enter_context(running_proxy(folder, config=written))
-        await asyncio.to_thread(proxy.wait_for_metric, "sse_proxy_bridge_connected", 1.0, 10, route="events")
+        await asyncio.to_thread(proxy.wait_for_metric, "sse_proxy_bridge_connected", 1.0, 30, route="events")
         chat = Chat(server, proxy, await stack.enter_async_context(publisher(port)), size)
         stack.push_async_callback(chat.close)
         targets = server.targets
