@@ -136,12 +136,13 @@ async def test_upstreams_silence_is_not_held_against_it_while_we_have_paused_it(
         go.set()
         (stream,) = streams(proxy)
         await proxy.until(lambda: stream._paused)
+        before = proxy.metric("upstream_stalls_total")  # a slow machine may have let it stall before `go`
         await passing(0.75, proxy)
         assert stream._paused
-        assert proxy.metric("upstream_stalls_total") == 0
+        assert proxy.metric("upstream_stalls_total") == before
         client.resume()
         await client.wait_for(lambda client: len(client.received) > 8000 * 1000, within=20)
-        await proxy.until(lambda: proxy.metric("upstream_stalls_total") == 1)  # now it is silent
+        await proxy.until(lambda: proxy.metric("upstream_stalls_total") > before)  # now it is silent
 
 
 @on_each_loop
@@ -156,13 +157,17 @@ async def test_no_ping_is_written_after_bytes_that_still_wait() -> None:
         go.set()
         (stream,) = streams(proxy)
         await proxy.until(lambda: stream.flow.upstream_bytes == len(body) and waiting(stream))
-        before = stream.pings
+        before, waited = stream.pings, body[-waiting(stream) // 2 :]
         await passing(0.3, proxy)
         assert stream.pings == before
         client.resume()
-        await client.wait_for(lambda client: client.response.body.endswith(b":ping\n"), within=20)
-        assert body in client.body  # in one piece
-        assert client.body.replace(body, b"").replace(b":ping\n", b"") == b":ok\n"
+        end = b"x\n\n:ping\n"
+        size = len(b":ok\n" + body)
+        await client.wait_for(
+            lambda client: len(client.response.body) > size and end in client.response.body[-1000:], within=20
+        )
+        assert waited in client.body  # in one piece
+        assert client.body.replace(b":ping\n", b"") == b":ok\n" + body
 
 
 @on_each_loop
@@ -175,7 +180,8 @@ async def test_a_slow_client_harms_no_other() -> None:
             await connection.send(chunk(piece))
 
     def pinged(client: RawClient) -> bool:
-        return client.responses[0].body.endswith(b"x\n\n" + 2 * b":ping\n")
+        tail = client.responses[0].body[-2000:]
+        return b"data: %08d " % 7999 in tail and tail.endswith(2 * b":ping\n")
 
     section = COMMENT + "keepalive: {interval: 50ms}\nmax_buffer: 64KiB"
     async with (
@@ -251,8 +257,8 @@ async def test_a_client_that_reads_nothing_is_reset_after_write_timeout_and_upst
 
 @on_each_loop
 async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_that_reads_nothing() -> None:
-    body = blocks(8000)
-    section = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 400ms"
+    body = blocks(12_000)
+    section = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 800ms"
     async with (
         RawUpstream([*SILENT, go := asyncio.Event(), *map(chunk, pieces(body)), LAST_CHUNK]) as upstream,
         Instance(config(upstream, section)) as proxy,
@@ -267,8 +273,8 @@ async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_th
             client.resume()
             await client.wait_for(lambda client: len(client.received) > size)  # noqa: B023
             client.pause()
-            assert stream._paused  # all the time there was more than it would take
-            await passing(0.05, proxy)
+            await proxy.until(lambda: stream._paused)  # all the time there was more than it would take
+            await passing(0.03, proxy)
         assert proxy.closed() == {}
         client.resume()
         await client.wait_response(within=20)
@@ -277,12 +283,16 @@ async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_th
 
 @on_each_loop
 async def test_an_end_that_a_client_does_not_take_is_given_up_after_write_timeout() -> None:
-    section = COMMENT + "max_buffer: 16MiB\nwrite_timeout: 400ms"
+    section = COMMENT + "max_buffer: 16MiB\nwrite_timeout: 600ms"
     async with (
-        RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(8000))), LAST_CHUNK]) as upstream,
+        RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(1000))), LAST_CHUNK]) as upstream,
         Instance(config(upstream, section)) as proxy,
         await asleep(proxy) as client,
     ):
+        (stream,) = streams(proxy)
+        assert stream.down is not None
+        sock = stream.down._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # so that little fills it, and at once
         go.set()
         await proxy.until_closed("upstream_end")
         assert proxy.metric("streams_active", state="draining") == 1

@@ -130,14 +130,14 @@ async def test_a_stream_whose_request_stays_unfinished_gives_its_place_back() ->
 
     async with (
         RawUpstream(early) as upstream,
-        Instance(config(upstream, "open_timeout: 300ms")) as proxy,
+        Instance(config(upstream)) as proxy,
         await proxy.client() as client,
     ):
         client.send(HALF, method="POST")
         assert (await client.wait_response()).status == 200
         await client.wait_end()
         assert client.body.endswith(b"data: 1\n\n")
-        assert len(proxy.server.streams) == 0
+        await proxy.until(lambda: len(proxy.server.streams) == 0)
         assert proxy.metric("requests_total", method="POST", code="200") == 1
 
 
@@ -243,6 +243,7 @@ async def test_an_event_stream_is_in_no_request_duration_encoded_or_untreated(ta
         await proxy.event_source(target) as client,
     ):
         await client.wait_response()
+        await proxy.until(lambda: proxy.idle)
         route = "events" if target == "/events" else "rest"
         assert proxy.metric("requests_total", route=route, method="GET", code="200") == 1
         assert proxy.metric("request_duration_seconds_count", route=route) == 0
@@ -311,7 +312,7 @@ async def test_a_client_that_does_not_read_a_plain_answer_is_disconnected(
         client: RawClient = await proxy.client(receive_buffer=4096)
         client.request("/a")
         client.pause()
-        await soon(lambda: proxy.upstream_connections)
-        await soon(lambda: not proxy.upstream_connections, within=20)
+        await (await upstream.connection()).wait_closed()
+        await soon(lambda: not proxy.upstream_connections)
         client.resume()
         await client.close()

@@ -93,9 +93,17 @@ async def test_no_answer_is_502_that_says_why_and_the_connection_goes_on(
 
 @on_each_loop
 async def test_no_answer_in_time_is_504_and_upstream_is_closed() -> None:
+    def impatient(url: str) -> str:
+        return (
+            f"upstreams: {{up: {{url: '{url}', response_timeout: 100ms}}, same: {{url: '{url}'}}}}\n"
+            "routes:\n"
+            "  - {name: all, match: {path: /x}, upstream: up}\n"
+            "  - {name: next, match: {path: /next}, upstream: same}\n"
+        )
+
     async with (
         RawUpstream([GOT_REQUEST, HOLD], name_the_target) as upstream,
-        Running(plain(upstream.url, upstream="response_timeout: 100ms")) as proxy,
+        Running(impatient(upstream.url)) as proxy,
         await proxy.client() as client,
     ):
         client.request("/x")
@@ -109,10 +117,10 @@ async def test_no_answer_in_time_is_504_and_upstream_is_closed() -> None:
 
 @on_each_loop
 async def test_the_time_for_an_answer_is_over_with_its_head() -> None:
-    script = [GOT_REQUEST, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no", 0.3, b"k"]
+    script = [GOT_REQUEST, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no", 0.7, b"k"]
     async with (
         RawUpstream(script) as upstream,
-        Running(plain(upstream.url, upstream="response_timeout: 100ms")) as proxy,
+        Running(plain(upstream.url, upstream="response_timeout: 500ms")) as proxy,
         await proxy.client() as client,
     ):
         client.request("/x")

@@ -76,8 +76,9 @@ async def test_a_coded_stream_is_decoded_and_each_event_leaves_with_its_flush(na
         assert (await (await upstream.connection()).request()).header("accept-encoding") == "identity"
         for number, event in enumerate(go_on, start=1):
             event.set()
-            await client.wait_for(lambda client, count=40 * number: client.body.count(b"data:") == count)
-            assert of_upstream(client) == b"".join(EVENTS[:number])
+            so_far = b"".join(EVENTS[:number])
+            await client.wait_for(lambda client, so_far=so_far: len(of_upstream(client)) >= len(so_far))
+            assert of_upstream(client) == so_far
         await client.wait_end()
         assert client.response.complete
         assert proxy.metric("uninspectable_streams_total") == 0
@@ -126,7 +127,7 @@ async def test_a_broken_coding_is_a_reset_after_the_events_before_it() -> None:
         go_on.set()
         await client.wait_end()
         assert not client.response.complete
-        assert proxy.closed() == {"upstream_reset": 1}
+        await proxy.until_closed("upstream_reset")
         assert proxy.metric("upstream_errors_total", kind="reset") == 1
         await upstream.wait_all_closed()
 
