@@ -179,7 +179,7 @@ _HALF_HEAD = b"HTTP/1.1 200 OK\r\nContent-Ty"
 _EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: other\r\nconnection: upgrade\r\n\r\n"
 _ZIPPED = "content-encoding: gzip"
-_SLOW = "open_timeout: 150ms"
+_SLOW = "open_timeout: 400ms"
 _TYPE = "content-type: text/event-stream"
 
 ANSWERS = (
@@ -365,7 +365,7 @@ LOSSES = (
         "no sign of life for `stall.after`, with `stall.action: reconnect` and a `close_after`",
         CloseReason.STALLED,
         (HOLD,),
-        stream="stall: {after: 300ms, sign_of_life: events, action: reconnect, close_after: 2s}",
+        stream="stall: {after: 500ms, sign_of_life: events, action: reconnect, close_after: 2s}",
     ),
     Loss(
         "a block larger than `max_event`",

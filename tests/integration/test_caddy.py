@@ -39,7 +39,7 @@ async def test_a_silent_stream_dies_of_a_read_timeout_and_outlives_it_through_th
                 await event_source(healed, notify) as living,
             ):
                 await asyncio.gather(dying.wait_head(), living.wait_head())
-                await dying.wait_for(lambda client: client.ending or client.response.complete, within=10)
+                await dying.wait_for(lambda client: client.ending or client.response.complete)
                 assert dying.body == b""
                 before = pings(living.body)
                 await living.wait_for(lambda client: pings(client.body) > before)

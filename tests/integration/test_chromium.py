@@ -56,7 +56,7 @@ class Clients:
         await self._tab.ask("about:blank", f"document.body.innerHTML = `{html}`")
         return frames
 
-    async def until(self, frame: str, expression: str, within: float = 15.0) -> None:
+    async def until(self, frame: str, expression: str, within: float = 40.0) -> None:
         """Wait until something is true of a client."""
         await self._tab.until(frame, f"typeof client === 'object' && ({expression})", within)
 
@@ -83,7 +83,7 @@ def test_a_page_hears_the_confirm_stays_open_while_upstream_is_silent_and_hears_
             async def pings(more: int) -> None:
                 sent = proxy.metric(PINGS, route="events", form="event")
                 await asyncio.to_thread(
-                    proxy.wait_for_metric, PINGS, sent + more, 10, route="events", form="event"
+                    proxy.wait_for_metric, PINGS, sent + more, 30, route="events", form="event"
                 )
 
             with nginx(tmp_path, proxy.url) as (front,):
@@ -103,7 +103,7 @@ def test_a_page_hears_the_confirm_stays_open_while_upstream_is_silent_and_hears_
                     assert notify.hub.opened_total == 1
                     assert tab.errors == []
 
-    run(story(), within=60)
+    run(story(), within=180)
 
 
 def test_the_client_of_the_field_dies_without_the_proxy_and_with_it_outlives_every_end_of_upstream(
@@ -158,7 +158,7 @@ def test_the_client_of_the_field_dies_without_the_proxy_and_with_it_outlives_eve
                         assert await clients.state(frame) == {"opened": True, "heard": heard, "dead": None}
                     assert proxy.metric(RECONNECTS, route="events", result="reopened") >= 8
 
-    run(story(), within=90)
+    run(story(), within=180)
 
 
 def test_the_client_of_the_field_outlives_a_repaired_server_that_delivers_to_nobody(
@@ -180,19 +180,19 @@ def test_the_client_of_the_field_outlives_a_repaired_server_that_delivers_to_nob
             await soon(lambda: not any(stream.registered for stream in notify.hub.streams))
             assert say(notify, "hi").delivered == 0
             stalls = "sse_proxy_upstream_stalls_total"
-            await asyncio.to_thread(proxy.wait_for_metric, stalls, 1, 10, route="events")
+            await asyncio.to_thread(proxy.wait_for_metric, stalls, 1, 30, route="events")
             await restarted(notify)
             await clients.until(direct, "client.dead")
             confirmed = "client.heard.filter(type => type === 'connection_confirmed').length"
             await clients.until(healed, f"{confirmed} >= 3")  # ours, and each upstream's
             await asyncio.to_thread(
-                proxy.wait_for_metric, RECONNECTS, 1, 10, route="events", result="reopened"
+                proxy.wait_for_metric, RECONNECTS, 1, 30, route="events", result="reopened"
             )
             assert await clients.state(direct) == {"opened": True, "heard": [], "dead": "error"}
             state = await clients.state(healed)
             assert (state["opened"], state["dead"]) == (True, None)
 
-    run(story(), within=90)
+    run(story(), within=180)
 
 
 def test_the_client_of_the_field_is_answered_before_it_gives_up_however_slow_upstreams_pools_are(
@@ -201,24 +201,24 @@ def test_the_client_of_the_field_is_answered_before_it_gives_up_however_slow_ups
     require("chromium", "google-chrome")
 
     async def story() -> None:
-        slow = Knobs(header_delay=11.0, freezes=False)  # the direct client leaves
+        slow = Knobs(header_delay=12.0, freezes=False)  # the direct client leaves
         async with (
             healing(tmp_path, knobs=slow, pages=PAGES) as (notify, proxy),
             browsing(tmp_path) as tab,
         ):
             clients = Clients(tab, notify)
             direct, healed = await clients.open(notify.url, proxy.url)
-            await clients.until(direct, "client.dead", within=20)
+            await clients.until(direct, "client.dead")
             assert await clients.state(direct) == {
                 "opened": False,
                 "heard": [],
                 "dead": "not open in 10 s",
             }
-            await clients.until(healed, "client.heard.length === 1", within=20)
+            await clients.until(healed, "client.heard.length === 1")
             alive = {"opened": True, "heard": ["connection_confirmed"], "dead": None}
             assert await clients.state(healed) == alive
             await listening(notify)
             say(notify, "hi")
             await clients.all_heard([healed], 1)
 
-    run(story(), within=60)
+    run(story(), within=180)

@@ -45,6 +45,7 @@ from tests.support.running import LOOPS, on_loop, soon
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "outcomes.md"
 WELL: Script = [GOT_REQUEST, stream_head(), chunk(LATER)]
 SOON, LONG = "500ms", "20s"  # how long upstream is asked again: to see the end of it, or never to
+LATE, LATER_THAN_LATE = "400ms", "1s"  # an attempt that nobody answers, and what is `SOON` then
 AT_ONCE, NEVER = "1ms", "8760h"  # the longest wait before that
 NOT_OURS = (CloseReason.UPSTREAM_END, CloseReason.UPSTREAM_RESET)
 
@@ -228,6 +229,9 @@ class Scene:
     ) -> AsyncIterator[tuple[Upstream, Instance]]:
         """A proxy in front of an upstream with this script. `stream` are more lines of its section."""
         asking, way = self.asking, self.way
+        if way.stream or way.does is Trouble.NO_CONNECTION:
+            soon = {SOON: LATER_THAN_LATE}
+            first_within, give_up_after = (soon.get(each, each) for each in (first_within, give_up_after))
         reconnect = (
             f"reconnect: {{when: {asking.when}, first_within: {first_within}, give_up_after: {give_up_after},"
             f" delay: {self.delay}, max_delay: {'20ms' if self.mends else NEVER}}}"
@@ -237,7 +241,7 @@ class Scene:
             if way.does is Trouble.UNKNOWN_NAME:
                 text = text.replace(upstream.host, upstream.name)
             if way.does is Trouble.NO_CONNECTION:
-                text = text.replace(upstream.url, f"{upstream.url}', connect_timeout: '100ms")
+                text = text.replace(upstream.url, f"{upstream.url}', connect_timeout: '{LATE}")
             async with Instance(text) as proxy:
                 if self.ready is not None:
                     await self.ready.wait()
