@@ -368,7 +368,8 @@ async def all_of(play: Callable[[Scene], Coroutine[Any, Any, None]], scenes: Seq
 
 async def first_opening(scene: Scene) -> None:
     way, outcome = scene.way, scene.outcome
-    async with scene.route(WELL, first_within=LONG if scene.mends else SOON) as (upstream, proxy):
+    # Within a second there is a second attempt, also if the first one has run into a time limit.
+    async with scene.route(WELL, first_within=LONG if scene.mends else "1s") as (upstream, proxy):
         await upstream.into(way)
         async with scene.client(proxy) as client:
             if scene.mends:
