@@ -7,7 +7,8 @@ import contextlib
 import json
 import logging
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -249,8 +250,8 @@ def whole(client: RawClient, count: int) -> None:
     assert heard == [f"{number} {'x' * (number % 90)}" for number in range(count)]
 
 
-async def plain_requests(proxy: ProxyProcess, over: asyncio.Event) -> int:
-    """Requests one after the other on one connection, each with an answer of its own; how many."""
+async def plain_requests(proxy: ProxyProcess, over: asyncio.Event, done: Counter[str], name: str) -> None:
+    """Requests one after the other on one connection, each with its own answer; `done` says how many."""
     count = 0
     async with await RawClient.connect(proxy.url) as client:
         while not over.is_set():
@@ -261,12 +262,12 @@ async def plain_requests(proxy: ProxyProcess, over: asyncio.Event) -> int:
                 lambda client, count=count: len(client.responses) == count and client.response.complete, 30
             )
             assert (client.response.status, client.body) == (200, body)
+            done[name] = count
             await asyncio.sleep(EVERY)
-    return count
 
 
-async def comers_and_goers(proxy: ProxyProcess, over: asyncio.Event) -> int:
-    """Streams that are opened while configurations change, and left again; how many."""
+async def comers_and_goers(proxy: ProxyProcess, over: asyncio.Event, done: Counter[str]) -> None:
+    """Streams that are opened while configurations change, and left again; `done` says how many."""
     count = 0
     while not over.is_set():
         count += 1
@@ -276,15 +277,17 @@ async def comers_and_goers(proxy: ProxyProcess, over: asyncio.Event) -> int:
             heard = [event.data for event in client.events if event.type == "message"]
             assert heard == [f"{number} {'x' * (number % 90)}" for number in range(len(heard))]
             assert heard
-    return count
+        done["brief"] = count
 
 
-async def reload_again_and_again(proxy: ProxyProcess, url: str, seconds: float) -> dict[str, int]:
-    """Two reloads a second, every fourth a failure; how many of each."""
+async def reload_again_and_again(
+    proxy: ProxyProcess, url: str, seconds: float, enough: Callable[[], bool]
+) -> dict[str, int]:
+    """Two reloads a second, every fourth a failure, for a time and until it is `enough`; how many of each."""
     loop, asked = asyncio.get_running_loop(), {"success": 0, "failure": 0}
     began_at = loop.time()
     for text, result in configurations(url):
-        if loop.time() >= began_at + seconds:
+        if loop.time() >= began_at + seconds and enough():
             return asked
         proxy.write_config(text)
         proxy.send_signal(signal.SIGHUP)
@@ -297,16 +300,21 @@ async def reload_again_and_again(proxy: ProxyProcess, url: str, seconds: float) 
 @pytest.mark.parametrize("seconds", [LOAD_SECONDS])
 def test_two_reloads_a_second_under_load_lose_no_byte(seconds: int, tmp_path: Path) -> None:
     async def story() -> None:
-        numbered, over = Numbered(), asyncio.Event()
+        numbered, over, done = Numbered(), asyncio.Event(), Counter[str]()
         async with RawUpstream(numbered) as upstream:
             first, _ = next(configurations(upstream.url))
             with running_proxy(tmp_path, config=first) as proxy:
                 streams = [await stream_of(proxy, f"/events?n={index}") for index in range(STREAMS)]
-                beside = [asyncio.create_task(plain_requests(proxy, over)) for _ in range(PLAIN)]
-                beside.append(asyncio.create_task(comers_and_goers(proxy, over)))
-                asked = await reload_again_and_again(proxy, upstream.url, seconds)
-                over.set()
-                *plain, brief = await asyncio.gather(*beside)
+                names = [f"plain {number}" for number in range(PLAIN)]
+                async with asyncio.TaskGroup() as beside:
+                    for name in names:
+                        beside.create_task(plain_requests(proxy, over, done, name))
+                    beside.create_task(comers_and_goers(proxy, over, done))
+                    loaded = [*names, "brief"]
+                    asked = await reload_again_and_again(
+                        proxy, upstream.url, seconds, lambda: min(done[name] for name in loaded) > seconds
+                    )
+                    over.set()
                 numbered.over.set()
                 for index, client in enumerate(streams):
                     await client.wait_response(within=30)
@@ -314,12 +322,12 @@ def test_two_reloads_a_second_under_load_lose_no_byte(seconds: int, tmp_path: Pa
                     await client.close()
                 ended = "sse_proxy_streams_closed_total"
                 proxy.wait_for_metric(ended, STREAMS, route="events", reason="upstream_end")
-                proxy.wait_for_metric(ended, brief, route="events", reason="client_gone")
+                proxy.wait_for_metric(ended, done["brief"], route="events", reason="client_gone")
                 assert {result: reloads(proxy, result) for result in asked} == asked
                 assert proxy.stop() == 0
                 assert "Traceback" not in proxy.log
                 events = sum(numbered.sent[f"/events?n={index}"] for index in range(STREAMS))
-                assert min(events, brief, *plain) > seconds  # there was a load
-                logger.info("%s reloads, %s events, %s plain, %s brief", asked, events, plain, brief)
+                assert events > seconds  # there was a load
+                logger.info("%s reloads, %s events, %s", asked, events, done)
 
     on_loop("asyncio", story(), within=seconds + 120)
