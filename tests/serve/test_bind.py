@@ -17,6 +17,7 @@ from sse_keepalive_proxy.config.types.address import parse_listen
 from sse_keepalive_proxy.errors import CannotListen
 from sse_keepalive_proxy.serve.activation import HandedOver
 from sse_keepalive_proxy.serve.bind import bind, describe, file_of, forget, raise_descriptor_limit
+from tests.support.programs import free_port
 
 
 @contextlib.contextmanager
@@ -205,8 +206,8 @@ def test_a_socket_in_a_folder_that_does_not_exist_is_reported(tmp_path: Path) ->
 
 
 def test_of_a_name_with_two_addresses_both_are_had_or_neither(monkeypatch: pytest.MonkeyPatch) -> None:
-    with bound("127.0.0.2:0") as (taken,):
-        port = taken.getsockname()[1]
+    port = free_port()
+    with bound(f"127.0.0.2:{port}"):
         places = [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.1", "127.0.0.2")
         ]

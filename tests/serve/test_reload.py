@@ -35,6 +35,8 @@ from tests.support.running import on_each_loop, on_loop
 
 NOWHERE = "http://127.0.0.1:1"
 SILENT = [GOT_REQUEST, stream_head()]
+HELD = "reconnect: {when: always}"
+"""An unfinished block of upstream is kept back for ever, and not for a second: a reload may take longer."""
 BAD = config(NOWHERE, "keepalive: {interval: 15}").replace("/events", "events")
 
 
@@ -424,7 +426,7 @@ async def test_an_internal_error_is_a_failure_too_and_polling_continues(
     assert told.results() == (0, 1, 0)
     assert lines(caplog)[0][1].endswith("because of an error in the proxy; please report this")
     told.refuses = None
-    told.write(config(NOWHERE, "max_event: 3MiB"))
+    told.write(config(NOWHERE, "max_event: 30MiB"))  # of another length: the time may be the same
     await told.advance(3)
     assert told.results() == (1, 1, 1)
 
@@ -610,7 +612,7 @@ def test_a_reload_of_thousands_of_routes_is_done_a_few_at_a_time_and_events_flow
             while not proxy.metric("config_reloads_total", result="success"):
                 peer.transport.write(chunk(b"data: %d\n\n" % events))
                 await client.wait_for(b"data: %d\n\n" % events)
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.001)
                 events += 1
             assert turns.most == {"unpacked": 100, "made ready": 50}
             assert turns.count >= count / 100 + count / 50
@@ -732,7 +734,7 @@ async def leaves(client: RawClient, proxy: Instance, count: int = 1) -> None:
 async def test_streams_of_what_is_no_stream_route_any_more_are_sent_away(how: str, tmp_path: Path) -> None:
     before, rest = "drain: {spread: 300ms}", "- {name: rest, match: {path: /*}, upstream: up}"
     async with RawUpstream([*SILENT, chunk(b"data: 1\n\ndata: ha")]) as upstream:
-        text = config(upstream, before=before)
+        text = config(upstream, HELD, before=before)
         plain = f"{before}\nupstreams: {{up: {{url: '{upstream.url}'}}}}\nroutes:\n"
         bare = "- {name: events, match: {path: /events}, upstream: up}"
         after = {

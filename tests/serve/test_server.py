@@ -40,6 +40,10 @@ from tests.support.sockets import Ending
 SILENT = [GOT_REQUEST, stream_head()]
 NOWHERE = "http://127.0.0.1:1"
 QUICK = "drain: {timeout: 20s, spread: 10ms}"
+SLOW = "drain: {timeout: 10h, spread: 10h}"
+"""No stream ends by itself within the time of a test, though each draws a moment of this span."""
+HELD = "reconnect: {when: always}"
+"""An unfinished block of upstream is kept back for ever, and not only for a second."""
 
 
 class Draining:
@@ -170,10 +174,9 @@ async def test_a_unix_listener_serves_streams_and_its_file_is_removed(tmp_path: 
 @on_each_loop
 async def test_a_successor_may_take_a_unix_socket_over_while_the_old_one_still_drains(tmp_path: Path) -> None:
     listen = f"listen: ['127.0.0.1:0', 'unix:{tmp_path}/proxy']\nreuse_port: true"
-    slow = "drain: {timeout: 20s, spread: 20s}"
     async with (
         RawUpstream(SILENT) as upstream,
-        Instance(config(upstream, before=f"{listen}\n{slow}")) as old,
+        Instance(config(upstream, before=f"{listen}\n{SLOW}")) as old,
         await RawClient.connect(path=tmp_path / "proxy") as client,
     ):
         client.request("/events", EVENT_SOURCE)
@@ -198,7 +201,7 @@ async def test_a_successor_may_take_a_unix_socket_over_while_the_old_one_still_d
 async def test_streams_get_the_end_at_a_block_boundary() -> None:
     async with (
         RawUpstream([*SILENT, chunk(b"data: whole\n\ndata: ha")]) as upstream,
-        Instance(config(upstream, before=QUICK)) as proxy,
+        Instance(config(upstream, HELD, before=QUICK)) as proxy,
         await proxy.event_source() as browser,
     ):
         await browser.wait_for(b"data: whole\n\n")
@@ -257,7 +260,7 @@ async def test_an_answer_that_does_not_end_is_told_so_and_cut_before_the_timeout
 @pytest.mark.usefixtures("on_both")
 @on_each_loop
 async def test_while_streams_drain_the_listener_stays_open_and_the_probe_says_what_is_going_on() -> None:
-    slow = "admin: {listen: '127.0.0.1:0'}\ndrain: {timeout: 20s, spread: 20s}"
+    slow = f"admin: {{listen: '127.0.0.1:0'}}\n{SLOW}"
 
     async def script(connection: UpstreamConnection) -> None:
         asked = await connection.next_request()
@@ -340,7 +343,7 @@ async def test_a_client_that_takes_nothing_does_not_hold_the_exit_beyond_the_tim
 async def test_a_hurried_drain_does_not_wait() -> None:
     async with (
         RawUpstream(SILENT) as upstream,
-        Instance(config(upstream, before="drain: {timeout: 60s, spread: 60s}")) as proxy,
+        Instance(config(upstream, before=SLOW)) as proxy,
         await proxy.event_source() as client,
     ):
         await client.wait_for(b"connection_confirmed")
@@ -418,7 +421,7 @@ async def test_a_group_that_waits_for_clients_to_come_back_does_not_prolong_a_dr
 async def test_a_hurried_drain_holds_nothing() -> None:
     async with (
         RawUpstream(SILENT) as upstream,
-        Instance(config(upstream, HOLD, before="drain: {timeout: 60s, spread: 60s}")) as proxy,
+        Instance(config(upstream, HOLD, before=SLOW)) as proxy,
         await proxy.event_source() as gone,
         await proxy.event_source() as client,
     ):
@@ -500,7 +503,7 @@ async def test_the_log_says_what_is_ready_what_drains_and_what_was_cut(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="sse_keepalive_proxy.serve")
-    text = "limits: {max_streams: 2, max_connections: 10}\ndrain: {timeout: 60s, spread: 60s}"
+    text = f"limits: {{max_streams: 2, max_connections: 10}}\n{SLOW}"
     async with (
         RawUpstream(SILENT) as upstream,
         Instance(config(upstream, before=text)) as proxy,
@@ -512,7 +515,7 @@ async def test_the_log_says_what_is_ready_what_drains_and_what_was_cut(
         told = [(record.message, record.__dict__["fields"]) for record in caplog.records]
         assert told == [
             ("ready", {"listen": proxy.address, "admin": "off", "build": BUILD}),
-            ("draining", {"streams": 1, "timeout_s": 60.0}),
+            ("draining", {"streams": 1, "timeout_s": 36000.0}),
             ("stopped", {"cut": 1}),
         ]
 
@@ -526,10 +529,10 @@ def test_a_signal_ends_streams_at_a_block_boundary_and_the_process_exits_0(
 ) -> None:
     async def story() -> None:
         async with RawUpstream([*SILENT, chunk(b"data: whole\n\ndata: ha")]) as upstream:
-            with running_proxy(tmp_path, config=config(upstream, before=QUICK)) as proxy:
+            with running_proxy(tmp_path, config=config(upstream, HELD, before=QUICK)) as proxy:
                 async with await RawClient.connect(proxy.url) as client:
                     client.request("/events", EVENT_SOURCE)
-                    await client.wait_for(b"data: whole\n\n")
+                    await client.wait_for(b"data: whole\n\n", within=20)
                     proxy.send_signal(number)
                     await client.wait_response(within=20)
                 assert client.body.split(b"data: whole\n\n")[1].startswith(b"event: stream_closing\nretry: ")
@@ -538,16 +541,15 @@ def test_a_signal_ends_streams_at_a_block_boundary_and_the_process_exits_0(
                 assert "reason=drain" in proxy.log
                 assert proxy.log.rstrip().endswith("stopped  cut=0")
 
-    on_loop("asyncio", story())
+    on_loop("asyncio", story(), within=90)
 
 
 def test_while_the_process_drains_it_is_not_ready_and_a_second_signal_stops_it_at_once(
     tmp_path: Path,
 ) -> None:
     async def story() -> None:
-        text = "drain: {timeout: 600s, spread: 600s}"
         async with RawUpstream(SILENT) as upstream:
-            with running_proxy(tmp_path, config=config(upstream, before=text)) as proxy:
+            with running_proxy(tmp_path, config=config(upstream, before=SLOW)) as proxy:
                 clients = [await RawClient.connect(proxy.url) for _ in range(5)]
                 for client in clients:
                     client.request("/events", EVENT_SOURCE)
@@ -560,14 +562,14 @@ def test_while_the_process_drains_it_is_not_ready_and_a_second_signal_stops_it_a
                 assert proxy.metric("sse_proxy_streams_closed_total", route="events", reason="drain") <= 5
                 assert not await refused(proxy.port)
                 proxy.send_signal(signal.SIGINT)
-                assert proxy.wait(15) == 0
+                assert proxy.wait(30) == 0
                 assert proxy.log.count("second signal: stopping at once") == 1
                 assert "Traceback" not in proxy.log
                 for client in clients:
                     await client.wait_end()
                     await client.close()
 
-    on_loop("asyncio", story())
+    on_loop("asyncio", story(), within=90)
 
 
 def test_a_limit_of_streams_above_the_descriptor_limit_is_logged_at_start(tmp_path: Path) -> None:

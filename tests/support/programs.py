@@ -154,7 +154,7 @@ def wait_for_port(program: Program, port: int, within: float = 30.0, host: str =
     raise RuntimeError(f"it does not listen on {port} after {within} s:\n{program.log}")
 
 
-def end(process: subprocess.Popen[bytes], grace: float = 5.0) -> int:
+def end(process: subprocess.Popen[bytes], grace: float = 10.0) -> int:
     """SIGTERM, and after `grace` seconds SIGKILL to the program and its children. Returns its exit code."""
     if process.poll() is None:
         process.terminate()
