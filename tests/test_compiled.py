@@ -42,8 +42,8 @@ def done(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.Compl
     """Run `command`, its stderr in its stdout, with `environ`, and without this Python's search path."""
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", *COMPILE)}
     return subprocess.run(
-        [str(each) for each in command], cwd=cwd, env={**env, **environ}, check=False, text=True, timeout=600,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [str(each) for each in command], cwd=cwd, env={**env, **environ}, check=False, text=True,
+        timeout=3000, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 

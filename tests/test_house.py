@@ -328,6 +328,6 @@ def test_the_tools_find_nothing(command: list[str]) -> None:
             pytest.fail(f"{command[0]} is missing: install the dev extra")
         pytest.skip(f"needs {command[0]}: pip install -e '.[dev]'")
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

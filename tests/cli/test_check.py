@@ -78,7 +78,7 @@ def test_seven_mistakes_are_seven_lines_on_stderr_and_exit_78(tmp_path: Path) ->
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(sse_keepalive_proxy.__file__).parents[1])},
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert (done.returncode, done.stdout) == (78, "")

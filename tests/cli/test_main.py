@@ -30,7 +30,7 @@ def started(command: list[str]) -> tuple[int, str, str]:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(sse_keepalive_proxy.__file__).parents[1])},
-        timeout=30,
+        timeout=90,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

@@ -42,7 +42,7 @@ def ended(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> t
         text=True,
         cwd=cwd,
         env=env or environment(),
-        timeout=30,
+        timeout=90,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -132,7 +132,7 @@ def test_an_upstream_is_enough_for_a_stream_with_every_default(tmp_path: Path) -
                 assert proxy.stop() == 0
                 assert "Traceback" not in proxy.log
 
-    on_loop("asyncio", story())
+    on_loop("asyncio", story(), within=150)
 
 
 def test_on_the_loop_without_uvloop_it_serves_and_drains_alike(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_on_the_loop_without_uvloop_it_serves_and_drains_alike(tmp_path: Path) -
         env=environment(),
     ) as program:
         program.process.send_signal(signal.SIGTERM)
-        assert program.process.wait(15) == 0
+        assert program.process.wait(30) == 0
         assert program.log.rstrip().endswith("stopped  cut=0")
         assert "Warning" not in program.log
 
@@ -180,7 +180,7 @@ def test_a_flag_stands_over_the_environment_and_that_over_the_file(tmp_path: Pat
             assert await answer_by("flag", ["--upstream", flag.url], env) == b"flag"
 
     by_file = ""
-    on_loop("asyncio", story())
+    on_loop("asyncio", story(), within=150)
 
 
 def test_everything_may_come_from_the_environment(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_everything_may_come_from_the_environment(tmp_path: Path) -> None:
     with running([*RUN], port=port, log_file=tmp_path / "log", env=env, cwd=tmp_path) as program:
         assert main(["healthcheck", "--url", f"http://127.0.0.1:{admin}/readyz"]) == 0
         program.process.terminate()
-        assert program.process.wait(15) == 0
+        assert program.process.wait(30) == 0
         assert program.log == ""  # the level holds for everything it says
 
 

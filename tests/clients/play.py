@@ -115,7 +115,7 @@ async def _see(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        output, errors = await asyncio.wait_for(process.communicate(), SECONDS * 2 + 20)
+        output, errors = await asyncio.wait_for(process.communicate(), SECONDS * 2 + 90)
     finally:
         if process.returncode is None:
             process.kill()

@@ -51,8 +51,8 @@ def test_a_guides_configuration_serves_a_silent_stream(
             with running_proxy(tmp_path, config=there) as proxy:
                 async with await RawClient.connect(proxy.url) as client:
                     client.request(target, header, method="POST" if body else "GET", body=body)
-                    await client.wait_for(b"data: 1\n\n")
+                    await client.wait_for(b"data: 1\n\n", within=20)
                     assert client.response.status == 200
                     assert client.body == b":ok\ndata: 1\n\n"
 
-    run(story())
+    run(story(), within=90)

@@ -64,11 +64,11 @@ def test_with_its_configuration_both_recipients_hear_a_message_once(tmp_path: Pa
                     page = await RawClient.connect(proxy.url)
                     token = tokens.issue(1, claims={"sub": user})
                     page.request(f"/events?token={token}", EVENT_SOURCE)
-                    await page.wait_for(b"connection_confirmed")
+                    await page.wait_for(b"connection_confirmed", within=20)
                     pages.append(page)
-                await pages[1].wait_for(EVENT)
+                await pages[1].wait_for(EVENT, within=20)
                 await send(nats, "app.events.created", json.loads(MESSAGE))
-                await pages[0].wait_for(EVENT)
+                await pages[0].wait_for(EVENT, within=20)
                 for outcome in ("filled", "delivered"):
                     proxy.wait_for_metric("sse_proxy_bridge_events_total", 1, outcome=outcome, route="events")
                 assert [page.body.count(EVENT) for page in pages] == [1, 1]
@@ -76,7 +76,7 @@ def test_with_its_configuration_both_recipients_hear_a_message_once(tmp_path: Pa
                     await page.close()
 
     with nats_server(tmp_path) as (_, port):
-        run(story(port))
+        run(story(port), within=90)
 
 
 def expressions(subject: BridgeSubject) -> Iterator[str]:

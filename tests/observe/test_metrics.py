@@ -375,26 +375,25 @@ async def test_a_stream_is_a_request_but_none_in_flight_and_never_in_the_duratio
 
 @on_each_loop
 async def test_each_kind_of_upstream_error_is_counted_as_what_it_is() -> None:
-    async with (
-        RawUpstream(SILENT) as upstream,
-        Instance(config(upstream, "open_timeout: 300ms\nreconnect: off")) as proxy,
+    for script, kind, status, within in (
+        ([GOT_REQUEST], "timeout", 504, "100ms"),
+        ([GOT_REQUEST, RESET], "reset", 502, "1m"),
+        ([GOT_REQUEST, b"220 smtp ready\r\n\r\n"], "invalid", 502, "1m"),
+        (None, "refused", 502, "1m"),
     ):
-        for script, kind, status in (
-            ([GOT_REQUEST], "timeout", 504),
-            ([GOT_REQUEST, RESET], "reset", 502),
-            ([GOT_REQUEST, b"220 smtp ready\r\n\r\n"], "invalid", 502),
+        async with (
+            RawUpstream(script or SILENT) as upstream,
+            Instance(config(upstream, f"open_timeout: {within}\nreconnect: off")) as proxy,
         ):
-            upstream.scripts = [script]
+            if script is None:
+                upstream.refuse()
             async with await proxy.event_source() as client:
                 await client.wait_response()
                 assert client.response.status == status
-            assert proxy.metric("upstream_errors_total", kind=kind) == 1
-        upstream.refuse()
-        async with await proxy.event_source() as client:
-            await client.wait_response()
-        assert proxy.metric("upstream_errors_total", kind="refused") == 1
-        assert proxy.opened() == 0
-        assert len(proxy.server.streams) == 0
+            for each in ("timeout", "reset", "invalid", "refused"):
+                assert proxy.metric("upstream_errors_total", kind=each) == (each == kind)
+            assert proxy.opened() == 0
+            assert len(proxy.server.streams) == 0
 
 
 @on_each_loop
