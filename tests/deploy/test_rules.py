@@ -85,7 +85,7 @@ def promtool(directory: Path, alert: str, series: dict[str, str]) -> str:
     file = directory / "test.yml"
     file.write_text(json.dumps(told))
     command = [require("promtool"), "test", "rules", file]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return done.stdout + done.stderr
 
 

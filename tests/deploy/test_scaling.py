@@ -133,18 +133,19 @@ async def test_tabs_with_one_token_share_one_upstream(
     balancer: Any, of_the_guide: str, changes: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     assert of_the_guide in GUIDE.read_text(encoding="utf-8")
-    tokens = [f"token-{number}" for number in range(12)]
+    # nginx hashes the port of a replica, too: with twelve tokens, all go to one of them once in 2,000 runs.
+    tokens = [f"token-{number}" for number in range(24)]
     async with (
         Replicas(stream=CREDENTIAL) as replicas,
         balancer(tmp_path, replicas, *changes) as front,
         Clients(front) as clients,
     ):
-        for token in tokens * 3:
+        for token in tokens * 2:
             await clients.open(token)
-        assert sum(replicas.counts) == 36
+        assert sum(replicas.counts) == 48
         groups = [int(replicas.metric(which, "share_groups", route="events")) for which in (0, 1)]
         assert min(groups) > 0
-        assert sum(groups) == len(asked_for_streams(replicas)) == 12
+        assert sum(groups) == len(asked_for_streams(replicas)) == len(tokens)
 
 
 def asked_for_streams(replicas: Replicas) -> list[UpstreamConnection]:
@@ -171,6 +172,7 @@ async def test_a_client_that_comes_to_another_replica_has_an_upstream_there_and_
         await replicas.stop(home)
         await soon(lambda: is_over(tab))
         again = await clients.open("token", f"Last-Event-ID: {last}")
+        await again.wait_for(b"stream_gap")
         assert replicas.counts[1 - home] == 1
         (gap,) = [event.data for event in again.events if event.type == "stream_gap"]
         assert json.loads(gap)["reason"] == "unknown"
@@ -230,9 +232,9 @@ async def test_no_client_sees_that_one_replica_is_full(balancer: Any, tmp_path: 
         balancer(tmp_path, replicas) as front,
         Clients(front) as clients,
     ):
-        for number in range(20):
+        for number in range(32):  # of fewer, by chance no more than two may be for the first replica
             await clients.open(f"token-{number}")
-        assert replicas.counts == [2, 18]
+        assert replicas.counts == [2, 30]
         assert replicas.metric(0, "streams_rejected_total", route="events", reason="max_streams") > 0
 
 
@@ -389,7 +391,7 @@ def run(command: Sequence[str | Path]) -> None:
         cwd=DEPLOY / "prometheus",
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

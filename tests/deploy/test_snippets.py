@@ -19,7 +19,7 @@ from tests.support.instance import EVENT_SOURCE
 from tests.support.looping import in_loop
 from tests.support.programs import free_port, require
 from tests.support.raw_client import RawClient
-from tests.support.stand_in import event_source, healing, new_user, pings, said, say
+from tests.support.stand_in import event_source, healing, listening, new_user, pings, said, say
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -71,6 +71,7 @@ async def test_in_front_a_stream_is_confirmed_kept_alive_known_by_its_client_and
                 await client.wait_for(lambda client: pings(client.body) >= 2)
                 (stream,) = proxy.streams()["streams"]
                 assert stream["client"] == "127.0.0.1"
+                await listening(notify)
                 say(notify, "hi")  # upstream ends its stream behind it
                 await client.wait_for(b"stream_recovered")
                 assert [data["type"] for data in said(client)] == ["connection_confirmed", "new_message"]
@@ -88,6 +89,7 @@ async def test_behind_the_proxy_nothing_is_held_back_from_it(hop, file: str, tmp
             async with await RawClient.connect(behind) as client:
                 client.request(new_user(notify)[1], EVENT_SOURCE)
                 await client.wait_for(b"connection_confirmed")  # upstream's own: at once, through the hop
+                await listening(notify)
                 say(notify, "hi")
                 await client.wait_for(b"new_message")
                 assert client.ending is None

@@ -91,10 +91,18 @@ def test_each_tab_of_a_user_hears_every_message_also_one_with_a_newer_token_in_a
             delivered: list[str] = []
             await talk(notify, delivered, 20)
             third = Page(three, proxy.url, fresh)
-            talking = asyncio.create_task(talk(notify, delivered, 30))
+            opened = asyncio.Event()
+
+            async def talk_on() -> None:
+                while not opened.is_set():
+                    await talk(notify, delivered, 1)
+
+            talking = asyncio.create_task(talk_on())
             await third.open()
+            opened.set()
             said_before = len(delivered)
             await talking
+            await talk(notify, delivered, 10)
             for page in (*pages, third):
                 await page.until(f"client.heard.at(-1) === {delivered[-1]!r}")
                 assert await page.value("client.errors") == 0

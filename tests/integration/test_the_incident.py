@@ -87,7 +87,7 @@ async def incident(folder: Path) -> AsyncIterator[Incident]:
 
 async def until(proxy: ProxyProcess, name: str, value: int, **labels: str) -> None:
     """Wait until a metric of the stream route has this value, while other things go on."""
-    await asyncio.to_thread(proxy.wait_for_metric, f"sse_proxy_{name}", value, 20.0, route="events", **labels)
+    await asyncio.to_thread(proxy.wait_for_metric, f"sse_proxy_{name}", value, 60.0, route="events", **labels)
 
 
 def outcomes(proxy: ProxyProcess) -> dict[str, float]:
@@ -105,7 +105,8 @@ async def without(folder: Path) -> None:
 async def only_counted(folder: Path) -> None:
     """The metrics show what the server does not deliver: the messages. The answers it does."""
     async with incident(folder) as of:
-        written = example(of.notify.url, servers=of.nats_url, mode="observe")
+        # A slow machine needs more than the second of the example for the way of an answer over upstream.
+        written = example(of.notify.url, servers=of.nats_url, mode="observe", grace="5s")
         with running_proxy(folder, config=written) as proxy:
             await until(proxy, "bridge_connected", 1)
             assert await of.confirmed(proxy.url) == 0
@@ -138,4 +139,4 @@ def test_of_a_thousand_senders_each_hears_its_own_message_with_the_proxy_and_non
                 group.create_task(play(folder))
 
     with descriptors(8 * TRIES):
-        run(story(), within=240.0)
+        run(story(), within=600.0)
