@@ -7,9 +7,11 @@ metrics, the pages and the proxy's own answers is searched.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import urllib.parse
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,8 +95,10 @@ routes:
 """
 
 
-async def upstream_of_secrets(connection: UpstreamConnection) -> None:
-    """Does what the query's `do` says, or what the path is there for. Whatever it says is secret, too."""
+async def upstream_of_secrets(connection: UpstreamConnection, answers: asyncio.Event) -> None:
+    """Does what the query's `do` says, or what the path is there for. Whatever it says is secret, too.
+    `answers`: when `/early` does.
+    """
     request = await connection.next_request()
     path, _, query = request.target.partition("?")
     refused = response("401 Unauthorized", f"no such token: {MARK}".encode(), f"Set-Cookie: id={MARK}")
@@ -113,7 +117,7 @@ async def upstream_of_secrets(connection: UpstreamConnection) -> None:
             assert request.header("Last-Event-ID") == f"{MARK}2"
             await connection.send(refused)
         case "/early":
-            await connection.play([0.3, refused])
+            await connection.play([answers, refused])
         case "garbage":
             await connection.send(f"SSH {MARK}\r\n\r\n".encode())
         case "bad-head":
@@ -143,11 +147,12 @@ async def upstream_of_secrets(connection: UpstreamConnection) -> None:
 
 
 class Story:
-    """A proxy to drive, and in `told` all that it answered in its own name."""
+    """A proxy to drive, and in `told` all that it answered in its own name. `answers`: see upstream."""
 
-    def __init__(self, proxy: ProxyProcess) -> None:
+    def __init__(self, proxy: ProxyProcess, answers: asyncio.Event) -> None:
         self.proxy = proxy
         self.told = bytearray()
+        self.answers = answers
 
     async def ask(
         self, target: str, *headers: str, method: str = "GET", body: bytes = b"", **how: int
@@ -168,13 +173,13 @@ class Story:
     async def refused(self, status: int, target: str, *, method: str = "GET", body: bytes = b"") -> None:
         """Ask; the answer is the proxy's own."""
         async with await self.ask(target, method=method, body=body) as client:
-            await self._own(client, status)
+            await self.own(client, status)
 
     async def raw(self, status: int, data: str, *, port: int | None = None) -> None:
         """Send what may be no request; the answer is the proxy's own."""
         async with await RawClient.connect(port=port or self.proxy.port) as client:
             client.send(data.encode())
-            await self._own(client, status)
+            await self.own(client, status)
 
     async def closed(self, route: str, reason: str, count: int = 1) -> None:
         """Wait until so many streams of a route have ended for this reason."""
@@ -184,7 +189,8 @@ class Story:
             lambda: f"{route} {reason}: {self.proxy.metric(name, route=route, reason=reason)}",
         )
 
-    async def _own(self, client: RawClient, status: int) -> None:
+    async def own(self, client: RawClient, status: int) -> None:
+        """The answer to this client is the proxy's own."""
         await client.wait_response()
         assert client.response.status == status, client.received
         self.told += client.received
@@ -241,7 +247,10 @@ async def streams(story: Story) -> None:
     await story.passed(200, f"/events?{TOKEN}&do=gzip")
     await story.passed(200, f"/small?{TOKEN}")
     await story.passed(200, f"/again?{TOKEN}")
-    await story.refused(200, f"/early?{TOKEN}")  # told in band, by us
+    async with await story.ask(f"/early?{TOKEN}") as client:
+        await client.wait_head()
+        story.answers.set()
+        await story.own(client, 200)  # told in band, by us
     await story.passed(401, f"/early?{TOKEN}")
     await story.passed(200, f"/stalling?{TOKEN}")
     async with await story.ask(f"/events?{TOKEN}&do=break") as client:
@@ -304,17 +313,18 @@ def test_no_credential_reaches_a_log_a_page_a_metric_or_an_answer_of_the_proxy(
     searched: dict[str, str] = {}
 
     async def drive() -> None:
-        async with RawUpstream(upstream_of_secrets) as upstream:
+        answers = asyncio.Event()
+        async with RawUpstream(partial(upstream_of_secrets, answers=answers)) as upstream:
             config = CONFIG.format(form=form, up=upstream.url, dead=free_port())
             with running_proxy(tmp_path, config=config) as proxy:
-                story = Story(proxy)
+                story = Story(proxy, answers)
                 await plain_requests(story)
                 await refusals(story)
                 await requests_that_are_none(story)
                 await streams(story)
                 searched.update(await pages(story), log=proxy.log, answers=story.told.decode("latin-1"))
 
-    on_loop("asyncio", drive(), within=60)
+    on_loop("asyncio", drive(), within=180)
     for where, text in searched.items():
         assert leaks(text) == [], where
     lines = searched["log"].splitlines()

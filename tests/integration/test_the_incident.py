@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from nats.aio.client import Client
 
@@ -72,15 +73,30 @@ class Incident:
         await self._client.flush()
 
 
+_M = TypeVar("_M")
+
+
+@asynccontextmanager
+async def started(manager: AbstractContextManager[_M]) -> AsyncIterator[_M]:
+    """A program that starts and ends in a thread: meanwhile the other plays go on, and none is timed out."""
+    async with AsyncExitStack() as stack:
+        value = await asyncio.to_thread(manager.__enter__)
+        stack.push_async_callback(asyncio.to_thread, manager.__exit__, None, None, None)
+        yield value
+
+
 @asynccontextmanager
 async def incident(folder: Path) -> AsyncIterator[Incident]:
     """One with servers of its own."""
     notify = NotifyServer("silent", chats=CHATS)
     await notify.start()
     try:
-        with nats_server(folder) as (_, port):
-            async with listening_to_nats(port, notify.publish), publisher(port) as client:
-                yield Incident(notify, client, f"nats://127.0.0.1:{port}")
+        async with (
+            started(nats_server(folder)) as (_, port),
+            listening_to_nats(port, notify.publish),
+            publisher(port) as client,
+        ):
+            yield Incident(notify, client, f"nats://127.0.0.1:{port}")
     finally:
         await notify.stop()
 
@@ -107,7 +123,7 @@ async def only_counted(folder: Path) -> None:
     async with incident(folder) as of:
         # A slow machine needs more than the second of the example for the way of an answer over upstream.
         written = example(of.notify.url, servers=of.nats_url, mode="observe", grace="5s")
-        with running_proxy(folder, config=written) as proxy:
+        async with started(running_proxy(folder, config=written)) as proxy:
             await until(proxy, "bridge_connected", 1)
             assert await of.confirmed(proxy.url) == 0
             await until(proxy, "bridge_events_total", TRIES, outcome="missed")
@@ -117,7 +133,8 @@ async def only_counted(folder: Path) -> None:
 async def healed(folder: Path) -> None:
     """The bridge delivers everything. What the server has delivered as well, the answers, is dropped."""
     async with incident(folder) as of:
-        with running_proxy(folder, config=example(of.notify.url, servers=of.nats_url)) as proxy:
+        written = example(of.notify.url, servers=of.nats_url)
+        async with started(running_proxy(folder, config=written)) as proxy:
             await until(proxy, "bridge_connected", 1)
             assert await of.confirmed(proxy.url) == TRIES
             await until(proxy, "bridge_events_total", TRIES, outcome="dropped")

@@ -158,7 +158,6 @@ async def test_a_client_that_sends_nothing_or_half_a_hello_is_disconnected_in_ti
             await RawClient.connect(port=proxy.port) as silent,
             await RawClient.connect(port=proxy.port) as slow,
         ):
-            await soon(lambda: proxy.proxy.frontend.open_connections == 2)
             slow.send(b"\x16\x03\x01")
             await silent.wait_end()
             await slow.wait_end()
