@@ -23,6 +23,7 @@ def test_a_connection_that_was_idle_for_80_seconds_takes_a_post(idle_connection:
         answer = client.getresponse()
         assert (answer.status, b'"dropped":true' in answer.read()) == (200, True)
     used = {"route": "rest", "method": "POST", "code": "200"}
+    idle_connection.proxy.wait_for_metric("sse_proxy_requests_total", 2, **used)
     assert idle_connection.proxy.metric("sse_proxy_requests_total", **used) == 2
 
 
