@@ -69,8 +69,8 @@ async def _story(directory: Path, mode: str, told: bool) -> None:
         await page.until("client.errors > 0")
         before = len(delivered)
         await asyncio.sleep(OFFLINE)
-        await soon(lambda: len(delivered) > before + OFFLINE)  # the user was spoken to meanwhile
         assert len(proxy.streams()["streams"]) == (0 if told else 1)
+        await soon(lambda: len(delivered) > before + OFFLINE)  # the user was spoken to meanwhile
         _network(proxy, "-D")
         await page.until(f"client.heard.length > {len(delivered)}", within=60)
         talking.cancel()
