@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 
 from sse_keepalive_proxy.net.poller import READ, Poller
+from sse_keepalive_proxy.net.tcp import ignore_newcomers
 
 __all__ = ["Listener"]
 
@@ -53,8 +54,14 @@ class Listener:
             self._poller.watch(self.sock.fileno(), self, 0, READ)
             self._pause(error)
 
-    def close(self) -> None:
-        """Accept all waiting connections, then close. The kernel would reset those that are not accepted."""
+    def close(self, *, leaves_newcomers: bool = False) -> None:
+        """Accept all waiting connections, then close. The kernel would reset those that are not accepted.
+
+        `leaves_newcomers`: another process may listen on the address, and gets the connections that begin
+        meanwhile. The socket must be one of this process alone.
+        """
+        if leaves_newcomers:
+            ignore_newcomers(self.sock)
         try:
             self._accept(_MOST_PENDING)
         except OSError as error:

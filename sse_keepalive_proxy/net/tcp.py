@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import termios
+from array import array
 from asyncio import Transport
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ __all__ = [
     "drop",
     "has_left",
     "has_unread",
+    "ignore_newcomers",
     "is_broken",
     "keep_alive",
     "peer_address",
@@ -47,6 +49,35 @@ _PROBES: Final = [
 """Seconds, seconds, number of probes. A vanished peer is detected after about two minutes
 (behaviour.md#no-stream-outlives-its-client).
 """
+
+
+_ATTACH_FILTER: Final = 26 if sys.platform == "linux" else None  # SO_ATTACH_FILTER
+_NO_SYN: Final = array(
+    "B",
+    b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),  # load the flags of the TCP header
+            (0x54, 0, 0, 0x12),  # and of these SYN and ACK
+            (0x15, 0, 1, 0x02),  # if it is SYN alone:
+            (0x06, 0, 0, 0),  # drop the packet
+            (0x06, 0, 0, 0xFFFFFFFF),  # otherwise keep it
+        )
+    ),
+)
+"""A program for the kernel (socket(7), SO_ATTACH_FILTER): it drops the first packet of a new connection."""
+
+
+def ignore_newcomers(listening: socket.socket) -> None:
+    """Drop the first packet of each connection that begins from now on. Its client sends it again after a
+    second, then to another process that listens on the same address.
+
+    The filter stays with the socket: it must not be one that another process has, too.
+    """
+    if _ATTACH_FILTER is not None and listening.family in _TCP:
+        address, size = _NO_SYN.buffer_info()
+        with contextlib.suppress(OSError):  # not allowed: a few newcomers may be reset
+            listening.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", size // 8, address))
 
 
 def prepare(listening: socket.socket, send_timeout: float) -> None:

@@ -21,11 +21,12 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class HandedOver:
-    """The sockets of the service manager. `take` returns one by its address."""
+    """The sockets of the service manager. `take` returns one by its address. `any`: there were some."""
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._left = {(sock.family, _place(sock.getsockname())): sock for sock in sockets}
         self._taken: set[str] = set()
+        self.any = bool(self._left)
 
     def take(self, family: int, where: object) -> socket.socket | None:
         """Return the socket that listens on `where`, a result of `getsockname`, or None."""

@@ -210,6 +210,11 @@ class Server:
         if address.unix_path is None or not self._given.owns(address.unix_path):
             forget(address, file)
 
+    @property
+    def _has_successor(self) -> bool:
+        """Whether another process may listen on the same addresses, with sockets of its own."""
+        return self._settings.reuse_port and not self._given.any
+
     def _stop_listening(self) -> None:
         """Stop accepting connections. Remove the file of a Unix socket before its listener closes: after that
         a new process may replace the file. A second call does nothing.
@@ -217,7 +222,7 @@ class Server:
         while self._bound:
             self._forget(*self._bound.pop())
         while self._listeners:
-            self._listeners.pop().close()
+            self._listeners.pop().close(leaves_newcomers=self._has_successor)
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """End all streams at block boundaries: over `drain.spread` seconds those whose clients come back, the
@@ -268,7 +273,7 @@ class Server:
             if self._admin_bound is not None:
                 self._forget(*self._admin_bound)
             while self._admin_listeners:
-                self._admin_listeners.pop().close()
+                self._admin_listeners.pop().close(leaves_newcomers=self._has_successor)
             await self._admin.cut()
         self._loop.call_soon(self._poller.close)  # after the callbacks of the connections closed here
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from sse_keepalive_proxy.net.poller import Poller
 from sse_keepalive_proxy.net.tcp import prepare
 from sse_keepalive_proxy.net.transport import SocketTransport
 from tests.net.wires import Heard, Refusing, gone, polling
+from tests.support.looping import in_loop
 from tests.support.running import on_each_loop, soon
 
 
@@ -128,6 +130,41 @@ async def test_closing_accepts_all_waiting_connections_and_resets_none(epoll: bo
             assert client.recv(1) == b"x"
             server.close()
             client.close()
+
+
+@in_loop
+async def test_clients_that_come_while_it_closes_get_the_other_process_that_listens_there() -> None:
+    with contextlib.ExitStack() as stack:
+        old, new = (stack.enter_context(socket.socket()) for _ in range(2))
+        for sock in (old, new):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(("127.0.0.1", 0) if sock is old else old.getsockname())
+            sock.listen(100)
+            sock.setblocking(False)
+        clients = [stack.enter_context(socket.socket()) for _ in range(30)]
+
+        class Late(Full):
+            def accept(self) -> tuple[socket.socket, object]:
+                try:
+                    return self.real.accept()
+                except BlockingIOError:  # the last look, and it finds nobody
+                    for client in clients:
+                        client.setblocking(False)
+                        client.connect_ex(self.real.getsockname())
+                    raise
+
+        late = Late(old, times=0)
+        late.family, late.setsockopt = old.family, old.setsockopt  # type: ignore[attr-defined]
+        served: list[socket.socket] = []
+        with polling(True) as poller:
+            Listener(poller, late, served.append).close(leaves_newcomers=True)  # type: ignore[arg-type]
+            assert not served
+            listener = Listener(poller, new, served.append)
+            await soon(lambda: len(served) == len(clients))  # some begin again, after a second
+            listener.close()
+            assert {s.getpeername() for s in served} == {client.getsockname() for client in clients}
+            for each in served:
+                each.close()
 
 
 @on_each_loop
