@@ -52,13 +52,14 @@ class Downstream:
     the body needs chunked coding. A client that takes no byte for `write_timeout` seconds is disconnected.
     """
 
-    __slots__ = ("_callbacks", "_chunked", "_held", "_transport", "_written")
+    __slots__ = ("_callbacks", "_chunked", "_held", "_is_checked", "_transport", "_write_timeout", "_written")
 
     def __init__(
         self, callbacks: DownstreamCallbacks, take_over: TakeOver, *, chunked: bool, write_timeout: float
     ) -> None:
-        self._callbacks, self._chunked = callbacks, chunked
+        self._callbacks, self._chunked, self._write_timeout = callbacks, chunked, write_timeout
         self._held = b""
+        self._is_checked = False
         self._written = 0
         self._transport = take_over(cast(asyncio.Protocol, self))
         try:
@@ -77,6 +78,24 @@ class Downstream:
     def taken(self) -> int:
         """The number of bytes that the client has taken, as far as the kernel reports it."""
         return taken(self._transport, self._written)
+
+    def check(self) -> int:
+        """Return `taken` while bytes wait for the client. From now on these checks find a client that takes
+        nothing, and the kernel does not, until `trust_kernel`: it would also end a client that always takes a
+        little (facts.md#slow-clients).
+        """
+        if not self._is_checked:
+            self._is_checked = True
+            watch(self._transport, 0.0)
+        return self.taken
+
+    def trust_kernel(self) -> None:
+        """Let the kernel find a client that takes nothing, unless bytes still wait there. To be called when
+        none wait in the transport.
+        """
+        if self._is_checked and not untaken(self._transport):
+            self._is_checked = False
+            watch(self._transport, self._write_timeout)
 
     def write(self, body: bytes) -> None:
         """Write bytes of the body, at least one."""

@@ -388,7 +388,12 @@ class Stream(Source):
         return self.life.next_deadline()
 
     def _handle_timer(self, now: float) -> None:
-        taken = self.down.taken if self.down is not None and self.life.blocked else 0
+        taken = 0
+        if self.down is not None:
+            if self.life.blocked:
+                taken = self.down.check()
+            else:
+                self.down.trust_kernel()
         self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
         if self.life.confirm_at is None and self.life.opened_at is not None:
             self.claims = None  # no confirm follows after upstream's first event

@@ -103,7 +103,7 @@ def keep_alive(sock: socket.socket) -> None:
 
 def watch(transport: Transport, write_timeout: float) -> None:
     """Let the kernel end a connection whose peer acknowledges nothing for `write_timeout` seconds. Without
-    this, a vanished peer is not detected for hours (facts.md#vanished-clients).
+    this (0), a vanished peer is not detected for hours (facts.md#vanished-clients).
     """
     sock = transport.get_extra_info("socket")
     if sock is not None:

@@ -282,6 +282,32 @@ async def test_a_client_that_reads_a_little_now_and_then_is_not_taken_for_one_th
 
 
 @on_each_loop
+async def test_the_kernel_does_not_end_a_client_that_always_takes_a_little() -> None:
+    section = COMMENT + "max_buffer: 64KiB\nwrite_timeout: 1s\nkeepalive: {interval: 200ms}"
+    async with (
+        RawUpstream([*SILENT, go := asyncio.Event(), joined(pieces(blocks(12_000)))]) as upstream,
+        Instance(config(upstream, section)) as proxy,
+        await asleep(proxy, read_size=FEW if OVER_TLS.get() is None else MANY) as client,
+    ):
+        go.set()
+        (stream,) = streams(proxy)
+        assert stream.down is not None
+        sock = stream.down._transport.get_extra_info("socket")
+        await proxy.until(lambda: stream._paused)
+        for _ in range(8):  # there is always more than it takes, so its window is closed nearly all the time
+            size = len(client.received)
+            client.resume()
+            await client.wait_for(lambda client: len(client.received) > size)  # noqa: B023
+            client.pause()
+            await passing(0.3, proxy)
+        assert proxy.closed() == {}
+        assert stream._paused
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        client.resume()
+        await proxy.until(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000)
+
+
+@on_each_loop
 async def test_an_end_that_a_client_does_not_take_is_given_up_after_write_timeout() -> None:
     section = COMMENT + "max_buffer: 16MiB\nwrite_timeout: 600ms"
     async with (
