@@ -32,8 +32,8 @@ STALLED = "sse_proxy_upstream_stalled_streams"
 COUNTED = "sse_proxy_upstream_eof_after_first_event_total"
 BRIDGED = "sse_proxy_bridge_events_total"
 
-_PROMPT = 1.0  # seconds: the longest time for the first byte
-_SLACK = 0.5  # seconds: the 250 ms of behaviour.md#downstream-silence, and a busy machine
+_PROMPT = 3.0  # seconds: the longest time for the first byte, on a busy machine
+_SLACK = 1.0  # seconds: the 250 ms of behaviour.md#downstream-silence, and a busy machine
 _WIDTHS = (18, 33)
 
 
