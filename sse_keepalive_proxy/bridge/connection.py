@@ -40,6 +40,9 @@ MOST_PENDING = 64 << 20
 """Bytes of messages of one subject that wait to be handled. More are dropped by nats-py, which says so."""
 
 _REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
+_DENIED = re.compile(r'permissions violation for subscription to "([^"]+)"')
+"""As nats-py says it: all in lower case, also the subject."""
+
 _QUIET = 60.0
 """Seconds between two lines about lost messages."""
 
@@ -83,6 +86,8 @@ class Connection:
         self._subscribing: set[asyncio.Task[None]] = set()
         self._publishing: set[asyncio.Task[str | None]] = set()
         self._refused: dict[str, float] = {}  # the subjects on which nothing may be published, and since when
+        self.refused: set[str] = set()
+        """The subjects on which the server sends nothing: it does not permit to subscribe to them."""
         self._closed = asyncio.Event()
         self._said: str | None = None
         self._overrun_said_at = -_QUIET
@@ -114,6 +119,7 @@ class Connection:
         receivers.remove(receive)
         if not receivers:
             del self._receivers[subject]
+            self.refused.discard(subject)
             subscription = self._subscriptions.pop(subject, None)
             if subscription is not None and self.is_used:
                 self._later(unsubscribe(subscription))
@@ -245,6 +251,7 @@ class Connection:
 
     async def _subscribe_all(self, client: Client) -> None:
         self._subscriptions.clear()
+        self.refused.clear()
         for subject in list(self._receivers):
             await self._subscribe(client, subject)
         await flushed(client)
@@ -266,11 +273,28 @@ class Connection:
         if isinstance(error, SlowConsumerError):
             if error.sub in self._subscriptions.values():  # a reader reads again what was lost
                 self._overrun(error.subject)
+        elif self._denies(str(error).lower()):
+            pass  # the connection stays: other subjects have it, and what is published
         elif self.connected_since is None:
             self._down(error)
             _abandon_attempt(self._client)
         elif (refused := _REFUSED.search(str(error).lower())) is not None:
             self._refused[refused[1]] = self._loop.time()
+
+    def _denies(self, error: str) -> bool:
+        """Note the subject that the server does not permit to subscribe to. Return whether there is one."""
+        found = _DENIED.search(error)
+        subjects = [each for each in self._receivers if found is not None and each.lower() == found[1]]
+        for subject in subjects:
+            self.refused.add(subject)
+            logger.warning(
+                "nats-server does not permit to subscribe to %s: a bridge gets no message of this subject, "
+                "and counts as not connected. Grant its user subscribe on %s there, and restart the proxy",
+                subject,
+                subject,
+                extra={"fields": {"server": self.server}},
+            )
+        return bool(subjects)
 
     def _overrun(self, subject: str) -> None:
         now = self._loop.time()
@@ -283,6 +307,7 @@ class Connection:
             logger.warning(text, self.lost, extra={"fields": {"subject": subject}})
 
     async def _on_disconnected(self) -> None:
+        self.refused.clear()
         if self.connected_since is not None:
             self._down(None)
 
@@ -295,7 +320,8 @@ class Connection:
     def _up(self) -> None:
         self.connected_since = self.changed_at = self._loop.time()
         self._said = None
-        logger.info("connected to NATS", extra={"fields": {"server": self.server}})
+        if not self.refused:
+            logger.info("connected to NATS", extra={"fields": {"server": self.server}})
         if self._client is not None:
             for reader in self._readers:
                 reader.up(self._client)
@@ -308,6 +334,7 @@ class Connection:
     def _gone(self) -> None:
         if self.connected_since is not None:
             self.connected_since, self.changed_at = None, self._loop.time()
+        self.refused.clear()
         for reader in self._readers:
             reader.down()
 

@@ -59,10 +59,11 @@ class Reader:
     received or will be, None while it does not read. `changed_at`: when it began to read, or stopped.
     `behind_since`: the time from which on messages may not have been read yet, None if all have been.
     `heartbeat`: the seconds between two signs of life of an idle consumer, and until another attempt. No
-    message is `lost`: it is read again.
+    message is `lost`: it is read again. No subject is `refused`: the stream has them.
     """
 
     lost = 0
+    refused: frozenset[str] = frozenset()
 
     def __init__(
         self,

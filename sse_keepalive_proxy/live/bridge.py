@@ -78,6 +78,7 @@ class RouteBridge:
         self._receivers = [
             (subject.subject, self._receiver(index)) for index, subject in enumerate(policy.subjects)
         ]
+        self._subjects = frozenset(subject for subject, _ in self._receivers)
         for subject, receive in self._receivers:
             connection.receive(subject, receive)
 
@@ -91,8 +92,9 @@ class RouteBridge:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection to NATS."""
-        return self._connection.connected_since is not None
+        """Whether there is a connection to NATS, and it permits every subject."""
+        connection = self._connection
+        return connection.connected_since is not None and self._subjects.isdisjoint(connection.refused)
 
     @property
     def lost(self) -> int:
@@ -116,7 +118,7 @@ class RouteBridge:
     def connected_since(self, at: float) -> bool:
         """Whether no message was lost since `at` (loop time)."""
         since = self._connection.connected_since
-        return since is not None and since <= at
+        return since is not None and since <= at and self.connected
 
     @property
     def position(self) -> int | None:

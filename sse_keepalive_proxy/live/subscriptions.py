@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 __all__ = ["Receive", "Subscriptions"]
@@ -22,6 +23,10 @@ class Subscriptions(Protocol):
     begun: int
     history: int
     lost: int
+
+    @property
+    def refused(self) -> AbstractSet[str]:
+        """The subjects on which NATS sends nothing: it does not permit to subscribe to them."""
 
     def receive(self, subject: str, receive: Receive) -> None:
         """Call `receive` with each message on `subject` and its position, from now on."""

@@ -152,7 +152,7 @@ class Collected(Collector):
         text = "Messages of NATS that came faster than they are handled, on the connection of the route."
         yield _counter("bridge_lost", text, ("route",), lost)
         connected: Values = {(route,): float(bridge.connected) for route, bridge in bridges.items()}
-        text = "1 while there is a connection to NATS (`bridge`), otherwise 0."
+        text = "1 while NATS is connected (`bridge`) and permits all subjects of the route, otherwise 0."
         yield _gauge("bridge_connected", text, ("route",), connected)
         for name, text in _GAUGES.items():
             yield _gauge(name, text, ("route",), self._of_each(name))

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 
 from sse_keepalive_proxy.bridge import connection
 from sse_keepalive_proxy.demo.tokens import new_tokens
+from sse_keepalive_proxy.live.bridge import RouteBridge
 from tests.support.authority import Authority
 from tests.support.instance import EVENT_SOURCE, Instance, config
 from tests.support.looping import in_loop, soon
@@ -110,6 +111,40 @@ async def test_a_server_that_refuses_the_password_for_a_time_is_asked_until_it_a
                     assert not proxy.metric("bridge_connected")
             await proxy.until(lambda: not proxy.metric("bridge_connected"))
     assert lines(caplog.text, "no connection to NATS") == before + 1  # lost, and lost again
+
+
+PERMISSIONS = 'authorization: {users: [{user: me, password: secret, permissions: {subscribe: {deny: "%s"}}}]}'
+
+
+@on_each_loop
+async def test_a_route_with_a_subject_that_the_server_refuses_is_not_connected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sse_keepalive_proxy.bridge")
+    written, port, refused = tmp_path / "nats.conf", free_port(), "does not permit to subscribe to Chat.*:"
+    login = "  user: me\n  password: secret"
+    text = stream(f"nats://127.0.0.1:{port}", more=login).replace("subject: chat,", "subject: Chat.*,")
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream(SILENT))
+        proxy = await stack.enter_async_context(Instance(config(upstream, text)))
+        bridge = proxy.server.metrics.routes["events"].bridge
+        assert isinstance(bridge, RouteBridge)
+        for denied in ("Chat.>", "Chat.>", "other"):
+            caplog.clear()
+            written.write_text(PERMISSIONS % denied)
+            with nats_server(tmp_path, port, "-c", str(written)):
+                if denied == "other":
+                    await proxy.until(lambda: proxy.metric("bridge_connected"))
+                    assert refused not in caplog.text
+                    assert "connected to NATS" in caplog.text
+                else:
+                    await soon(lambda: bridge.can_publish, within=30.0)
+                    assert lines(caplog.text, refused)
+                    assert "subscribe on Chat.* there" in caplog.text
+                    assert "connected to NATS" not in caplog.text
+                    assert not proxy.metric("bridge_connected")
+                    assert not bridge.connected_since(bridge.now())
+            await soon(lambda: not bridge.can_publish, within=30.0)
 
 
 @on_each_loop

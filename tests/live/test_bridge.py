@@ -23,6 +23,7 @@ class Connection:
 
     connected_since: float | None = None
     lost = 0
+    refused: frozenset[str] = frozenset()
     behind_since: float | None = None
     position: int | None = None
     begun = history = 0
@@ -139,6 +140,18 @@ async def test_a_message_waits_while_upstream_is_inside_a_block() -> None:
     flow.writable = True
     await soon(lambda: flow.written == b"data: 1\n\ndata: 2\n\n")
     assert route.metrics.bridge_events[Outcome.FILLED] == 2
+
+
+@in_loop
+async def test_a_subject_that_nats_refuses_concerns_only_its_own_routes() -> None:
+    (route, connection, _), flow = bridge(), Flow()
+    route.serve(flow, {"sub": "a"})
+    connection.connected_since = route.now() - 10
+    for refused in ({"other"}, {"other", "chat"}):
+        connection.refused = frozenset(refused)
+        fine = "chat" not in refused
+        assert (route.connected, route.connected_since(route.now() - 5)) == (fine, fine)
+        assert place(flow).covers(5.0) == fine  # otherwise a gap of upstream is announced
 
 
 @in_loop
