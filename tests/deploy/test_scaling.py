@@ -133,7 +133,8 @@ async def test_tabs_with_one_token_share_one_upstream(
     balancer: Any, of_the_guide: str, changes: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     assert of_the_guide in GUIDE.read_text(encoding="utf-8")
-    # nginx hashes the port of a replica, too: with twelve tokens, all go to one of them once in 2,000 runs.
+    # nginx hashes the port of a replica, too, and the ports change. With twelve tokens, all would go to one
+    # replica once in 2,000 runs; with 24, once in 8 million.
     tokens = [f"token-{number}" for number in range(24)]
     async with (
         Replicas(stream=CREDENTIAL) as replicas,

@@ -156,7 +156,7 @@ class Limits(Section):
     max_held: Count = Field(
         default=1000,
         description="The largest number of upstream streams that are kept open without a client "
-        "(`leave.hold`). For a further one the oldest is closed.",
+        "(`leave.hold`, and groups for `share.linger`). For a further one the oldest is closed.",
     )
     max_opening: Count = Field(
         default=64,

@@ -58,7 +58,8 @@ class Share(Section):
     trust: ShortDuration = Field(
         default=30.0,
         description="How long a credential that upstream has accepted can join a group without asking "
-        "upstream again. It is never longer than the token is valid.",
+        "upstream again. With `identity` it is never longer than the token is valid; without, the proxy does "
+        "not read the token.",
     )
     max_clients: Count = Field(
         default=32,
