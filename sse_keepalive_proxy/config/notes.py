@@ -55,6 +55,10 @@ def _examples(index: int, route: Route) -> Iterator[str]:
             yield f"{said} sends {' / '.join(block.decode().splitlines()[:-1])}"
         if not found.frames:
             yield f"{said} sends nothing"
+        elif subject.keys:
+            of_sent = {key for block in split(found.frames) for key in mapping.upstream_keys(block)}
+            fit = ", ".join(f"upstream_keys[{key[1]}]" for key in found.keys if key in of_sent)
+            yield f"{said} if upstream sends the same, it is recognised by {fit or 'no upstream_keys'}"
 
 
 def _short_memory(index: int, route: Route) -> Iterator[str]:

@@ -85,7 +85,32 @@ def test_an_example_message_shows_what_would_be_sent() -> None:
         "keys[1] is null, which matches nothing",
         'sends data: "hi"',
         'sends event: Named / data: {"id":7}',
+        "if upstream sends the same, it is recognised by upstream_keys[0]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "by"),
+    [
+        (("[id, none]\n", "[id, id]\n"), "upstream_keys[0], upstream_keys[1]"),
+        (("upstream_keys: [id, id]", "upstream_keys: [message.id, to]"), "no upstream_keys"),
+        (('data: "{id: id}"', 'data: "{id: text}"'), "no upstream_keys"),
+    ],
+)
+def test_an_example_message_shows_which_keys_would_recognise_what_is_sent(
+    change: tuple[str, str], by: str
+) -> None:
+    assert change[0] in BRIDGE
+    assert said_of(BRIDGE.replace(*change))[-1] == f"if upstream sends the same, it is recognised by {by}"
+
+
+def test_nothing_is_said_of_recognising_without_keys_or_events() -> None:
+    no_keys = BRIDGE.replace("keys: [id, none]", "keys: []").replace("upstream_keys: [id, id]", "")
+    no_events = BRIDGE.replace(
+        '[{data: text}, {event: Named, data: "{id: id}"}, {data: none}]', "[{data: none}]"
+    )
+    for stream in (no_keys, no_events):
+        assert not [each for each in said_of(stream) if "recognised" in each]
 
 
 def test_an_example_message_that_does_not_count_is_ignored() -> None:
