@@ -251,6 +251,9 @@ class RouteBridge:
             self._recent.add(message, now)
         if position and position <= self._connection.history:
             return None  # it is older than any stream here
+        if self.fills and not message.frames:  # so upstream's own event is no copy of it, and passes
+            self._invalid(index, "the data of all its events is null")
+            return None
         places = dict.fromkeys(each for to in message.recipients for each in self._places.get(to, ()))
         if not places:
             self.count(Outcome.NO_SUBSCRIBER)

@@ -113,7 +113,7 @@ class Place:
             if isinstance(each, bytes):
                 written = flow.fill(each, 1, upstreams=True)
             else:
-                written = not each.frames or flow.fill(each.frames, each.events, upstreams=False)
+                written = flow.fill(each.frames, each.events, upstreams=False)
             if not written:
                 unwritten.insert(0, each)
                 break

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_bridge import SILENT, bridged, counted, ids, joined, message, scene
+from tests.integration.test_bridge import SILENT, bridged, counted, event, ids, joined, message, scene
 from tests.support.instance import Instance, config
 from tests.support.nats import nats_server, publisher, send
 from tests.support.raw_client import RawClient
-from tests.support.raw_upstream import RawUpstream
+from tests.support.raw_upstream import HOLD, RawUpstream
 from tests.support.running import on_each_loop
 from tests.support.sockets import Ending
 
@@ -80,6 +80,7 @@ async def test_nonsense_of_an_expression_is_counted_and_logged_once_per_kind(
             for value in data:
                 await send(client, "data", {"data": value})
             await send(client, "data", {})  # null: there is nothing to send
+            await proxy.until(lambda: counted(proxy).get("invalid") == 1)
             await mine.wait_for(lambda each: len(each.events) == 1 + len(heard) + len(data))
             assert [json.loads(event.data) for event in mine.events[-len(data) :]] == data
             for number in range(50):
@@ -88,11 +89,56 @@ async def test_nonsense_of_an_expression_is_counted_and_logged_once_per_kind(
                 await client.publish("keys", b'{"n": %d}' % number)  # only one of them has a value
             await client.flush()
             await mine.wait_for(lambda each: each.events[-1].data == "49")
-            await proxy.until(lambda: counted(proxy).get("invalid") == 100)
-            assert counted(proxy)["no_subscriber"] == len(nobody)
+            await proxy.until(lambda: counted(proxy).get("invalid") == 101)
+            assert counted(proxy) == {
+                "no_subscriber": len(nobody),
+                "filled": len(heard) + len(data) + 50,
+                "invalid": 101,
+            }
             assert mine.ending is None
     fields = [each.__dict__["fields"] for each in caplog.records if "cannot be read" in each.getMessage()]
-    assert sorted(each["subject"] for each in fields) == ["function", "when"]
+    assert sorted(each["subject"] for each in fields) == ["data", "function", "when"]
+
+
+@on_each_loop
+@pytest.mark.parametrize("mode", ["fill", "replace"])
+async def test_of_a_message_without_data_for_any_event_upstreams_own_event_arrives(
+    nats: int, mode: str
+) -> None:
+    none = bridged(nats, mode).replace('data: "{id: id, text: text}"', "data: body")
+    async with scene(nats, none, [*SILENT, HOLD]) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        server = await upstream.connection()
+        await send(client, "chat.1", message(1))
+        await proxy.until(lambda: counted(proxy) == {"invalid": 1})
+        await asyncio.sleep(0.3)  # longer than `grace`, after which it would count as filled
+        await server.send(event(1))
+        await mine.wait_for(lambda each: ids(each) == [1])
+        await send(client, "chat.1", message(2, 99))  # nobody's: counted once, too
+        await proxy.until(lambda: counted(proxy) == {"invalid": 2})
+
+
+@on_each_loop
+async def test_of_a_message_without_data_for_one_event_the_others_are_filled(nats: int) -> None:
+    frames = "frames: [{data: body}, {event: Named, data: id}]"
+    some = bridged(nats).replace('data: "{id: id, text: text}"', frames)
+    async with scene(nats, some, SILENT) as (_, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        await send(client, "chat.1", message(1))
+        await mine.wait_for(b"event: Named\ndata: 1\n\n")
+        assert ids(mine) == []
+        await proxy.until(lambda: counted(proxy) == {"filled": 1})
+
+
+@on_each_loop
+async def test_observe_counts_a_message_without_an_event_as_any_other(nats: int) -> None:
+    watches = bridged(nats, "observe").replace('      data: "{id: id, text: text}"\n', "")
+    async with scene(nats, watches, [*SILENT, HOLD]) as (upstream, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        await send(client, "chat.1", message(1))
+        await proxy.until(lambda: counted(proxy) == {"missed": 1})
+        await (await upstream.connection()).send(event(1))
+        await mine.wait_for(lambda each: ids(each) == [1])
 
 
 @pytest.mark.parametrize(("limit", "size"), [(None, MIB), ("2MB", 2 * MIB)])
