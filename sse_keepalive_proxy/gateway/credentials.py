@@ -17,6 +17,10 @@ from sse_keepalive_proxy.http.request import ClientRequest
 __all__ = ["FINGERPRINT_SIZE", "digest", "fingerprint", "request_fingerprint", "values"]
 
 _CREDENTIALS = ("header:authorization", "header:proxy-authorization", "header:cookie")
+_SESSION = "header:mcp-session-id"
+"""Upstream tells clients of one credential apart by it. It is no credential itself: a client may open several
+streams of its session, and the server sends each message on one of them.
+"""
 
 FINGERPRINT_SIZE = 16
 """Bytes. A collision of two credentials takes about 2**64 tries."""
@@ -56,7 +60,8 @@ def request_fingerprint(
     key: bytes, route: str, request: ClientRequest, places: Sequence[str], *, but: str | None = None
 ) -> bytes | None:
     """Return a fingerprint of everything in `request` by which upstream can tell clients apart: the route,
-    the method, the host, the target and all credentials. None if it has no credential, or one of them twice.
+    the method, the host, the target, all credentials and the session of MCP. None if it has no credential, or
+    one of them twice.
 
     `but`: a place whose one value is left out. It still counts as a credential.
     """
@@ -66,11 +71,11 @@ def request_fingerprint(
         path, mark, query = target.partition(b"?")
         target = path + mark + _parameter(but[6:]).sub(b"&", b"&" + query)
     parts.append(target)
-    for place in (*places, *(each for each in _CREDENTIALS if each not in places)):
+    for place in (*places, *(each for each in (*_CREDENTIALS, _SESSION) if each not in places)):
         given = values(request, place)
         if len(given) > 1:
             return None
-        known = known or any(given)
+        known = known or (any(given) and (place != _SESSION or place in places))
         if place != but:
             parts += [place.encode(), len(given).to_bytes(8), *given]
     return digest(key, *parts) if known else None

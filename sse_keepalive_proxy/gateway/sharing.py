@@ -11,9 +11,10 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from sse_keepalive_proxy.gateway.credentials import digest, request_fingerprint
 from sse_keepalive_proxy.gateway.identity import Holder, TokenRejection
@@ -33,6 +34,7 @@ from sse_keepalive_proxy.live.reconnect import Reconnection
 from sse_keepalive_proxy.live.route import StreamRoutes
 from sse_keepalive_proxy.observe.line import redact_target
 from sse_keepalive_proxy.stream.claims import claim
+from sse_keepalive_proxy.stream.families import takes_streams
 from sse_keepalive_proxy.stream.policy import Reconnect, ReconnectWhen, ReplayIds, Share, StreamPolicy, Verify
 from sse_keepalive_proxy.stream.replay_log import GapReason, ReplayLog, is_ours, position_in
 from sse_keepalive_proxy.stream.states import Join
@@ -191,6 +193,8 @@ class SharedOpening:
         group, credential = self.groups.accepted(self.fingerprint) or (None, None)
         if group is None or credential is None or group.is_full or credential.refused:
             return None
+        if not takes_streams(self.request.named):
+            return None
         now = asyncio.get_running_loop().time()
         if now >= credential.accepted_at + self.groups.share.trust or _expired(credential.expires_at):
             return None
@@ -204,7 +208,8 @@ class SharedOpening:
 
     async def _asked(self, attempt: Attempt, ask: Callable[[Attempt], Awaitable[Answer]]) -> Answer:
         group = self._known_group()
-        if self.known and (group is None or not self._in_log(group)):
+        takes = group is not None and not group.is_full and self._fits(group)
+        if self.known and (group is None or not takes or not self._in_log(group)):
             answer = await ask(attempt)  # only upstream may know what came after this id
             return replace(answer, gap=GapReason.UNKNOWN) if answer.head.is_event_stream else answer
         now = asyncio.get_running_loop().time
@@ -214,7 +219,7 @@ class SharedOpening:
             nonlocal asked_at
             asked_at = now()  # of several attempts, the last one counts
 
-        head = self.bare if group is None or group.is_full else group.request(self.bare)
+        head = group.request(self.bare) if group is not None and takes else self.bare
         answered = None if group is None else group.ask()
         try:
             answer = await ask(replace(attempt, head=head + b"\r\n", sent=sent))
@@ -234,17 +239,19 @@ class SharedOpening:
     def _entered(
         self, answer: Answer, asked_at: float, answered: Callable[[], None] | None, *, resumes: bool
     ) -> Answer | None:
-        """Return a place in the group of this request, which upstream has accepted. None: it has no group, or
-        there is no room in it.
+        """Return a place in the group of this request, which upstream has accepted. None: it has no group,
+        there is no room in it, or upstream has chosen another stream for this request.
         """
         holder = self.identify()
         key = self._group_key(holder)
         if key is None:
             return None
         group = self.groups.find(key) or self._new_group(key)
-        if group.is_full:
+        if group.is_full or not self._fits(group, _varies(answer.head) or ()):
             return None
         expires_at = holder.expires_at if isinstance(holder, Holder) else None
+        if holder is TokenRejection.EXPIRED:
+            expires_at = 0.0  # long ago
         credential = self._credential(group, answer.head, expires_at)
         self.groups.accept(group, credential)
         self.streams.metrics.share_joins[Join.ASKED] += 1
@@ -316,10 +323,20 @@ class SharedOpening:
         return group.log is not None and not isinstance(group.log.after(self.last_id), GapReason)
 
     def _selected(self, varies: Sequence[bytes]) -> bytes:
-        """Return a fingerprint of the fields, as upstream gets them, by which it has chosen its answer."""
-        fields = self.bare.split(b"\r\n")[1:]
-        chosen_by = [field for field in fields if field.partition(b":")[0].lower() in varies]
-        return digest(self.groups.key, *chosen_by)
+        """Return a fingerprint of the fields, as upstream gets them, by which it may choose its answer."""
+        return digest(self.groups.key, *_fields(self.bare, {*varies, _ALWAYS_VARIES}))
+
+    def _fits(self, group: Group, varies: Sequence[bytes] = ()) -> bool:
+        """Whether this request has the same fields as that for which upstream has chosen the group's stream:
+        those of `varies` and of the `Vary` of the last answer. The token of a claim may differ.
+        """
+        known, identity = [*group.credentials], self.streams.policy.identity
+        if not known:
+            return True
+        names = {*varies, *known[-1].varies}
+        if self.groups.share.claim is not None and identity is not None:
+            names.discard(identity.source.removeprefix("header:").lower().encode())
+        return _fields(self.bare, names) == _fields(known[-1].bare, names)
 
     def _new_group(self, key: bytes) -> Group:
         share, streams = self.groups.share, self.streams
@@ -383,7 +400,14 @@ def _varies(head: ResponseHead) -> tuple[bytes, ...] | None:
     """
     named = b",".join(head.get_all(b"vary")).lower().split(b",")
     names = {name.strip() for name in named} - {b""}
-    return None if b"*" in names else tuple(sorted(names | {_ALWAYS_VARIES}))
+    return None if b"*" in names else tuple(sorted(names))
+
+
+def _fields(bare: bytes, names: Container[bytes]) -> list[bytes]:
+    """Return the fields of a request head that have one of `names`, in the order of their names."""
+    fields = [field.partition(b":") for field in bare.split(b"\r\n")[1:]]
+    chosen = [(name.lower(), value.strip()) for name, _, value in fields if name.lower() in names]
+    return [b"%b:%b" % field for field in sorted(chosen, key=itemgetter(0))]
 
 
 def _expired(expires_at: float | None) -> bool:

@@ -259,6 +259,7 @@ class Group(Source):
     def _answered(self) -> None:
         self._asks -= 1
         self._end_if_due()
+        self._arm()
 
     def upstream_ended(self) -> None:
         """Handle the end of upstream's body. A server with one place for each user ends it for a client that
@@ -284,9 +285,7 @@ class Group(Source):
         for each in (*self._members, *self._arriving):
             if each.member is not None and not (waits and each.member.waits_for_upstream(clean=clean)):
                 each.member.group_over(reason, None)
-        if had_members:
-            waits = self.clients > 0
-        self.life.reopens = waits and (had_members or self._waits)
+        self.life.reopens = self.clients > 0 if had_members else waits and self._waits
         super()._lost(reason)
 
     def not_an_event_stream(self) -> None:
@@ -458,14 +457,15 @@ class Group(Source):
     def _due(self) -> float | None:
         if self.life.close_reason is not None:
             return None
-        due = [None if self._is_held else self.life.next_deadline(), self._until, self.credentials.leaves_at]
+        until = None if self._asks else self._until  # a client that asks may come back
+        due = [None if self._is_held else self.life.next_deadline(), until, self.credentials.leaves_at]
         return min((at for at in due if at is not None), default=None)
 
     def _handle_timer(self, now: float) -> None:
         for refused in self.credentials.expired(now):
             for member in self._members_of(refused):
                 member.leave(now, CloseReason.UNAUTHORIZED)
-        if self._until is not None and now >= self._until:
+        if self._until is not None and now >= self._until and not self._asks:
             self._linger_over()
         elif self._is_held:
             self._arm()

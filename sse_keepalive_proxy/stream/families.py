@@ -33,6 +33,7 @@ __all__ = [
     "accepts_streams",
     "is_library",
     "recognise",
+    "takes_streams",
     "terminator_for",
     "treated",
     "treatment",
@@ -157,6 +158,11 @@ def terminator_for(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> Te
 def accepts_streams(named: Mapping[bytes, Sequence[bytes]]) -> bool:
     """Return whether the `Accept` of a request names event streams. `named` as for `recognise`."""
     return _STREAM in _types(named.get(b"accept", _NOTHING))
+
+
+def takes_streams(named: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Return whether the `Accept` of a request names event streams, or no type at all."""
+    return accepts_streams(named) or _types(named.get(b"accept", _NOTHING)) <= {b"", b"*/*"}
 
 
 def is_library(family: Family, named: Mapping[bytes, Sequence[bytes]]) -> bool:

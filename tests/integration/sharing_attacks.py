@@ -21,6 +21,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from sse_keepalive_proxy.gateway.identity import LEEWAY
 from tests.support.http1 import Request
 from tests.support.instance import Instance
 from tests.support.raw_client import RawClient
@@ -38,11 +39,13 @@ class Mode(StrEnum):
     """What a route shares by, and what proves a claim."""
 
     CREDENTIAL = "by: credential"
+    IDENTIFIED = "by: credential, verify: jwt"
     JWT = "by: claim:user.id, verify: jwt"
     UPSTREAM = "by: claim:user.id, verify: upstream"
 
 
-EVERY, CLAIMS = tuple(Mode), (Mode.JWT, Mode.UPSTREAM)
+CLAIMS = (Mode.JWT, Mode.UPSTREAM)
+EVERY = (Mode.CREDENTIAL, *CLAIMS)
 
 
 def token(
@@ -153,8 +156,9 @@ async def staged(mode: Mode, folder: Path, attack: Attack) -> AsyncIterator[Stag
     """The scene of an attack."""
     key = folder / "public.pem"
     key.write_bytes(OURS.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    verify = {Mode.JWT: f"jwt, public_key_file: '{key}'", Mode.UPSTREAM: "upstream"}
-    by = "credential" if mode is Mode.CREDENTIAL else "'claim:user.id'"
+    by_key = f"jwt, public_key_file: '{key}'"
+    verify = {Mode.IDENTIFIED: by_key, Mode.JWT: by_key, Mode.UPSTREAM: "upstream"}
+    by = "'claim:user.id'" if mode in CLAIMS else "credential"
     stream = [f"share: {{by: {by}, replay: {{ids: add}}}}"]
     if mode in verify:
         stream.append(f"identity: {{from: 'query:access_token', verify: {verify[mode]}}}")
@@ -175,7 +179,7 @@ async def staged(mode: Mode, folder: Path, attack: Attack) -> AsyncIterator[Stag
 
 # One byte.
 
-_KEY = "X-Api-Key: "
+_KEY, _SESSION = "X-Api-Key: ", "Mcp-Session-Id: "
 _ONE_BYTE: tuple[tuple[str, Asks, Asks], ...] = (
     ("path", Asks(), Asks(path="/events/b")),
     ("route", Asks(), Asks(path="/eventz/a")),
@@ -284,6 +288,20 @@ async def _expired(scene: Staged) -> None:
         await scene.is_refused(await scene.ask(Asks().back(there[2])))
 
 
+async def _expired_long_ago(scene: Staged) -> None:
+    asks = Asks(token=token(lives=-2 * LEEWAY))
+    there = await scene.victim(asks)
+    again = await scene.opened(asks.back(there[2]))
+    assert len(scene.upstream.connections) == 2
+    await again.wait_for(b"stream_gap")
+    assert b"secret" not in again.received
+    await scene.upstream.connections[-1].send(chunk(b"data: 2\n\n"))
+    for client in (there[0], again):  # neither is ended for it
+        await client.wait_for(b"data: 2")
+    scene.refuses = lambda _: True
+    await scene.is_refused(await scene.ask(asks))
+
+
 # What is given twice.
 
 
@@ -370,13 +388,17 @@ async def _origin(scene: Staged) -> None:
 async def _vary(scene: Staged) -> None:
     scene.head = stream_head("Vary: Accept-Language, X-Forwarded-For")
     german = Asks(headers=("Accept-Language: de",))
-    await scene.victim(german)
+    there = await scene.victim(german)
     await scene.opened(german)
     assert len(scene.upstream.connections) == 1
-    await scene.opened(Asks(headers=("Accept-Language: fr",)))
-    assert len(scene.upstream.connections) == 2
-    await scene.opened(replace(german, headers=(*german.headers, "X-Forwarded-For: 192.0.2.1")))
-    assert len(scene.upstream.connections) == 3
+    french = Asks(headers=("Accept-Language: fr",))
+    elsewhere = replace(german, headers=(*german.headers, "X-Forwarded-For: 192.0.2.1"))
+    for asks in (french, elsewhere):
+        await scene.hears_nothing(await scene.opened(asks), there)
+        again = await scene.opened(asks.back(there[2]))
+        await again.wait_for(b"stream_gap")
+        assert b"secret" not in again.received
+    assert len(scene.upstream.connections) == 5
 
 
 # Memory.
@@ -398,6 +420,12 @@ ATTACKS: tuple[Attack, ...] = (
     *(
         Attack(f"the request differs in one byte: {what}", OWN, _one_byte(victim, attacker))
         for what, victim, attacker in _ONE_BYTE
+    ),
+    Attack(
+        "the request differs in one byte: `Mcp-Session-Id`",
+        OWN,
+        _one_byte(Asks(headers=(_SESSION + "1",)), Asks(headers=(_SESSION + "2",))),
+        stream="client: browser",
     ),
     Attack("the token differs in one byte", REFUSED, _other_token),
     Attack("the token is a valid one of another user", OWN, _other_token_accepted),
@@ -422,7 +450,14 @@ ATTACKS: tuple[Attack, ...] = (
         "upstream is asked; if it still accepts the token, the client gets `stream_gap`, and nothing of the "
         "log",
         _expired,
-        CLAIMS,
+        (Mode.IDENTIFIED, *CLAIMS),
+    ),
+    Attack(
+        "a token that expired long ago, within `trust`",
+        "upstream is asked each time; if it still accepts the token, the client gets `stream_gap`, and "
+        "nothing of the log",
+        _expired_long_ago,
+        (Mode.IDENTIFIED, Mode.UPSTREAM),
     ),
     Attack("the token twice in the query", OWN, _twice(Asks(), Asks(query="access_token=TOKEN"))),
     Attack(
@@ -467,7 +502,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     Attack(
         "upstream has chosen its answer by other headers (`Vary`), also by the client's address",
-        "upstream is asked, unless all of them are the same",
+        f"if one of them differs, {OWN}",
         _vary,
     ),
     Attack("many tokens that upstream refuses", "nothing of them is remembered", _many),

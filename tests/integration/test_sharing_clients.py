@@ -22,7 +22,7 @@ async def test_each_client_of_a_group_gets_the_frames_of_its_own_family() -> Non
         await proxy.client() as old,
     ):
         curl.request(TAB)
-        mcp.request(TAB, "Accept: text/event-stream, application/json", "Mcp-Session-Id: 1")
+        mcp.request(TAB, "Accept: text/event-stream, application/json", "Mcp-Protocol-Version: 1")
         old.send(f"GET {TAB} HTTP/1.0\r\nHost: {proxy.address}\r\n\r\n".encode())
         for client, pings in ((curl, b":ping\n\n"), (mcp, b":ping\n"), (old, b":ping\n\n")):
             await client.wait_for(b":ok\n")

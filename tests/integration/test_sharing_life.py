@@ -6,6 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.integration.test_sharing import SHARE, SILENT, TAB, confirmed, data_of, group
 from tests.support.authority import Authority
 from tests.support.instance import EVENT_SOURCE, config
@@ -45,10 +47,11 @@ async def test_a_client_for_which_a_group_has_no_room_has_a_stream_of_its_own() 
 
 
 @on_each_loop
-async def test_a_page_of_another_origin_asks_upstream_itself() -> None:
-    varies = [GOT_REQUEST, stream_head("Vary: Origin")]
-    async with group(varies, tabs=0) as (upstream, proxy, _):
-        for origin, asked in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
+@pytest.mark.parametrize("varies", [(), ("Vary: Origin",)], ids=["for any origin", "by the origin"])
+async def test_a_page_of_another_origin_asks_upstream_itself(varies: tuple[str, ...]) -> None:
+    head = [GOT_REQUEST, stream_head(*varies)]
+    async with group(head, tabs=0) as (upstream, proxy, _):
+        for origin, asked in (("a", 1), ("a", 1), ("b", 2), ("b", 3 if varies else 2)):
             async with await proxy.event_source(TAB, f"Origin: https://{origin}.example") as client:
                 await confirmed(client)
                 assert len(upstream.connections) == asked

@@ -12,6 +12,7 @@ from sse_keepalive_proxy.stream.families import (
     accepts_streams,
     is_library,
     recognise,
+    takes_streams,
     terminator_for,
     treated,
     treatment,
@@ -291,6 +292,23 @@ def test_the_work_to_recognise_a_client_grows_with_its_fields() -> None:
         recognise("GET", has_body=False, named={b"x-goog-api-client": google, b"accept": [b"a," * count]})
 
     assert grows_no_faster_than_linear(work, 1000)
+
+
+@pytest.mark.parametrize(
+    ("accepts", "takes"),
+    [
+        ([], True),
+        ([b"*/*"], True),
+        ([b"application/json, text/event-stream"], True),
+        ([b"application/json", b"text/event-stream"], True),
+        ([b"application/json"], False),
+        ([b"application/json, */*"], False),  # it prefers something else
+    ],
+)
+def test_a_request_takes_streams_if_it_names_them_or_no_type_at_all(
+    accepts: list[bytes], takes: bool
+) -> None:
+    assert takes_streams({b"accept": accepts} if accepts else {}) is takes
 
 
 def test_of_a_list_of_types_the_first_64_are_read() -> None:
