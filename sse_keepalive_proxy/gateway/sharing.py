@@ -44,6 +44,11 @@ from sse_keepalive_proxy.wire.framing import begins_event_stream
 __all__ = ["Groups", "SharedOpening", "ask_without_id", "known_id", "with_named_id"]
 
 _ALWAYS_VARIES = b"origin"
+_ONLY_THE_HEAD = frozenset(
+    (b"origin", b"access-control-request-method", b"access-control-request-headers", b"accept-encoding")
+)
+"""By these upstream chooses fields of the head, or the coding, but not the stream."""
+
 _LAST_EVENT_ID = b"last-event-id"
 _MAY_NAME_OURS = re.compile(r"\?.*(?:skp-|%)")
 
@@ -328,12 +333,13 @@ class SharedOpening:
 
     def _fits(self, group: Group, varies: Sequence[bytes] = ()) -> bool:
         """Whether this request has the same fields as that for which upstream has chosen the group's stream:
-        those of `varies` and of the `Vary` of the last answer. The token of a claim may differ.
+        those of `varies` and of the `Vary` of the last answer. Fields that choose no stream may differ,
+        and the token of a claim.
         """
         known, identity = [*group.credentials], self.streams.policy.identity
         if not known:
             return True
-        names = {*varies, *known[-1].varies}
+        names = {*varies, *known[-1].varies} - _ONLY_THE_HEAD
         if self.groups.share.claim is not None and identity is not None:
             names.discard(identity.source.removeprefix("header:").lower().encode())
         return _fields(self.bare, names) == _fields(known[-1].bare, names)

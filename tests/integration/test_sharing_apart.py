@@ -40,6 +40,23 @@ async def test_a_client_for_which_upstream_chooses_another_stream_has_it_alone()
 
 
 @on_each_loop
+async def test_pages_of_different_origins_share_if_upstream_chooses_fields_of_the_head_by_it() -> None:
+    varies = [GOT_REQUEST, stream_head("Vary: Origin, Access-Control-Request-Method, Accept-Encoding")]
+    async with (
+        group(varies, tabs=0) as (upstream, proxy, _),
+        await proxy.event_source(TAB, "Origin: https://a.example", "Accept-Encoding: gzip") as a,
+        await proxy.event_source(TAB, "Origin: https://b.example", "Accept-Encoding: br") as b,
+        await proxy.event_source(TAB) as c,
+    ):
+        await confirmed(a, b, c)
+        assert len(upstream.connections) == 3  # each is accepted itself
+        await (await upstream.connection(2)).send(chunk(b"data: 1\n\n"))
+        for client in (a, b, c):
+            await client.wait_for(b"data: 1")
+        assert proxy.metric("share_groups") == 1
+
+
+@on_each_loop
 async def test_upstream_is_not_asked_with_the_last_id_of_a_group_for_another_tenant() -> None:
     stream = "share: {by: credential}\nreconnect: {when: always, delay: 10ms}\n"
     ends = [*BY_TENANT, chunk(b"id: 7\ndata: 1\n\n"), LAST_CHUNK]
