@@ -22,7 +22,7 @@ class EarlyCommit:
 
     There is none if the request, when its body is whole, is not one that `wants_stream`. If upstream answers
     later, one of the other callbacks is called: `accepted` for a stream, `refused` for any other answer that
-    ends the stream.
+    ends the stream. Neither is called if the proxy has given up an upstream that was away.
     """
 
     after: float

@@ -33,6 +33,7 @@ from sse_keepalive_proxy.stream.states import State
 __all__ = ["Stream"]
 
 _OF_GROUP = (State.STALLED, State.RECONNECTING)
+_SERVER_ERROR = 500
 
 
 class Stream(Source):
@@ -356,7 +357,7 @@ class Stream(Source):
         if self.down is not None:
             self._end_for_client(self.down, reason, late)
         early, self._early = self._early, None
-        if early is not None and late is not None:
+        if early is not None and late is not None and not _was_away(reason, late):
             early.refused()
         stream_log.closed(self, reason, self.route.now(), late)
 
@@ -397,3 +398,8 @@ class Stream(Source):
         self.execute(self.life.handle_timer(now, taken, unfinished=self.flow.unfinished))
         if self.life.confirm_at is None and self.life.opened_at is not None:
             self.claims = None  # no confirm follows after upstream's first event
+
+
+def _was_away(reason: CloseReason, late: LateStatus) -> bool:
+    """Whether upstream was asked again until the proxy gave up, and its last answer refuses no client."""
+    return reason is CloseReason.GIVE_UP and late[0] >= _SERVER_ERROR

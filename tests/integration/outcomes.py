@@ -492,7 +492,8 @@ In the next two columns the client already has its 200 from `early_commit`. (For
 `early_commit.after`, see the first two columns.) An answer that is not a stream is reported as the event
 `proxy_error` with `{"type","status","message"}`, or as an error in the words of the client's
 [family](behaviour.md#late-errors). The next request with the same credential waits for the
-real status. Here, too, an EventSource first has its `first_within`. The table of clients shows whether
+real status, except after `give_up` with a 5xx or without an answer. Here, too, an
+EventSource first has its `first_within`. The table of clients shows whether
 upstream is opened again after that, for a client without an id.
 
 The last column is a running stream that has lost its upstream. The proxy opens it again, until

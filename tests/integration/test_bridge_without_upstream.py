@@ -146,6 +146,29 @@ async def test_a_client_with_a_valid_token_is_served_while_upstream_is_down(
 
 
 @on_each_loop
+@pytest.mark.parametrize(
+    "down", [response("503 Service Unavailable", b"no"), RESET], ids=["answers 503", "breaks off"]
+)
+async def test_a_client_is_served_again_after_the_proxy_has_given_up(
+    down: Step, nats: int, signed: str
+) -> None:
+    committed = asyncio.Event()
+    answers = [GOT_REQUEST, committed, down]
+    stream = served(nats, signed).replace(
+        "delay: 20ms", "delay: 20ms, first_within: 50ms, give_up_after: 300ms"
+    )
+    async with scene(nats, stream, answers) as (_, proxy, client, stack):
+        mine = await joined(stack, proxy)
+        committed.set()
+        await mine.wait_end()
+        await proxy.until_closed("give_up")
+        committed.clear()
+        again = await joined(stack, proxy)
+        await send(client, "chat.1", message(1))
+        await again.wait_for(lambda each: ids(each) == [1])
+
+
+@on_each_loop
 async def test_a_client_that_upstream_refuses_later_is_kept_and_hears_what_nats_has(
     nats: int, signed: str
 ) -> None:

@@ -411,8 +411,15 @@ async def behind_an_early_commit(scene: Scene) -> None:
                 return
             await scene.ended(proxy, client)
             assert again or not attempts(proxy, "failed", "ended")
-        if scene.waits:  # the same credential once more: no early commit for it
-            async with scene.client(proxy) as client:
+        if not scene.waits:
+            return
+        away = isinstance(outcome, Ends) and outcome.reason is CloseReason.GIVE_UP and way.status >= 500
+        if away:
+            go.clear()
+        async with scene.client(proxy) as client:  # the same credential once more
+            if away:  # which was not refused
+                await client.wait_for(b":ok\n")
+            else:  # no early commit for it
                 response = await client.wait_response(within=15)
                 assert response.status == way.status
                 assert sum(proxy.closed().values()) == 1
