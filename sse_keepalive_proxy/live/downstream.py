@@ -138,7 +138,7 @@ class Downstream:
             self._reset_when_taken(call_later, -1)
 
     def _reset_when_taken(self, call_later: CallLater, before: int) -> None:
-        """Reset when the client has taken everything: a reset destroys bytes on their way. `TCP_USER_TIMEOUT`
+        """Reset when the client has taken everything: a reset destroys bytes on their way. `write_timeout`
         limits the wait. A TLS transport does not count all of its waiting bytes, so nothing may have moved
         since the check before, when the client had taken `before` bytes.
         """

@@ -25,6 +25,10 @@ from tests.support.raw_upstream import (
 )
 from tests.support.running import on_each_loop
 
+DOWN = pytest.mark.parametrize(
+    "down", [response("503 Service Unavailable", b"no"), RESET], ids=["answers 503", "breaks off"]
+)
+
 
 @pytest.fixture(scope="module")
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
@@ -122,9 +126,7 @@ async def test_clients_that_are_served_alone_form_a_group_and_nothing_is_lost_or
 
 
 @on_each_loop
-@pytest.mark.parametrize(
-    "down", [response("503 Service Unavailable", b"no"), RESET], ids=["answers 503", "breaks off"]
-)
+@DOWN
 async def test_a_client_with_a_valid_token_is_served_while_upstream_is_down(
     down: Step, nats: int, signed: str
 ) -> None:
@@ -146,9 +148,7 @@ async def test_a_client_with_a_valid_token_is_served_while_upstream_is_down(
 
 
 @on_each_loop
-@pytest.mark.parametrize(
-    "down", [response("503 Service Unavailable", b"no"), RESET], ids=["answers 503", "breaks off"]
-)
+@DOWN
 async def test_a_client_is_served_again_after_the_proxy_has_given_up(
     down: Step, nats: int, signed: str
 ) -> None:
